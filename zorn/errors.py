@@ -1,0 +1,21 @@
+"""The errors that zorn raises for a user's mistake: all are `ValueError`s, and the command line turns them into one line."""
+
+
+class ZornError(ValueError):
+    """A mistake in what the user gave: the message says what, got, expected and the fix."""
+
+
+class ConfigError(ZornError):
+    """A setting outside its range, or settings that contradict each other."""
+
+
+class CheckpointError(ZornError):
+    """A checkpoint that is missing, damaged, or of another model."""
+
+
+class UncoveredParameterError(ZornError):
+    """A parameter that no perturbation rule covers."""
+
+
+class NonFiniteLossError(ZornError):
+    """More members than allowed came back with a loss that is NaN or infinite."""
