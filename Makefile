@@ -1,0 +1,41 @@
+# Everyday work. `make train` and `make test` are all a newcomer needs: each makes the environment in .venv first.
+PYTHON ?= python3
+# More options for pip, for example a CPU-only torch: make train PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_OPTIONS ?=
+BIN := .venv/bin
+
+.PHONY: help train test quick lint format benchmarks clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"zorn needs Python 3.11 or newer, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: .venv/.ready  ## the main job: an LSTM learns the Python documentation with forward passes only, about 3 minutes
+	$(BIN)/zorn train --preset quickstart --overwrite
+
+test: .venv/.ready  ## the whole test suite, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
+	$(BIN)/python -m pytest -x -q -m "not slow"
+
+lint: .venv/.ready  ## style and types, as CI checks them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/.ready  ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: .venv/.ready  ## every benchmark, quickly
+	for script in random_bits throughput memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+
+clean:  ## remove the environment and everything made; runs/ is kept
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

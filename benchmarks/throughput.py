@@ -1,0 +1,130 @@
+"""Rows per second: an LSTM layer under rank-one noise, the same layer without, and torch.nn.LSTM, side by
+side.
+
+`perturbed_over_plain`: speed of the forward pass with members side by side (one member a row and its
+antithetic twin, their signs drawn anew each time) over the same layer's unperturbed one.
+`plain_over_nn_lstm`: that one over torch.nn.LSTM in inference mode.
+"""
+
+from collections.abc import Callable
+
+import torch
+from harness import (
+    Record,
+    interleaved_seconds,
+    median_ratio_with_spread,
+    parse_arguments,
+    report,
+    thread_counts,
+    torch_threads,
+)
+from matplotlib.axes import Axes
+from torch import nn
+
+from zorn.models import LSTMCell, run
+from zorn.perturbations import Draw, RankOne
+
+ROWS = 256
+HIDDEN = [128, 256, 512, 1024, 2048]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+RATIOS = {"perturbed_over_plain": ("plain", "perturbed"), "plain_over_nn_lstm": ("nn.LSTM", "plain")}
+
+
+def layers(hidden: int, dtype: torch.dtype, time: int) -> dict[str, Callable[[], object]]:
+    """The three forward passes over the same input, time-major, from a zero state."""
+    reference = nn.LSTM(hidden, hidden).to(dtype)
+    cell = LSTMCell(hidden, hidden).to(dtype)
+    bound = RankOne().bind(cell)
+    draw = Draw(seed=0, step=0, epsilon=0.01)
+    x = torch.randn(time, ROWS, hidden).to(dtype)
+
+    @torch.inference_mode()
+    def nn_lstm() -> object:
+        return reference(x)
+
+    @torch.inference_mode()
+    def plain() -> object:
+        return run(cell, x, cell.initial_state(ROWS))
+
+    @torch.inference_mode()
+    def perturbed() -> object:
+        with bound.members(draw, range(ROWS // 2), (1, -1), group=1):
+            return run(cell, x, cell.initial_state(ROWS))
+
+    return {"nn.LSTM": nn_lstm, "plain": plain, "perturbed": perturbed}
+
+
+def measure(hidden: int, dtype: str, threads: int, time: int, budget_seconds: float) -> list[Record]:
+    """The two ratios at one setting, from as many rounds as the budget allows: 3 to 41."""
+    with torch_threads(threads):
+        functions = layers(hidden, DTYPES[dtype], time)
+        once = sum(seconds[0] for seconds in interleaved_seconds(functions, repeats=1).values())
+        repeats = max(3, min(41, int(budget_seconds / once)))
+        seconds = interleaved_seconds(functions, repeats, warm_up=0)
+    settings = {
+        "hidden": hidden,
+        "dtype": dtype,
+        "threads": threads,
+        "rows": ROWS,
+        "time": time,
+        "repeats": repeats,
+    }
+    records = []
+    for name, (numerator, denominator) in RATIOS.items():
+        ratio = median_ratio_with_spread(seconds[numerator], seconds[denominator])
+        spread = {"lower": round(ratio.lower, 3), "upper": round(ratio.upper, 3)}
+        records.append(Record(name, ratio.median, "ratio", {**settings, **spread}))
+    return records
+
+
+def draw(axes: Axes, records: list[Record]) -> None:
+    """Each ratio against the hidden size, a line for each dtype and number of threads."""
+    styles = {"perturbed_over_plain": "-", "plain_over_nn_lstm": "--"}
+    colours = {
+        ("float32", 1): "tab:blue",
+        ("float32", 2): "navy",
+        ("bfloat16", 1): "tab:orange",
+        ("bfloat16", 2): "brown",
+    }
+    for name, style in styles.items():
+        for (dtype, threads), colour in colours.items():
+            line = [
+                r
+                for r in records
+                if (r.name, r.settings["dtype"], r.settings["threads"]) == (name, dtype, threads)
+            ]
+            if line:
+                label = f"{name}, {dtype}, {threads} thread{'s' * (threads > 1)}"
+                places = [HIDDEN.index(int(str(r.settings["hidden"]))) for r in line]
+                axes.plot(
+                    places,
+                    [r.value for r in line],
+                    style,
+                    color=colour,
+                    marker="o",
+                    markersize=4,
+                    label=label,
+                )
+    axes.axhline(1, color="black", linewidth=0.5)
+    axes.set_xticks(range(len(HIDDEN)), [str(hidden) for hidden in HIDDEN])
+    axes.set_ylim(0, None)
+    axes.set_xlabel("hidden size")
+    axes.set_ylabel("ratio of rows per second")
+    axes.legend(fontsize=6, ncols=2, loc="lower right")
+
+
+def main() -> None:
+    arguments = parse_arguments("throughput", __doc__)
+    time, budget = (8, 1.2) if arguments.quick else (16, 12.0)
+    records = [
+        record
+        for threads in thread_counts()
+        for dtype in DTYPES
+        for hidden in HIDDEN
+        for record in measure(hidden, dtype, threads, time, budget)
+    ]
+    report("Perturbed forward pass beside plain ones", records, arguments, lambda axes: draw(axes, records))
+
+
+if __name__ == "__main__":
+    main()

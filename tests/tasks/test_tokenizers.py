@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zorn.tasks.tokenizers
+from zorn.errors import ConfigError
+from zorn.tasks import BpeTokenizer, ByteTokenizer, read_source, tokenizer_from_json
+
+TEXT = read_source("python-docs")[:40_000]
+BPE = BpeTokenizer.train(TEXT, vocabulary_size=400)
+TOKENIZERS = [pytest.param(ByteTokenizer(), id="bytes"), pytest.param(BPE, id="bpe")]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@given(text=st.text())
+def test_any_text_comes_back_and_its_bytes_add_up(tokenizer, text):
+    tokens = tokenizer.encode(text.encode()).long()
+    assert tokenizer.decode(tokens.tolist()) == text
+    assert tokenizer.token_bytes()[tokens].sum() == len(text.encode())
+    assert ((tokens >= 0) & (tokens < tokenizer.vocabulary)).all()
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_every_token_decodes_alone_without_an_error(tokenizer):
+    assert len(tokenizer.token_bytes()) == tokenizer.vocabulary
+    assert tokenizer.token_bytes().min() >= 1
+    for token in range(tokenizer.vocabulary):
+        assert tokenizer.decode([token]) != ""
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_a_kept_tokenizer_gives_the_same_tokens(tokenizer):
+    kept = tokenizer_from_json(tokenizer.to_json())
+    assert type(kept) is type(tokenizer)
+    assert kept.vocabulary == tokenizer.vocabulary
+    assert torch.equal(kept.encode(TEXT), tokenizer.encode(TEXT))
+    assert kept.to_json() == tokenizer.to_json()
+
+
+def test_bytes_are_the_bytes():
+    everything = bytes(range(256))
+    assert ByteTokenizer().vocabulary == 256
+    assert ByteTokenizer().encode(everything).tolist() == list(everything)
+
+
+def test_bpe_shortens_the_text_and_has_the_vocabulary_asked_for():
+    assert BPE.vocabulary == 400
+    assert len(BPE.encode(TEXT)) < 0.75 * len(TEXT)
+
+
+def test_the_same_text_trains_the_same_bpe():
+    assert BpeTokenizer.train(TEXT, vocabulary_size=400).to_json() == BPE.to_json()
+
+
+def test_a_long_text_is_encoded_piece_by_piece_without_loss(monkeypatch):
+    monkeypatch.setattr(zorn.tasks.tokenizers, "_PIECE", 1000)
+    assert BPE.decode(BPE.encode(TEXT).tolist()) == TEXT.decode()
+
+
+def test_bpe_says_that_it_needs_utf8():
+    with pytest.raises(ConfigError, match=r"needs UTF-8 text, but byte 2 is not .* use tokenizer='bytes'"):
+        BPE.encode(b"ab\xff")
+    with pytest.raises(ConfigError, match="needs UTF-8 text"):
+        BpeTokenizer.train(b"ab\xff", vocabulary_size=300)
+
+
+def test_bpe_vocabulary_holds_all_bytes():
+    with pytest.raises(ConfigError, match=r"at least 257 .* got 256"):
+        BpeTokenizer.train(TEXT, vocabulary_size=256)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "{}", json.dumps({"tokenizer": "bpe"}), json.dumps({"tokenizer": "words"})]
+)
+def test_another_json_is_refused(text):
+    with pytest.raises(ConfigError, match="a tokenizer's JSON must"):
+        tokenizer_from_json(text)

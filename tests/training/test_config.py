@@ -1,0 +1,223 @@
+"""Settings: every rule has a message that names the field, the value, the rule and the flag."""
+
+import ast
+import dataclasses
+import json
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+from zorn.errors import ConfigError
+from zorn.training import config as config_module
+from zorn.training.config import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    config_from_json,
+    config_to_json,
+    flag,
+)
+from zorn.training.presets import PRESETS, PresetName
+
+GROUPS = [TaskConfig, ModelConfig, EstimatorConfig, OptimizerConfig, BudgetConfig, RunConfig]
+
+BAD = [
+    (TaskConfig, {"task": "chess"}, "task must be one of text, copy, got chess"),
+    (TaskConfig, {"source": ""}, "source must be a name or a path, got an empty text"),
+    (TaskConfig, {"tokenizer": "words"}, "tokenizer must be one of bytes, bpe"),
+    (
+        TaskConfig,
+        {"tokenizer": "bpe", "vocabulary_size": 256},
+        "vocabulary_size must be at least 257, got 256",
+    ),
+    (TaskConfig, {"batch": 0}, "batch must be at least 1, got 0"),
+    (TaskConfig, {"length": 0}, "length must be at least 1"),
+    (TaskConfig, {"minimum_length": 0}, "minimum_length must be at least 1"),
+    (TaskConfig, {"minimum_length": 9, "maximum_length": 3}, "maximum_length must be at least the minimum"),
+    (ModelConfig, {"cell": "rnn"}, "cell must be one of lstm, gru"),
+    (ModelConfig, {"hidden_size": 0}, "hidden_size must be at least 1"),
+    (ModelConfig, {"num_layers": 0}, "num_layers must be at least 1"),
+    (ModelConfig, {"num_heads": 0}, "num_heads must be at least 1"),
+    (ModelConfig, {"parameters": 0}, "parameters must be at least 1"),
+    (ModelConfig, {"embedding_size": 0}, "embedding_size must be at least 1"),
+    (
+        ModelConfig,
+        {"hidden_size": 10, "num_heads": 4},
+        "hidden_size must be a multiple of the number of heads",
+    ),
+    (EstimatorConfig, {"estimator": "es"}, "estimator must be one of cd-rge, fd-rge, bptt"),
+    (EstimatorConfig, {"structure": "sparse"}, "structure must be one of rank-one, dense"),
+    (EstimatorConfig, {"noise": "uniform"}, "noise must be one of rademacher, gaussian"),
+    (EstimatorConfig, {"rank": 0}, "rank must be at least 1"),
+    (EstimatorConfig, {"population": 0}, "population must be at least 1 member, got 0"),
+    (EstimatorConfig, {"group_size": -1}, "group_size must be at least 0"),
+    (
+        EstimatorConfig,
+        {"epsilon": 0.0},
+        "epsilon must be above 0 and finite, got 0.0: for example --epsilon 0.02",
+    ),
+    (EstimatorConfig, {"epsilon": float("nan")}, "epsilon must be above 0 and finite, got nan"),
+    (EstimatorConfig, {"epsilon": float("inf")}, "epsilon must be above 0 and finite, got inf"),
+    (EstimatorConfig, {"shaping": "rank"}, "shaping must be one of none, zscore, sign, std"),
+    (EstimatorConfig, {"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
+    (EstimatorConfig, {"time_chunk": 0}, "time_chunk must be at least 1, or None"),
+    (EstimatorConfig, {"maximum_nonfinite_share": 1.1}, "maximum_nonfinite_share must be from 0 to 1"),
+    (OptimizerConfig, {"optimizer": "lion"}, "optimizer must be one of adam, adamw, sgd, fused-sgd"),
+    (OptimizerConfig, {"learning_rate": -0.1}, "learning_rate must be above 0 and finite, got -0.1"),
+    (OptimizerConfig, {"optimizer": "sgd", "momentum": 1.0}, "momentum must be from 0 up to"),
+    (
+        OptimizerConfig,
+        {"optimizer": "adam", "momentum": 0.9},
+        "momentum must be 0 with adam: only sgd uses it",
+    ),
+    (OptimizerConfig, {"weight_decay": -1.0}, "weight_decay must be at least 0"),
+    (OptimizerConfig, {"clip_norm": 0.0}, "clip_norm must be above 0 and finite, or None"),
+    (OptimizerConfig, {"optimizer": "fused-sgd", "clip_norm": 1.0}, "clip_norm must be None with fused-sgd"),
+    (OptimizerConfig, {"schedule": "linear"}, "schedule must be one of constant, cosine"),
+    (OptimizerConfig, {"epsilon_schedule": "linear"}, "epsilon_schedule must be one of constant, cosine"),
+    (OptimizerConfig, {"warmup_steps": -1}, "warmup_steps must be at least 0 steps"),
+    (OptimizerConfig, {"schedule_floor": 1.5}, "schedule_floor must be from 0 to 1"),
+    (OptimizerConfig, {"epsilon_schedule": "cosine", "schedule_floor": 0.0}, "epsilon must stay above 0"),
+    (
+        OptimizerConfig,
+        {"tie_epsilon": True, "epsilon_schedule": "cosine"},
+        "must be constant with --tie-epsilon",
+    ),
+    (
+        OptimizerConfig,
+        {"tie_epsilon": True, "schedule": "cosine", "schedule_floor": 0.0},
+        "must stay above 0",
+    ),
+    (BudgetConfig, {}, "exactly one of them, got steps None and seconds None"),
+    (BudgetConfig, {"steps": 3, "seconds": 3.0}, "exactly one of them, got steps 3 and seconds 3.0"),
+    (BudgetConfig, {"steps": 0}, "steps must be at least 1"),
+    (BudgetConfig, {"seconds": 0.0}, "seconds must be above 0"),
+    (RunConfig, {"seed": -1}, "seed must be from 0 to"),
+    (RunConfig, {"device": ""}, "device must be a device's name"),
+    (RunConfig, {"dtype": "float16"}, "dtype must be one of float32, bfloat16"),
+    (RunConfig, {"threads": 0}, "threads must be at least 1, or None"),
+    (RunConfig, {"evaluations": 0}, "evaluations must be at least 1"),
+    (RunConfig, {"checkpoint_seconds": -1.0}, "checkpoint_seconds must be at least 0"),
+    (RunConfig, {"keep": 0}, "keep must be at least 1"),
+]
+
+
+def make(group, settings):
+    """`group(**settings)` without the type check that pytest's jaxtyping hook puts into `__init__`."""
+    made = object.__new__(group)
+    for field in dataclasses.fields(group):
+        object.__setattr__(made, field.name, settings.get(field.name, field.default))
+    made.__post_init__()
+
+
+@pytest.mark.parametrize(
+    ("group", "settings", "message"),
+    BAD,
+    ids=[f"{list(bad)}-{index}" for index, (_, bad, _) in enumerate(BAD)],
+)
+def test_a_bad_value_is_named_with_its_rule_and_flag(group, settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        make(group, settings)
+    assert re.search(r"for example --[a-z-]+ ", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_field_is_in_the_table():
+    """A new field must come with a bad value above, or be named here as one that takes any value."""
+    anything_goes = {"overfit", "tie_embedding", "out"}
+    tested = {name for _, settings, _ in BAD for name in settings}
+    assert {field.name for group in GROUPS for field in dataclasses.fields(group)} == tested | anything_goes
+
+
+def test_groups_that_contradict_each_other():
+    budget = BudgetConfig(steps=1)
+    with pytest.raises(ConfigError, match="group_size must be a divisor of the batch, 8 sequences"):
+        Config(budget=budget, task=TaskConfig(batch=8), estimator=EstimatorConfig(group_size=3))
+    with pytest.raises(ConfigError, match="population must be a multiple of 4"):
+        Config(budget=budget, task=TaskConfig(batch=8), estimator=EstimatorConfig(group_size=2, population=6))
+    with pytest.raises(ConfigError, match="time_chunk must be None with --estimator bptt"):
+        Config(budget=budget, estimator=EstimatorConfig(estimator="bptt", time_chunk=4))
+    Config(budget=budget, task=TaskConfig(batch=8), estimator=EstimatorConfig(group_size=0, population=3))
+    Config(budget=budget, task=TaskConfig(batch=7), estimator=EstimatorConfig(estimator="bptt"))
+
+
+def test_field_names_are_unique_because_flags_are_flat():
+    names = [field.name for group in GROUPS for field in dataclasses.fields(group)]
+    assert len(names) == len(set(names))
+    assert flag("tie_epsilon") == "--tie-epsilon"
+
+
+def test_every_field_has_a_docstring_with_a_full_sentence():
+    tree = ast.parse(Path(config_module.__file__).read_text(encoding="utf-8"))
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name != "Config"):
+        for index, statement in enumerate(node.body):
+            if isinstance(statement, ast.AnnAssign):
+                following = node.body[index + 1]
+                assert isinstance(following, ast.Expr), f"{node.name}.{ast.unparse(statement.target)}"
+                assert isinstance(following.value, ast.Constant)
+                assert str(following.value.value).endswith((".", ")"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name):
+    assert config_from_json(config_to_json(PRESETS[name])) == PRESETS[name]
+
+
+def test_json_is_read_strictly():
+    text = config_to_json(PRESETS["quickstart"])
+
+    def altered(change):
+        groups = json.loads(text)
+        change(groups)
+        return json.dumps(groups)
+
+    def swap(groups):
+        groups["model"]["hiden_size"] = groups["model"].pop("hidden_size")
+
+    with pytest.raises(ConfigError, match=r"missing model\.hidden_size, unknown model\.hiden_size"):
+        config_from_json(altered(swap))
+    with pytest.raises(ConfigError, match="missing budget, unknown nothing"):
+        config_from_json(altered(lambda groups: groups.pop("budget")))
+    with pytest.raises(ConfigError, match=r"model\.hidden_size must be of type int, got 'x'"):
+        config_from_json(altered(lambda groups: groups["model"].update(hidden_size="x")))
+    with pytest.raises(ConfigError, match=r"model\.tie_embedding must be of type bool, got 1"):
+        config_from_json(altered(lambda groups: groups["model"].update(tie_embedding=1)))
+    with pytest.raises(ConfigError, match="population must be at least 1"):
+        config_from_json(altered(lambda groups: groups["estimator"].update(population=0)))
+    with pytest.raises(ConfigError, match=r"old\.json: model must be an object, got 3"):
+        config_from_json(altered(lambda groups: groups.update(model=3)), "old.json")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        config_from_json(text[:-20])
+    whole = config_from_json(altered(lambda groups: groups["estimator"].update(epsilon=1)))
+    assert whole.estimator.epsilon == 1.0
+    assert type(whole.estimator.epsilon) is float
+
+
+def test_groups_hold_only_types_that_json_and_flags_can_carry():
+    allowed = {int, float, str, bool, Path, type(None)}
+    for group in GROUPS:
+        for name, annotation in typing.get_type_hints(group).items():
+            if typing.get_origin(annotation) is not typing.Literal:
+                assert set(typing.get_args(annotation) or (annotation,)) <= allowed, name
+
+
+def test_progress_is_the_share_of_the_budget_and_stops_at_one():
+    assert BudgetConfig(steps=4).progress(1, 1e9) == 0.25
+    assert BudgetConfig(seconds=4.0).progress(10**9, 1.0) == 0.25
+    assert BudgetConfig(steps=4).progress(9, 0.0) == 1.0
+
+
+def test_preset_names_are_those_of_the_flag():
+    assert typing.get_args(PresetName) == tuple(PRESETS)
+
+
+def test_presets_train_into_a_folder_of_their_name():
+    assert {name: preset.run.out for name, preset in PRESETS.items()} == {
+        name: Path("runs") / name for name in PRESETS
+    }

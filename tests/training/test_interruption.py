@@ -1,0 +1,46 @@
+"""Signals between two steps."""
+
+import signal
+import threading
+
+import pytest
+
+from zorn.training.interruption import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_only_asks(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.requested
+        signal.raise_signal(number)
+        assert interruption.requested
+        assert signal.getsignal(number) == before, "the second one acts as ever"
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with Interruption(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_put_back_without_a_signal():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_other_threads_change_nothing():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work():
+        with Interruption():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

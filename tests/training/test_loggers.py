@@ -1,0 +1,49 @@
+"""The metrics file over stops and resumes, and TensorBoard's copy of it."""
+
+import json
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from zorn.training.loggers import MetricsLog, read_metrics, truncate_metrics
+
+
+def record(step, loss=1.0):
+    return {"kind": "train", "step": step, "loss": loss, "note": None}
+
+
+def test_what_is_written_is_read_and_a_line_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    with MetricsLog(path, tmp_path / "tensorboard") as log:
+        log.write(record(1, 0.1 + 0.2))
+        assert read_metrics(path) == [record(1, 0.1 + 0.2)], "each line is written at once"
+        log.write(record(2))
+    with path.open("a") as file:
+        file.write(json.dumps(record(3))[:-5])
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+def test_truncation_drops_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record(step)) + "\n" for step in (0, 1, 1, 2, 3)) + '{"st')
+    truncate_metrics(path, 1)
+    assert [line["step"] for line in read_metrics(path)] == [0, 1, 1]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_tensorboard_shows_each_step_once_over_a_resume(tmp_path):
+    metrics, events = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    with MetricsLog(metrics, events) as log:
+        for step in (1, 2, 3):
+            log.write(record(step, float(step)))
+    with MetricsLog(metrics, events, step=2) as log:
+        for step in (3, 4):
+            log.write(record(step, 10.0 * step))
+    found = EventAccumulator(str(events)).Reload()
+    assert found.Tags()["scalars"] == ["train/loss"]
+    assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+        (4, 40.0),
+    ]

@@ -1,0 +1,148 @@
+"""Reading flags with tyro, and saying in one line what is wrong with them.
+
+Tyro parses, builds the dataclasses and writes the help. Where it refuses, its boxed report is not shown; the
+reason is worked out again from the words and the fields, so that a mistake is one line that says what to do.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from zorn.errors import ZornError
+from zorn.training.config import flag
+
+Command = TypeVar("Command")
+
+
+class UsageError(ZornError):
+    """Words on the command line that mean nothing."""
+
+
+def parse(kind: type[Command], words: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
+    """Make a dataclass from command-line words; nested groups are flat flags, `--help` prints and exits.
+
+    Raises:
+        UsageError: an unknown flag, a value of the wrong type, a missing or a left-over word.
+        ZornError: what the dataclass itself raises for a value outside its range.
+        SystemExit: after `--help`.
+    """
+    errors = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(kind, args=list(words), prog=prog, config=(tyro.conf.OmitArgPrefixes,), **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        cause: BaseException | None = stop
+        while cause is not None and not isinstance(cause, ZornError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise UsageError(
+            f"{_mistake(kind, words) or _unboxed(errors.getvalue())}: see {prog} --help"
+        ) from None
+
+
+def leading_flags(kind: type[Command], words: Sequence[str], *, prog: str) -> Command:
+    """Read only the flags that `kind` has, and leave all other words alone."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(kind, args=list(words), add_help=False, return_unknown_args=True)[0]
+    except SystemExit:
+        known = [word for word in words if word.partition("=")[0] in _flags(kind)]
+        message = _mistake(kind, words[words.index(known[0]) :]) if known else None
+        raise UsageError(f"{message or _unboxed(errors.getvalue())}: see {prog} --help") from None
+
+
+def closest(word: str, known: Sequence[str]) -> str | None:
+    """The known word that is most like this one; None when none is.
+
+    >>> closest("--hiden-size", ["--hidden-size", "--heads"])
+    '--hidden-size'
+    """
+    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
+
+
+def _flags(kind: type) -> dict[str, Any]:
+    """Flag -> type, over a dataclass and its groups; positional fields are left out."""
+    found: dict[str, Any] = {}
+    for name, annotation in typing.get_type_hints(kind, include_extras=True).items():
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            found |= _flags(annotation)
+        elif typing.get_origin(annotation) is not typing.Annotated:
+            found[flag(name)] = annotation
+    return found
+
+
+def _mistake(kind: type, words: Sequence[str]) -> str | None:
+    """The first word that does not fit, in words; None when all do."""
+    flags = _flags(kind)
+    waiting = list(words)
+    places = (
+        len(typing.get_type_hints(kind, include_extras=True)) - len(flags) if not _has_groups(kind) else 0
+    )
+    while waiting:
+        word, _, value = waiting.pop(0).partition("=")
+        if not word.startswith("-"):
+            places -= 1
+            if places < 0:
+                return f"unexpected word {word!r}"
+            continue
+        name = word.replace("_", "-")
+        if flags.get(name.replace("--no-", "--", 1)) is bool:
+            continue
+        if name not in flags:
+            hint = closest(name, list(flags))
+            return f"unknown flag {word}" + (f" (did you mean {hint}?)" if hint else "")
+        if not value:
+            if not waiting or waiting[0].startswith("--"):
+                return f"{word} needs a value, {_wanted(flags[name])}"
+            value = waiting.pop(0)
+        if not _fits(value, flags[name]):
+            return f"{word} must be {_wanted(flags[name])}, got {value!r}"
+    return f"a folder is missing after {kind.__name__.lower()}" if places > 0 else None
+
+
+def _has_groups(kind: type) -> bool:
+    return any(dataclasses.is_dataclass(annotation) for annotation in typing.get_type_hints(kind).values())
+
+
+def _fits(value: str, annotation: Any) -> bool:
+    if isinstance(annotation, types.UnionType):
+        return any(_fits(value, inner) for inner in typing.get_args(annotation))
+    if typing.get_origin(annotation) is Literal:
+        return value in typing.get_args(annotation)
+    if annotation is types.NoneType:
+        return value == "None"
+    try:
+        annotation(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _wanted(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(_wanted(inner) for inner in typing.get_args(annotation))
+    if typing.get_origin(annotation) is Literal:
+        return f"one of {', '.join(typing.get_args(annotation))}"
+    return {int: "a whole number", float: "a number", str: "a text"}.get(
+        annotation, "None" if annotation is types.NoneType else "a path"
+    )
+
+
+def _unboxed(report: str) -> str:
+    """Tyro's boxed report in one line: what stands above its first rule."""
+    lines = [line.strip("│ ") for line in report.splitlines()[1:]]
+    body = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    rule = next((index for index, line in enumerate(body) if line.startswith("─")), len(body))
+    return " ".join(body[:rule]) or "the command line could not be read"

@@ -1,0 +1,247 @@
+"""What all estimators from forward passes share: ask, evaluate, tell. The formula of each is in a file of its
+own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.estimate import Estimate, Population
+from zorn.estimators.shaping import Shaping, none
+from zorn.models import Batch
+from zorn.perturbations import (
+    Draw,
+    FusedSGD,
+    Objective,
+    Perturbation,
+    RankOne,
+    Workload,
+    fold_into_grad,
+    member_losses,
+)
+
+
+class ZeroOrderEstimator(ABC):
+    """An estimator whose gradient is a weighted sum of directions, ĝ = (1/n) Σ_j c_j z_j, from losses alone.
+
+    Nothing is differentiated and no weight is changed while losses are evaluated. Three ways to use one:
+    `estimate`, which does all; `ask` and `tell`, for losses that are evaluated elsewhere; or the trainer.
+
+    Args:
+        population: n, members a step, at least 1. With sequences in B / g groups, a multiple of B / g.
+        epsilon: ε > 0, the standard deviation of one weight's perturbation.
+        perturbation: the structure of the directions; `RankOne()` or `Dense()`.
+        group_size: g, the sequences that each member is evaluated on: 1 (one member a sequence) up to None
+            (the whole batch).
+            None suits `Dense`; with `RankOne`, 1 has the lowest variance for the same forward passes.
+        seed: of the directions, 0 to 2**64 - 1.
+        micro_batch: rows of one forward pass at most, both signs counted; bounds memory, changes nothing
+            else.
+        time_chunk: steps after which a recurrent model's outputs are dropped (state is carried); None for
+            whole sequences.
+        shaping: function of the coefficients before they are folded, see `zorn.estimators.shaping`.
+        maximum_nonfinite_share: 0 to 1; a member with a loss that is NaN or infinite is dropped (the average
+            is over the rest), and more than this share of them raises instead.
+
+    Attributes:
+        step: of the next `ask`; set it to repeat or resume a run.
+        epsilon: may be set between steps, by a schedule; each population carries the ε it was drawn with.
+
+    Raises:
+        ConfigError: an argument outside its range.
+    """
+
+    signs: ClassVar[tuple[int, ...]]
+
+    def __init__(
+        self,
+        *,
+        population: int,
+        epsilon: float,
+        perturbation: Perturbation | None = None,
+        group_size: int | None = None,
+        seed: int = 0,
+        micro_batch: int = 512,
+        time_chunk: int | None = None,
+        shaping: Shaping = none,
+        maximum_nonfinite_share: float = 0.5,
+    ) -> None:
+        _at_least_one("population", population)
+        _at_least_one("micro_batch", micro_batch)
+        if group_size is not None:
+            _at_least_one("group_size", group_size)
+        if time_chunk is not None:
+            _at_least_one("time_chunk", time_chunk)
+        if not 0 <= seed < 1 << 64:
+            raise ConfigError(f"seed: got {seed}, expected 0 to 2**64 - 1")
+        if not 0 <= maximum_nonfinite_share <= 1:
+            raise ConfigError(f"maximum_nonfinite_share: got {maximum_nonfinite_share}, expected 0 to 1")
+        self.population = population
+        self.epsilon = epsilon
+        self.perturbation = perturbation if perturbation is not None else RankOne()
+        self.group_size = group_size
+        self.seed = seed
+        self.micro_batch = micro_batch
+        self.time_chunk = time_chunk
+        self.shaping = shaping
+        self.maximum_nonfinite_share = maximum_nonfinite_share
+        self.step = 0
+
+    @property
+    def epsilon(self) -> float:
+        """ε, the standard deviation of one weight's perturbation."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        if not 0 < value < float("inf"):
+            raise ConfigError(
+                f"epsilon: got {value}, expected a number above 0 (0.001 to 0.1 suits most models)"
+            )
+        self._epsilon = float(value)
+
+    def estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    ) -> Estimate:
+        """Estimate the gradient of the batch's loss and fill `.grad`, or apply `update` to the weights in
+        place.
+
+        Args:
+            model: any `nn.Module`; recurrent ones (with `initial_state`) run in time chunks. Evaluated in
+                eval mode.
+            batch: `Batch(inputs, targets)` on the model's device, first dimension rows.
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
+                [rows].
+            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a
+                gradient buffer.
+
+        Raises:
+            ConfigError: members that do not cover the batch evenly, or a batch that the model cannot run.
+            UncoveredParameterError: a parameter without a rule.
+            NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
+        """
+        population = self.ask(model)
+        losses, passes = self.evaluate(model, population, batch, objective)
+        return self.tell(model, population, losses, update, forward_passes=passes)
+
+    def ask(self, model: nn.Module) -> Population:
+        """The next question: which members to evaluate, at which ε. Advances `step`.
+
+        Raises:
+            UncoveredParameterError: a parameter without a rule.
+        """
+        self.perturbation.bind(model)
+        draw = Draw(seed=self.seed, step=self.step, epsilon=self.epsilon)
+        self.step += 1
+        return Population(draw=draw, size=self.population, signs=self.signs, perturbation=self.perturbation)
+
+    def evaluate(
+        self, model: nn.Module, population: Population, batch: Batch, objective: Objective
+    ) -> tuple[Tensor, int]:
+        """Answer a question here: losses [len(signs), population] float64, and the forward passes that it
+        took."""
+        bound = population.perturbation.bind(model)
+        work = Workload(
+            population=population.size,
+            group=self.group_size if self.group_size is not None else len(batch.inputs),
+            micro_batch=self.micro_batch,
+            time_chunk=self.time_chunk,
+        )
+        return member_losses(
+            model,
+            bound,
+            population.draw,
+            population.signs,
+            batch,
+            objective,
+            work,
+            side_by_side=population.perturbation.side_by_side,
+        )
+
+    @torch.no_grad()
+    def tell(
+        self,
+        model: nn.Module,
+        population: Population,
+        losses: Tensor,
+        update: FusedSGD | None = None,
+        *,
+        forward_passes: int = 0,
+    ) -> Estimate:
+        """Fold the answer of a question into `.grad`, or into the weights. A pure function of its arguments:
+        no schedule is read again.
+
+        Args:
+            model: with the weights that the losses were evaluated at.
+            population: from `ask`.
+            losses: [len(population.signs), population.size] real numbers.
+            update: as in `estimate`.
+            forward_passes: of the evaluation, for the record.
+
+        Raises:
+            ConfigError: losses of another shape.
+            NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
+        """
+        expected = (len(population.signs), population.size)
+        if tuple(losses.shape) != expected:
+            raise ConfigError(
+                f"losses: got shape {tuple(losses.shape)}, expected {expected}, one row for each of "
+                f"{population.signs}"
+            )
+        losses = losses.to("cpu", torch.float64)
+        finite = losses.isfinite().all(0)
+        kept = int(finite.sum())
+        dropped = population.size - kept
+        if kept == 0 or dropped > self.maximum_nonfinite_share * population.size:
+            raise NonFiniteLossError(
+                f"step {population.draw.step}: the losses of {dropped} of {population.size} members were "
+                "not finite "
+                f"(at most {self.maximum_nonfinite_share:.0%} are dropped): lower the learning rate or "
+                "epsilon "
+                f"(epsilon is {population.draw.epsilon:g}), or check the objective; the weights are unchanged"
+            )
+        bound = population.perturbation.bind(model)
+        if update is not None:
+            update.check(bound.targets)
+        coefficients = torch.zeros(population.size, dtype=torch.float64)
+        coefficients[finite] = self.coefficients(losses[:, finite], population.draw.epsilon)
+        weights = torch.zeros_like(coefficients)
+        weights[finite] = self.shaping(coefficients[finite]) / kept
+        blocks = bound.fold(population.draw, weights)
+        norm = (
+            fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, population.draw)
+        )
+        return Estimate(
+            loss=float(self.loss(losses[:, finite])),
+            coefficients=coefficients,
+            gradient_norm=norm,
+            forward_passes=forward_passes,
+            dropped=dropped,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: seed, step and ε."""
+        return {"seed": self.seed, "step": self.step, "epsilon": self.epsilon}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
+
+    @staticmethod
+    @abstractmethod
+    def coefficients(losses: Tensor, epsilon: float) -> Tensor:
+        """c [n] from finite losses [len(signs), n]."""
+
+    @staticmethod
+    @abstractmethod
+    def loss(losses: Tensor) -> Tensor:
+        """The loss to report, from finite losses [len(signs), n]."""
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name}: got {value}, expected 1 or more")

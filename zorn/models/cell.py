@@ -1,0 +1,54 @@
+"""A recurrent cell is one pure step; `run` takes it over a chunk of time."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zorn.errors import ZornError
+from zorn.models.maps import Drive
+from zorn.models.state import State
+
+
+@runtime_checkable
+class RecurrentCell(Protocol):
+    """What `run` needs of a cell; time-major, and nothing it is given is ever modified."""
+
+    def initial_state(self, rows: int) -> State:
+        """The state before the first step."""
+        ...
+
+    def drive(self, x: Tensor) -> Drive:
+        """The part of `[time, rows, k]` steps that needs no state: tensors `[time, rows, …]`."""
+        ...
+
+    def step(self, drive_t: Drive, state: State) -> tuple[Tensor, State]:
+        """One step: output `[rows, H]` and the next state."""
+        ...
+
+
+def run(
+    cell: RecurrentCell, x: Float[Tensor, "time rows input_size"], state: State
+) -> tuple[Float[Tensor, "time rows hidden_size"], State]:
+    """Take `cell` over a chunk of time: outputs of every step, and the state to carry into the next chunk.
+
+    Equal to calling the cell step by step; only faster, since one product serves the input of the whole
+    chunk. The state that comes in is left as it was.
+
+    Raises:
+        ZornError: a chunk without a time step.
+
+    >>> from zorn.models import LSTMCell
+    >>> cell = LSTMCell(3, 8)
+    >>> y, state = run(cell, torch.zeros(10, 5, 3), cell.initial_state(rows=5))
+    >>> y.shape, state.cell.shape
+    (torch.Size([10, 5, 8]), torch.Size([5, 8]))
+    """
+    if x.shape[0] == 0:
+        raise ZornError(f"the input {tuple(x.shape)} [time, rows, size] has no time step: give at least one.")
+    outputs = []
+    for drive_t in zip(*(part.unbind(0) for part in cell.drive(x)), strict=True):
+        y, state = cell.step(drive_t, state)
+        outputs.append(y)
+    return torch.stack(outputs), state

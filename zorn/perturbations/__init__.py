@@ -1,0 +1,36 @@
+"""Perturbation structures: how a model is run under the noise of many members, and how their coefficients
+fold into a gradient."""
+
+from zorn.perturbations import standard_rules as standard_rules
+from zorn.perturbations.dense import Dense
+from zorn.perturbations.draw import Draw, NoiseKind
+from zorn.perturbations.evaluate import Objective, Workload, member_losses
+from zorn.perturbations.fold import FusedSGD, fold_into_grad, round_stochastically
+from zorn.perturbations.layout import Layout
+from zorn.perturbations.member_noise import MemberNoise
+from zorn.perturbations.perturbation import BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.rank_one import RankOne
+from zorn.perturbations.rules import Rule, find_rule, register_rule
+from zorn.perturbations.targets import Target
+
+__all__ = [
+    "BoundPerturbation",
+    "Dense",
+    "Draw",
+    "FusedSGD",
+    "GradientBlock",
+    "Layout",
+    "MemberNoise",
+    "NoiseKind",
+    "Objective",
+    "Perturbation",
+    "RankOne",
+    "Rule",
+    "Target",
+    "Workload",
+    "find_rule",
+    "fold_into_grad",
+    "member_losses",
+    "register_rule",
+    "round_stochastically",
+]

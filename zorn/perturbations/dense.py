@@ -1,0 +1,122 @@
+"""Dense directions: every weight has its own noise. The structure of Chaubard and Kochenderfer (2025, arXiv
+2505.17852).
+
+Members are evaluated one at a time, each sign on a scratch copy of the weights: θ itself is never changed, so
+nothing drifts. It needs no rules and so serves any module, and it is the reference that the others are tested
+against.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+from zorn.perturbations.draw import Draw, NoiseKind, check_noise_kind, noise, stream_of
+from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.targets import Target, trainable_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Perturbation):
+    """Directions with independent entries; one member at a time, on a scratch copy of the weights.
+
+    Args:
+        noise: "rademacher" (signs, the default, as in the paper) or "gaussian".
+
+    Raises:
+        ConfigError: an unknown `noise`.
+
+    Example:
+        >>> import zorn
+        >>> estimator = zorn.CDRGE(population=96, epsilon=0.1, perturbation=zorn.Dense())
+    """
+
+    noise: NoiseKind = "rademacher"
+
+    side_by_side: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_noise_kind(self.noise)
+
+    def bind(self, model: nn.Module) -> "_BoundDense":
+        """See `Perturbation.bind`; no rule is needed."""
+        return _BoundDense(self, model)
+
+
+class _BoundDense(BoundPerturbation):
+    def __init__(self, structure: Dense, model: nn.Module) -> None:
+        self._structure = structure
+        self.targets = trainable_targets(model)
+        self._scratch: list[Tensor] | None = (
+            None  # allocated at first use, kept for all members of the estimate
+        )
+
+    @contextmanager
+    def members(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
+    ) -> Iterator[None]:
+        del group  # all rows are this member's
+        if len(members) != 1 or len(signs) != 1:
+            raise ConfigError(
+                f"the Dense structure evaluates one member and one sign at a time, got {len(members)} "
+                "members and "
+                f"{len(signs)} signs: loop over them, or use RankOne"
+            )
+        with torch.inference_mode(mode=False), torch.no_grad():
+            if self._scratch is None:
+                self._scratch = [
+                    torch.empty_like(t.parameter, memory_format=torch.contiguous_format) for t in self.targets
+                ]
+            for target, scratch in zip(self.targets, self._scratch, strict=True):
+                self._perturb(target, scratch, draw, members, signs[0])
+        originals = [target.parameter.data for target in self.targets]
+        try:
+            for target, scratch in zip(self.targets, self._scratch, strict=True):
+                target.parameter.data = scratch
+            yield
+        finally:
+            for target, original in zip(self.targets, originals, strict=True):
+                target.parameter.data = original
+
+    def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        for target in self.targets:
+            size = target.parameter.numel()
+            wide = torch.promote_types(target.parameter.dtype, torch.float32)
+            scaled = weights.to(target.parameter.device, wide)
+            elements_at_once = min(size, max(4096, FOLD_ELEMENTS // len(weights)))
+            members_at_once = max(1, FOLD_ELEMENTS // elements_at_once)
+            for start in range(0, size, elements_at_once):
+                count = min(elements_at_once, size - start)
+                total = torch.zeros(count, dtype=wide, device=target.parameter.device)
+                for piece in range(0, len(weights), members_at_once):
+                    members = range(piece, min(piece + members_at_once, len(weights)))
+                    z = self._direction(target, draw, members, start, count).to(wide)
+                    total.addmv_(z.t(), scaled[members.start : members.stop])
+                yield GradientBlock(target, start, total)
+
+    def _perturb(self, target: Target, scratch: Tensor, draw: Draw, members: range, sign: int) -> None:
+        """scratch = θ + s ε z, in slices, computed at least in float32."""
+        weight, result = target.parameter.reshape(-1), scratch.view(-1)
+        for start in range(0, weight.numel(), FOLD_ELEMENTS):
+            part = weight[start : start + FOLD_ELEMENTS]
+            z = self._direction(target, draw, members, start, part.numel())[0]
+            wide = torch.promote_types(part.dtype, torch.float32)
+            result[start : start + part.numel()] = torch.add(part.to(wide), z, alpha=sign * draw.epsilon)
+
+    def _direction(self, target: Target, draw: Draw, members: range, start: int, count: int) -> Tensor:
+        parameter = target.parameter
+        stream = stream_of(target.number, 0)
+        return noise(
+            self._structure.noise,
+            draw,
+            members,
+            stream,
+            count,
+            offset=start,
+            dtype=parameter.dtype,
+            device=parameter.device,
+        )

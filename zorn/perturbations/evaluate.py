@@ -1,0 +1,124 @@
+"""The losses of a population on a batch: which rows run together, and how their losses come back in member
+order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+from zorn.models import Batch, RowObjective, TokenObjective, evaluation_mode, mean_tokens, row_losses
+from zorn.perturbations.draw import Draw
+from zorn.perturbations.perturbation import BoundPerturbation
+
+Objective: TypeAlias = TokenObjective | RowObjective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Which sequences each member is evaluated on, and in what portions.
+
+    Member j is evaluated on the `group` sequences of block j mod (B / group) of the batch, so that every
+    sequence is used equally often.
+
+    Args:
+        population: n, the members.
+        group: g, sequences of a member: 1 up to the whole batch.
+        micro_batch: rows of one forward pass at most (both signs counted); changes memory and speed only.
+        time_chunk: steps after which a recurrent model's outputs are dropped; None: the whole sequence.
+            Changes memory only.
+    """
+
+    population: int
+    group: int
+    micro_batch: int
+    time_chunk: int | None
+
+    def check(self, sequences: int) -> None:
+        """Raise `ConfigError` unless the members cover a batch of `sequences` evenly."""
+        if not 1 <= self.group <= sequences or sequences % self.group:
+            raise ConfigError(
+                f"group_size: got {self.group} for a batch of {sequences} sequences, expected a divisor of "
+                f"{sequences} "
+                "(1: one sequence a member; None: the whole batch)"
+            )
+        blocks = sequences // self.group
+        if self.population % blocks:
+            raise ConfigError(
+                f"population: got {self.population} members for a batch of {sequences} sequences in groups "
+                f"of {self.group}, "
+                f"expected a multiple of {blocks}, so that every sequence is used equally often"
+            )
+
+    def sequences_of(self, members: range, part: slice, sequences: int) -> Tensor:
+        """Indices into the batch of the rows of `members`, [len(members) · len(part)], for a part of each
+        group."""
+        blocks = torch.arange(members.start, members.stop) % (sequences // self.group)
+        return (blocks.unsqueeze(1) * self.group + torch.arange(self.group)[part]).flatten()
+
+    def portions(self, signs: int, *, side_by_side: bool) -> Iterator[tuple[range, list[slice]]]:
+        """The members that run together, and the parts that their groups are cut into, to stay within
+        `micro_batch` rows."""
+        lanes = max(1, self.micro_batch // signs)
+        together = max(1, lanes // self.group) if side_by_side else 1
+        length = min(self.group, lanes)
+        parts = [slice(start, min(start + length, self.group)) for start in range(0, self.group, length)]
+        for first in range(0, self.population, together):
+            yield range(first, min(first + together, self.population)), parts
+
+
+def member_losses(
+    model: nn.Module,
+    bound: BoundPerturbation,
+    draw: Draw,
+    signs: tuple[int, ...],
+    batch: Batch,
+    objective: Objective,
+    work: Workload,
+    *,
+    side_by_side: bool,
+) -> tuple[Tensor, int]:
+    """Each member's mean loss at θ + s ε z_j for every sign, in inference mode.
+
+    Args:
+        signs: of +1, −1 and 0; 0 is θ itself, evaluated once a sequence and shared by the members.
+
+    Returns:
+        losses [len(signs), population] float64 on the CPU, and the number of forward passes (rows) that it
+        took.
+    """
+    sequences = len(batch.inputs)
+    work.check(sequences)
+    normaliser = mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else None
+    losses = torch.full((len(signs), work.population, work.group), torch.nan, dtype=torch.float64)
+    passes = 0
+
+    def run(index: Tensor, copies: int) -> Tensor:
+        nonlocal passes
+        index = index.repeat(copies).to(batch.inputs.device)
+        rows = Batch(batch.inputs.index_select(0, index), batch.targets.index_select(0, index))
+        passes += len(index)
+        with torch.inference_mode():
+            return row_losses(model, rows, objective, time_chunk=work.time_chunk, normaliser=normaliser).cpu()
+
+    with evaluation_mode(model):
+        moved = tuple(sign for sign in signs if sign != 0)
+        together = [moved] if side_by_side else [(sign,) for sign in moved]
+        for members, parts in work.portions(len(moved) if side_by_side else 1, side_by_side=side_by_side):
+            for some in together:
+                places = torch.tensor([signs.index(sign) for sign in some])
+                for length, same in groupby(parts, key=lambda part: part.stop - part.start):
+                    with bound.members(draw, members, some, length):
+                        for part in same:
+                            index = work.sequences_of(members, part, sequences)
+                            found = run(index, len(some)).view(len(some), len(members), length)
+                            losses[places, members.start : members.stop, part] = found
+        if 0 in signs:
+            pieces = torch.arange(sequences).split(work.micro_batch)
+            base = torch.cat([run(piece, 1) for piece in pieces])
+            index = work.sequences_of(range(work.population), slice(None), sequences)
+            losses[signs.index(0)] = base[index].view(work.population, work.group)
+    return losses.mean(-1), passes

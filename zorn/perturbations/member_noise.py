@@ -1,0 +1,189 @@
+"""The noise of the members that share one forward pass, as a rule sees it.
+
+Rows lie as [signs, members, group], flattened. No factor is expanded over signs or group: tensors are viewed
+as (S, M, g, …) and the members' factors broadcast.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zorn.errors import ConfigError
+from zorn.perturbations.layout import Layout
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of one parameter's noise, one entry a rank: z = Σ_i a_i b_iᵀ / √rank, for every member.
+
+    Args:
+        layout: of the parameter.
+        rows: a_i, each [members, blocks, rows].
+        columns: b_i, each [members, blocks, columns]; empty for a vector with a row factor of its own, whose
+            noise is Σ a_i / √rank.
+    """
+
+    layout: Layout
+    rows: list[Tensor]
+    columns: list[Tensor]
+
+
+class MemberNoise:
+    """What a `Rule` works with: adds to an output the perturbation that each row's member and sign give it.
+
+    `affine_`, `lookup_` and `scale` / `shift_` serve most layers; `split`, `signed` and `factors` are what
+    they are made of.
+
+    Args:
+        factors: of the site's perturbed parameters by their names in the module; frozen ones are absent.
+        signs: [S] tensor of the signs evaluated side by side (+1, −1).
+        members: M, their number.
+        group: g, the sequences of a member in this pass; None: whatever the number of rows gives.
+        epsilon: ε.
+        site: the module's name, for messages.
+    """
+
+    def __init__(
+        self,
+        factors: dict[str, Factors],
+        *,
+        signs: Tensor,
+        members: int,
+        group: int | None,
+        epsilon: float,
+        site: str,
+    ) -> None:
+        self.factors = factors
+        self.members = members
+        self.signs = len(signs)
+        self.visited = False
+        self._group = group
+        self._site = site
+        self._scales = {dtype: signs.to(dtype) * epsilon for dtype in (torch.float32, torch.float64)}
+
+    @property
+    def rank(self) -> int:
+        """Rank-one terms in the noise of each matrix."""
+        return max((len(f.rows) for f in self.factors.values()), default=0)
+
+    def split(self, x: Tensor, axis: int = 0) -> Tensor:
+        """`x` with the rows of dimension `axis` viewed as (S, M, g): [.., S·M·g, ..] to [.., S, M, g, ..].
+
+        Raises:
+            ConfigError: that dimension does not hold the rows.
+        """
+        rows, pairs = x.shape[axis], self.signs * self.members
+        if rows % pairs or (self._group is not None and rows != pairs * self._group and pairs > 1):
+            expected = f"{pairs * self._group}" if self._group else f"a multiple of {pairs}"
+            raise ConfigError(
+                f"module {self._site!r} was called with a tensor of shape {tuple(x.shape)}; members side "
+                "by side need the rows "
+                f"(expected {expected}: {self.signs} signs × {self.members} members × their sequences) "
+                f"along dimension {axis}. "
+                "Keep the batch in front in the model's forward, or use the Dense structure"
+            )
+        self.visited = True
+        return x.unflatten(axis, (self.signs, self.members, rows // pairs))
+
+    def signed(self, scores: Tensor, trailing: int) -> Tensor:
+        """Multiply `scores` [.., S, M, g, `trailing` more], in place, by each row's s ε / √rank."""
+        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        scale = self._scales[wide] / math.sqrt(self.rank)
+        return scores.mul_(scale.view(-1, *(1,) * (2 + trailing)))
+
+    def scores(self, x: Tensor, weight: str, axis: int = 0) -> list[Tensor]:
+        """b_i · x for each rank: x [.., rows, rest.., blocks·columns] to [.., S, M, g, rest.., blocks]; empty
+        if `weight` is frozen."""
+        if weight not in self.factors:
+            return []
+        factors = self.factors[weight]
+        layout = factors.layout
+        x = self.split(x, axis).unflatten(-1, (layout.blocks, layout.columns))
+        rest = x.dim() - axis - 5
+        return [(x * b.view(self.members, *(1,) * (1 + rest), *b.shape[1:])).sum(-1) for b in factors.columns]
+
+    def add_rows_(self, y: Tensor, scores: list[Tensor], source: list[Tensor], axis: int = 0) -> Tensor:
+        """Add s ε score_i a_i to `y` [.., rows, rest.., blocks·rows], in place; `source` holds the a_i."""
+        target = self.split(y, axis)
+        for score, a in zip(scores, source, strict=True):
+            blocks, rows = a.shape[1:]
+            rest = target.dim() - axis - 4
+            view = target.unflatten(-1, (blocks, rows))
+            spread = a.view(self.members, *(1,) * (1 + rest), blocks, rows)
+            view.addcmul_(self.signed(score, rest + 1).unsqueeze(-1), spread)
+        return y
+
+    def affine_(self, y: Tensor, x: Tensor, weight: str, bias: str | None = None) -> Tensor:
+        """Add to y = W x + b its perturbation s ε (b·x + b₀) a, in place, and return it.
+
+        Args:
+            y: [rows, …, outputs], a tensor of its own (not an input, not a parameter).
+            x: [rows, …, inputs].
+            weight, bias: names in the module; the bias's layout names the weight as `row_source`.
+        """
+        scores = self.add_bias_(self.scores(x, weight), y, bias)
+        if not scores:
+            self.visited = True
+            return y
+        owner = self.factors[weight] if weight in self.factors else self.factors[bias or ""]
+        return self.add_rows_(y, scores, owner.rows)
+
+    def add_bias_(self, scores: list[Tensor], y: Tensor, bias: str | None, axis: int = 0) -> list[Tensor]:
+        """Add the bias's column sign b₀ to the scores; where the weight is frozen, b₀ alone is the score."""
+        if bias is None or bias not in self.factors:
+            return scores
+        columns = self.factors[bias].columns
+        blocks = self.factors[bias].layout.blocks
+        if not scores:
+            shape = (*self.split(y, axis).shape[:-1], blocks)
+            scores = [torch.zeros(shape, dtype=y.dtype, device=y.device) for _ in columns]
+        rest = scores[0].dim() - axis - 4
+        for score, b in zip(scores, columns, strict=True):
+            score.add_(b.view(self.members, *(1,) * (1 + rest), blocks))
+        return scores
+
+    def lookup_(self, y: Tensor, index: Tensor, weight: str) -> Tensor:
+        """Add to y = W[index] its perturbation s ε a[index] b, in place. y: [rows, …, columns], index: [rows,
+        …]."""
+        if weight not in self.factors:
+            return y
+        factors = self.factors[weight]
+        target, index = self.split(y), self.split(index)
+        rest = index.dim() - 3
+        starts = torch.arange(self.members, device=index.device) * factors.layout.rows
+        index = index + starts.view(self.members, *(1,) * (1 + rest))
+        for a, b in zip(factors.rows, factors.columns, strict=True):
+            score = a.flatten().index_select(0, index.flatten()).view(index.shape)
+            spread = b.view(self.members, *(1,) * (1 + rest), -1)
+            target.addcmul_(self.signed(score, rest).unsqueeze(-1), spread)
+        return y
+
+    def vector(self, name: str, dimensions: int) -> Tensor | None:
+        """s ε z of a vector parameter, [S, M, 1, 1 (`dimensions` − 2 times), size], to broadcast over split
+        rows; None if frozen."""
+        if name not in self.factors:
+            return None
+        total = torch.stack(self.factors[name].rows).sum(0).flatten(1)
+        z = total.view(self.members, *(1,) * (dimensions - 1), -1)
+        return self.signed(z.expand(self.signs, *z.shape).clone(), z.dim() - 2)
+
+    def scale(self, x: Tensor, gain: Tensor | None, name: str) -> Tensor:
+        """x · (gain + its perturbation), a new tensor. x: [rows, …, size]; `gain` [size], or None for a layer
+        without one."""
+        if gain is None:
+            return x
+        z = self.vector(name, x.dim())
+        if z is None:
+            return x * gain.flatten()
+        return (self.split(x) * (z + gain.flatten())).flatten(0, 2)
+
+    def shift_(self, y: Tensor, name: str) -> Tensor:
+        """Add the perturbation of a vector parameter that was added to y, in place. y: [rows, …, size]."""
+        z = self.vector(name, y.dim())
+        if z is not None:
+            self.split(y).add_(z)
+        return y

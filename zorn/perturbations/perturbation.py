@@ -1,0 +1,67 @@
+"""The contract of a perturbation structure: bind to a model, run it under members, fold coefficients into a
+gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from zorn.perturbations.draw import Draw
+from zorn.perturbations.targets import Target
+
+FOLD_ELEMENTS = 1 << 21  # elements of the largest temporary of a fold: 8 MiB in float32
+
+
+@dataclass(frozen=True)
+class GradientBlock:
+    """A piece of a gradient: elements start .. start + len(values) of the flattened parameter; values are
+    float32 (float64 for float64)."""
+
+    target: Target
+    start: int
+    values: Tensor
+
+
+class BoundPerturbation(ABC):
+    """A structure bound to one model for the length of one estimate. The model's weights are only ever
+    read."""
+
+    targets: list[Target]
+
+    @abstractmethod
+    def members(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Within the `with` block the model computes with θ + s ε z_j for each of `signs` (±1) and `members`.
+
+        Rows lie as [signs, members, group], flattened, along the first dimension of the model's input;
+        `group` None takes g from the number of rows. On leaving the block, also by an exception, the model is
+        as it was.
+        """
+
+    @abstractmethod
+    def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        """Σ_j w_j z_j, parameter by parameter, block by block; no direction is ever stored whole. weights:
+        [n] float64."""
+
+
+class Perturbation(ABC):
+    """A structure of directions z with E[z zᵀ] = I."""
+
+    side_by_side: ClassVar[bool]
+    """Whether one forward pass can hold many members; if not, members are evaluated one at a time, one sign
+    at a time."""
+
+    @abstractmethod
+    def bind(self, model: nn.Module) -> BoundPerturbation:
+        """Find what is perturbed in `model`.
+
+        Raises:
+            UncoveredParameterError: a parameter that requires a gradient has no rule, or nothing requires a
+            gradient.
+        """

@@ -1,0 +1,226 @@
+"""Rank-one directions: members side by side in one forward pass, no weight touched.
+
+The direction of a matrix W [m, k] is z = a bᵀ with signs (or normals) a and b, so y = W x + ε (b·x) a: the
+weights are read once for all members. Its entries have unit variance and are pairwise uncorrelated, so E[z
+zᵀ] = I and, for signs, |z|² = d, as for dense noise: the same mean to first order and the same total
+variance. Rank r sums r such terms over √r. (Low-rank members in evolution strategies: Sarkar et al. 2025,
+arXiv 2511.16652.)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError, UncoveredParameterError
+from zorn.perturbations.draw import (
+    MAXIMUM_RANK,
+    Draw,
+    NoiseKind,
+    check_noise_kind,
+    noise,
+    noise_table,
+    stream_of,
+)
+from zorn.perturbations.member_noise import Factors, MemberNoise
+from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.targets import Site, StructuredTarget, structured_sites
+
+_Place = tuple[torch.dtype, torch.device]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOne(Perturbation):
+    """Directions that are rank-one for every matrix and dense for every vector; many members in one forward
+    pass.
+
+    Args:
+        rank: r, terms in the sum, 1 to 64. More make the noise of a matrix more like a dense one, at r times
+            its (small) cost.
+        noise: "rademacher" (signs, the default) or "gaussian".
+
+    Raises:
+        ConfigError: an argument outside its range.
+
+    Example:
+        >>> import zorn
+        >>> estimator = zorn.CDRGE(population=64, epsilon=0.01, perturbation=zorn.RankOne())
+    """
+
+    rank: int = 1
+    noise: NoiseKind = "rademacher"
+
+    side_by_side: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_noise_kind(self.noise)
+        if not 1 <= self.rank <= MAXIMUM_RANK:
+            raise ConfigError(f"rank: got {self.rank}, expected 1 to {MAXIMUM_RANK}")
+
+    def bind(self, model: nn.Module) -> "_BoundRankOne":
+        """See `Perturbation.bind`; every module with trainable parameters needs a rule."""
+        return _BoundRankOne(self, model)
+
+
+class _BoundRankOne(BoundPerturbation):
+    def __init__(self, structure: RankOne, model: nn.Module) -> None:
+        self._structure = structure
+        self._targets, self._sites = structured_sites(model)
+        self.targets = list(self._targets)
+
+    @contextmanager
+    def members(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
+    ) -> Iterator[None]:
+        sign_vector = torch.tensor(signs, device=self._targets[0].parameter.device)
+        factors = self._factors(draw, members)
+        attached: list[tuple[Site, MemberNoise]] = []
+        with _replaced_methods() as replace:
+            for site in self._sites:
+                member_noise = MemberNoise(
+                    {name: factors[target.number] for name, target in site.targets.items()},
+                    signs=sign_vector,
+                    members=len(members),
+                    group=group,
+                    epsilon=draw.epsilon,
+                    site=site.name,
+                )
+                attached.append((site, member_noise))
+                for method, function in site.rule.perturbed(site.module, member_noise).items():
+                    replace(site.module, method, function)
+            yield
+        silent = [
+            target.name for site, own in attached if not own.visited for target in site.targets.values()
+        ]
+        if silent:
+            raise UncoveredParameterError(
+                f"{', '.join(silent)} would be perturbed, but the model's forward never called the "
+                "module(s) that hold them "
+                "(it may read their weights directly, as nn.MultiheadAttention does): freeze them with "
+                "requires_grad_(False), "
+                "register a rule for the module that reads them, or use the Dense structure"
+            )
+
+    def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        for target in self._targets:
+            layout = target.layout
+            for block in range(layout.blocks):
+                yield from self._fold_block(target, draw, weights, block)
+
+    def _factors(self, draw: Draw, members: range) -> dict[int, Factors]:
+        """The factors of every target, by its number; signs of all streams come from one pass over the
+        counters."""
+        requests: dict[_Place, dict[int, int]] = {}
+        for target in self._targets:
+            layout, parameter = target.layout, target.parameter
+            streams = requests.setdefault((parameter.dtype, parameter.device), {})
+            for i in range(self._structure.rank):
+                streams[_row_stream(target, i)] = layout.blocks * layout.rows
+                if layout.has_column_factor:
+                    streams[_column_stream(target, i)] = layout.blocks * layout.columns
+        drawn = {
+            place: noise_table(self._structure.noise, draw, members, streams, dtype=place[0], device=place[1])
+            for place, streams in requests.items()
+        }
+        return {target.number: self._shaped(target, drawn, len(members)) for target in self._targets}
+
+    def _shaped(
+        self, target: StructuredTarget, drawn: dict[_Place, dict[int, Tensor]], members: int
+    ) -> Factors:
+        layout, ranks = target.layout, range(self._structure.rank)
+        streams = drawn[target.parameter.dtype, target.parameter.device]
+        rows = [streams[_row_stream(target, i)].view(members, layout.blocks, layout.rows) for i in ranks]
+        for a in rows:
+            a[:, 0, list(layout.fixed_rows)] = 0
+        if not layout.has_column_factor:
+            return Factors(layout, rows, [])
+        columns = [streams[_column_stream(target, i)] for i in ranks]
+        return Factors(layout, rows, [b.view(members, layout.blocks, layout.columns) for b in columns])
+
+    def _row_factor(
+        self, target: StructuredTarget, draw: Draw, members: range, i: int, start: int, count: int
+    ) -> Tensor:
+        """Rows start .. start + count of a_i, [members, count]."""
+        kind, parameter = self._structure.noise, target.parameter
+        stream = _row_stream(target, i)
+        a = noise(
+            kind, draw, members, stream, count, offset=start, dtype=parameter.dtype, device=parameter.device
+        )
+        for row in target.layout.fixed_rows:
+            if start <= row < start + count:
+                a[:, row - start] = 0
+        return a
+
+    def _column_factor(
+        self, target: StructuredTarget, draw: Draw, members: range, i: int, block: int
+    ) -> Tensor:
+        """b_i of one block, [members, columns]; ones for a vector with a row factor of its own."""
+        layout, kind, parameter = target.layout, self._structure.noise, target.parameter
+        if not layout.has_column_factor:
+            return torch.ones(len(members), 1, dtype=parameter.dtype, device=parameter.device)
+        stream, start = _column_stream(target, i), block * layout.columns
+        return noise(
+            kind,
+            draw,
+            members,
+            stream,
+            layout.columns,
+            offset=start,
+            dtype=parameter.dtype,
+            device=parameter.device,
+        )
+
+    def _fold_block(
+        self, target: StructuredTarget, draw: Draw, weights: Tensor, block: int
+    ) -> Iterator[GradientBlock]:
+        """(w ∘ A)ᵀ B for one block of the parameter, in slices of rows, summed over members in fixed
+        pieces."""
+        layout, rank, parameter = target.layout, self._structure.rank, target.parameter
+        wide = torch.promote_types(parameter.dtype, torch.float32)
+        scaled = (weights / rank**0.5).to(parameter.device, wide)
+        members_at_once = max(1, min(len(weights), FOLD_ELEMENTS // layout.columns))
+        rows_at_once = max(1, min(layout.rows, FOLD_ELEMENTS // max(members_at_once, layout.columns)))
+        for first in range(0, layout.rows, rows_at_once):
+            count = min(rows_at_once, layout.rows - first)
+            total = torch.zeros(count, layout.columns, dtype=wide, device=parameter.device)
+            for piece in range(0, len(weights), members_at_once):
+                members = range(piece, min(piece + members_at_once, len(weights)))
+                w = scaled[members.start : members.stop]
+                for i in range(rank):
+                    a = self._row_factor(target, draw, members, i, block * layout.rows + first, count).to(
+                        wide
+                    )
+                    b = self._column_factor(target, draw, members, i, block).to(wide)
+                    total.addmm_(a.mul_(w.unsqueeze(1)).t(), b)
+            yield GradientBlock(target, (block * layout.rows + first) * layout.columns, total.flatten())
+
+
+def _row_stream(target: StructuredTarget, i: int) -> int:
+    return stream_of(target.row_number, 2 * i)
+
+
+def _column_stream(target: StructuredTarget, i: int) -> int:
+    return stream_of(target.number, 2 * i + 1)
+
+
+@contextmanager
+def _replaced_methods() -> Iterator[Callable[[nn.Module, str, Callable[..., Any]], None]]:
+    """Gives `replace(module, method, function)`, which holds on the instance until the block is left."""
+    undo: list[Callable[[], None]] = []
+
+    def replace(module: nn.Module, method: str, function: Callable[..., Any]) -> None:
+        if method in module.__dict__:
+            earlier = module.__dict__[method]
+            undo.append(lambda: module.__dict__.__setitem__(method, earlier))
+        else:
+            undo.append(lambda: module.__dict__.__delitem__(method))
+        module.__dict__[method] = function
+
+    try:
+        yield replace
+    finally:
+        for revert in reversed(undo):
+            revert()

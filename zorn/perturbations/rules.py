@@ -1,0 +1,83 @@
+"""The registry of rules: how a module of each type is run under the noise of many members at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from zorn.errors import ConfigError
+from zorn.perturbations.layout import Layout
+
+if TYPE_CHECKING:
+    from zorn.perturbations.member_noise import MemberNoise
+
+
+class Rule(ABC):
+    """How one type of module is perturbed. Register an instance with `register_rule`; see
+    `zorn/perturbations/standard_rules.py`.
+
+    Rows of all signs, members and group sequences lie along the first dimension of what the module is called
+    with; `MemberNoise` holds the members' factors and adds their perturbation to an output.
+
+    Example: a layer that scales its input, y = x · gain
+
+        >>> import torch, zorn
+        >>> class Scale(torch.nn.Module):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.gain = torch.nn.Parameter(torch.ones(size))
+        ...     def forward(self, x):
+        ...         return x * self.gain
+        >>> class ScaleRule(zorn.Rule):
+        ...     def layouts(self, module):
+        ...         return {"gain": zorn.Layout(rows=module.gain.numel())}
+        ...     def perturbed(self, module, noise):
+        ...         return {"forward": lambda x: noise.scale(x, module.gain, "gain")}
+        >>> zorn.register_rule(Scale, ScaleRule())
+    """
+
+    @abstractmethod
+    def layouts(self, module: Any) -> dict[str, Layout]:
+        """The layout of the noise of each of the module's own parameters, by its name in the module."""
+
+    @abstractmethod
+    def perturbed(self, module: Any, noise: MemberNoise) -> dict[str, Callable[..., Any]]:
+        """The methods to replace for the length of a `with` block, by name: what each computes with the
+        members' noise in it.
+
+        A parameter that is frozen has no noise; the operations of `noise` skip it by themselves.
+        """
+
+
+_RULES: dict[type[nn.Module], Rule] = {}
+
+
+def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
+    """Use `rule` for modules of `module_type`, and for its subclasses that keep its `forward`. The last
+    registration holds.
+
+    Raises:
+        ConfigError: `module_type` is not a subclass of `nn.Module`, or `rule` not a `Rule`.
+    """
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        raise ConfigError(
+            f"register_rule: got {module_type!r} as the module type, expected a subclass of torch.nn.Module"
+        )
+    if not isinstance(rule, Rule):
+        raise ConfigError(
+            f"register_rule: got {rule!r} as the rule, expected an instance of a subclass of zorn.Rule"
+        )
+    _RULES[module_type] = rule
+
+
+def find_rule(module: nn.Module) -> Rule | None:
+    """The rule of the module's type, or of the nearest base class whose `forward` it has not overridden; None
+    without one."""
+    for base in type(module).__mro__:
+        rule = _RULES.get(base)
+        if rule is not None:
+            return rule if type(module).forward is base.forward else None
+    return None

@@ -1,0 +1,224 @@
+"""Rules for the layers that most models are made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+from zorn.models import BlockLinear, RecurrentMap
+from zorn.perturbations.layout import Layout
+from zorn.perturbations.member_noise import MemberNoise
+from zorn.perturbations.rules import Rule, register_rule
+
+Methods = dict[str, Callable[..., Any]]
+
+
+class LinearRule(Rule):
+    """y = W x + b; noise a [b; b₀]ᵀ over the affine map."""
+
+    def layouts(self, module: nn.Linear) -> dict[str, Layout]:
+        """Weight [outputs, inputs]; the bias is one more column."""
+        return {
+            "weight": Layout(rows=module.out_features, columns=module.in_features),
+            "bias": Layout(rows=module.out_features, row_source="weight"),
+        }
+
+    def perturbed(self, module: nn.Linear, noise: MemberNoise) -> Methods:
+        """x [rows, …, inputs] to [rows, …, outputs]."""
+
+        def forward(x: Tensor) -> Tensor:
+            return noise.affine_(F.linear(x, module.weight, module.bias), x, "weight", "bias")
+
+        return {"forward": forward}
+
+
+class BlockLinearRule(Rule):
+    """Block-diagonal y = W x + b; a factor pair of its own for each head."""
+
+    def layouts(self, module: BlockLinear) -> dict[str, Layout]:
+        """Weight [heads, outputs, inputs]; the bias is one more column of every block."""
+        heads, outputs, inputs = module.weight.shape
+        return {
+            "weight": Layout(blocks=heads, rows=outputs, columns=inputs),
+            "bias": Layout(blocks=heads, rows=outputs, row_source="weight"),
+        }
+
+    def perturbed(self, module: BlockLinear, noise: MemberNoise) -> Methods:
+        """x [rows, …, heads·inputs] to [rows, …, heads·outputs]."""
+        plain = type(module).forward
+
+        def forward(x: Tensor) -> Tensor:
+            return noise.affine_(plain(module, x), x, "weight", "bias")
+
+        return {"forward": forward}
+
+
+class RecurrentMapRule(Rule):
+    """All gates of a recurrent cell, W x + R h + b, as one affine map of [x, h, 1]: W and b borrow the row
+    factor of R.
+
+    The noise then costs a step one inner product of h and one pass over the gates, whatever the input: the
+    drive only carries the scores b·x + b₀ of a time chunk along.
+    """
+
+    def layouts(self, module: RecurrentMap) -> dict[str, Layout]:
+        """One row factor [heads, gates·d] for all three."""
+        heads, rows, columns = module.weight_state.shape
+        return {
+            "weight_input": Layout(
+                rows=heads * rows, columns=module.weight_input.shape[1], row_source="weight_state"
+            ),
+            "weight_state": Layout(blocks=heads, rows=rows, columns=columns),
+            "bias": Layout(rows=heads * rows, row_source="weight_state"),
+        }
+
+    def perturbed(self, module: RecurrentMap, noise: MemberNoise) -> Methods:
+        """`drive` is time-major, x [time, rows, inputs]; `forward` is one step, h [rows, heads·d]."""
+        plain_drive, plain_forward = type(module).drive, type(module).forward
+        heads = module.weight_state.shape[0]
+        owner = next(iter(noise.factors.values()))
+        row_factors = [a.view(noise.members, 1, heads, -1) for a in owner.rows]
+
+        def drive(x: Tensor) -> tuple[Tensor, ...]:
+            (plain,) = plain_drive(module, x)
+            scores = noise.add_bias_(noise.scores(x, "weight_input", axis=1), plain, "bias", axis=1)
+            return (plain, *(score.flatten(1, 3) for score in scores))
+
+        def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
+            gates = plain_forward(module, drive[:1], h)
+            view = noise.split(gates).unflatten(-1, (heads, -1))
+            scores = noise.scores(h, "weight_state")
+            carried = [score.view(*view.shape[:3], -1) for score in drive[1:]]
+            if scores and carried:
+                scores = [score.add_(more) for score, more in zip(scores, carried, strict=True)]
+            else:
+                scores = scores or [more.expand(*view.shape[:4]).clone() for more in carried]
+            for score, a in zip(scores, row_factors, strict=True):
+                view.addcmul_(noise.signed(score, 1).unsqueeze(-1), a)
+            return gates
+
+        return {"drive": drive, "forward": forward}
+
+
+class EmbeddingRule(Rule):
+    """y = W[token]; the noise of a token's row is a[token] b."""
+
+    def layouts(self, module: nn.Embedding) -> dict[str, Layout]:
+        """Weight [vocabulary, size]; the padding row is never perturbed."""
+        if module.max_norm is not None:
+            raise ConfigError(
+                "nn.Embedding(max_norm=…) rescales its weight in every forward pass; zero-order estimates "
+                "leave weights as they are: "
+                "set max_norm=None, or freeze the embedding with requires_grad_(False)"
+            )
+        fixed = () if module.padding_idx is None else (module.padding_idx,)
+        return {"weight": Layout(rows=module.num_embeddings, columns=module.embedding_dim, fixed_rows=fixed)}
+
+    def perturbed(self, module: nn.Embedding, noise: MemberNoise) -> Methods:
+        """Index [rows, …] to [rows, …, size]."""
+
+        def forward(index: Tensor) -> Tensor:
+            return noise.lookup_(F.embedding(index, module.weight), index, "weight")
+
+        return {"forward": forward}
+
+
+def _norm_layouts(module: nn.LayerNorm | nn.RMSNorm) -> dict[str, Layout]:
+    size = 1
+    for dimension in module.normalized_shape:
+        size *= dimension
+    return {"weight": Layout(rows=size), "bias": Layout(rows=size)}
+
+
+class LayerNormRule(Rule):
+    """y = x̂ · gain + bias; dense noise on both."""
+
+    def layouts(self, module: nn.LayerNorm) -> dict[str, Layout]:
+        """Two vectors of the normalized size."""
+        return _norm_layouts(module)
+
+    def perturbed(self, module: nn.LayerNorm, noise: MemberNoise) -> Methods:
+        """x [rows, …, *normalized_shape] to the same."""
+        first = -len(module.normalized_shape)
+
+        def forward(x: Tensor) -> Tensor:
+            y = F.layer_norm(x, module.normalized_shape, eps=module.eps).flatten(first)
+            y = noise.scale(y, module.weight, "weight")
+            if module.bias is not None:
+                y = noise.shift_(y + module.bias.flatten(), "bias")
+            return y.view(x.shape)
+
+        return {"forward": forward}
+
+
+class RMSNormRule(Rule):
+    """y = x / rms(x) · gain; dense noise on the gain."""
+
+    def layouts(self, module: nn.RMSNorm) -> dict[str, Layout]:
+        """One vector of the normalized size."""
+        return _norm_layouts(module)
+
+    def perturbed(self, module: nn.RMSNorm, noise: MemberNoise) -> Methods:
+        """x [rows, …, *normalized_shape] to the same."""
+        shape = list(module.normalized_shape)
+
+        def forward(x: Tensor) -> Tensor:
+            y = F.rms_norm(x, shape, eps=module.eps).flatten(-len(shape))
+            return noise.scale(y, module.weight, "weight").view(x.shape)
+
+        return {"forward": forward}
+
+
+class Conv1dRule(Rule):
+    """y = W * x + b; a convolution is a linear map of windows: noise a [b; b₀]ᵀ for each group of
+    channels."""
+
+    def layouts(self, module: nn.Conv1d) -> dict[str, Layout]:
+        """Weight [outputs, inputs / groups, taps], seen as [groups, outputs / groups, inputs / groups ·
+        taps]."""
+        rows = module.out_channels // module.groups
+        columns = module.in_channels // module.groups * module.kernel_size[0]
+        return {
+            "weight": Layout(blocks=module.groups, rows=rows, columns=columns),
+            "bias": Layout(blocks=module.groups, rows=rows, row_source="weight"),
+        }
+
+    def perturbed(self, module: nn.Conv1d, noise: MemberNoise) -> Methods:
+        """x [rows, inputs, time] to [rows, outputs, time]."""
+        plain = type(module).forward
+        groups, (taps,), (stride,), (dilation,) = (
+            module.groups,
+            module.kernel_size,
+            module.stride,
+            module.dilation,
+        )
+
+        def windows(x: Tensor) -> Tensor:
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+            x = x.unfold(2, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # [rows, inputs, time, taps]
+            return (
+                x.unflatten(1, (groups, -1)).permute(0, 3, 1, 2, 4).flatten(2)
+            )  # [rows, time, groups · inputs / groups · taps]
+
+        def forward(x: Tensor) -> Tensor:
+            y = plain(module, x)
+            return noise.affine_(y.transpose(1, 2), windows(x), "weight", "bias").transpose(1, 2)
+
+        return {"forward": forward}
+
+
+def register_standard_rules() -> None:
+    """Register the rules of this file; called once when zorn is imported."""
+    register_rule(nn.Linear, LinearRule())
+    register_rule(nn.Embedding, EmbeddingRule())
+    register_rule(nn.LayerNorm, LayerNormRule())
+    register_rule(nn.RMSNorm, RMSNormRule())
+    register_rule(nn.Conv1d, Conv1dRule())
+    register_rule(BlockLinear, BlockLinearRule())
+    register_rule(RecurrentMap, RecurrentMapRule())
+
+
+register_standard_rules()

@@ -1,0 +1,96 @@
+"""What a row of outputs is worth: token cross-entropy, and two scores without a useful derivative.
+
+Any callable `(outputs, targets) -> Tensor [rows]` is an objective. `TokenCrossEntropy` is the one that is a
+sum over tokens, so that it can be taken chunk by chunk over time and the logits of a chunk can be dropped.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+IGNORE = -100
+"""The target of a token that does not count (PyTorch's `ignore_index`)."""
+
+
+@dataclass(frozen=True)
+class TokenCrossEntropy:
+    """Cross-entropy of each token in nats; a target of -100 does not count.
+
+    loss[row, t] = logsumexp(outputs[row, t]) - outputs[row, t, targets[row, t]]
+
+    Computed in float32 for float32, bfloat16 and float16 logits (in float64 for float64 ones), with one
+    temporary of the size of the logits. It can be differentiated, and needs not be.
+
+    Example:
+        >>> outputs = torch.zeros(1, 3, 4)
+        >>> targets = torch.tensor([[0, 3, -100]])
+        >>> objective = TokenCrossEntropy()
+        >>> objective.token_losses(outputs, targets)  # ln 4 = 1.3863
+        tensor([[1.3863, 1.3863, 0.0000]])
+        >>> objective.counts(targets)
+        tensor([[ True,  True, False]])
+    """
+
+    def token_losses(
+        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
+    ) -> Float[Tensor, "rows time"]:
+        """The loss of each token in nats, zero where the token does not count.
+
+        Args:
+            outputs: logits `[rows, time, vocabulary]`.
+            targets: tokens in [0, vocabulary), or -100.
+
+        Raises:
+            IndexError: a target outside that range (on CPU; on CUDA a device-side assertion).
+        """
+        precision = torch.promote_types(outputs.dtype, torch.float32)
+        log_probabilities = F.log_softmax(outputs.flatten(0, 1), dim=-1, dtype=precision)
+        losses = F.nll_loss(log_probabilities, targets.flatten(), ignore_index=IGNORE, reduction="none")
+        return losses.view(targets.shape)
+
+    def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+        """Which tokens count: those whose target is not -100."""
+        return targets != IGNORE
+
+
+def token_error_rate(
+    outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
+) -> Float[Tensor, " rows"]:
+    """Share of each row's counted tokens whose largest logit is not the target: 0 (all right) to 1.
+
+    Piecewise constant, so its derivative is zero or undefined: for zero-order estimators only. A row in which
+    no token counts scores 0.
+
+    Example:
+        >>> outputs = torch.eye(3)[None]  # predicts 0, 1, 2
+        >>> token_error_rate(outputs, torch.tensor([[0, 2, -100]]))
+        tensor([0.5000])
+    """
+    wrong, counted = _wrong_and_counted(outputs, targets)
+    return wrong.float() / counted.clamp(min=1)
+
+
+def sequence_error(
+    outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
+) -> Float[Tensor, " rows"]:
+    """1 for a row with any counted token wrong, 0 for a row with all of them right (1 - exact match).
+
+    Piecewise constant, as `token_error_rate` is. A row in which no token counts scores 0.
+
+    Example:
+        >>> outputs = torch.eye(3).expand(2, 3, 3)  # predicts 0, 1, 2 in both rows
+        >>> sequence_error(outputs, torch.tensor([[0, 1, 2], [0, 1, 1]]))
+        tensor([0., 1.])
+    """
+    wrong, _ = _wrong_and_counted(outputs, targets)
+    return (wrong > 0).float()
+
+
+def _wrong_and_counted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Per row: how many counted tokens are wrong, and how many count."""
+    counted = targets != IGNORE
+    wrong = counted & (outputs.argmax(-1) != targets)
+    return wrong.sum(1), counted.sum(1)

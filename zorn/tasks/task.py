@@ -1,0 +1,217 @@
+"""What a task is: training batches that depend on the step alone, and an evaluation in chunks of time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+from zorn.models import Batch, RecurrentModel, evaluation_mode
+from zorn.tasks.metrics import TokenMetrics, bits_per_byte
+from zorn.tasks.objectives import TokenCrossEntropy
+
+SPLITS = ("train", "validation", "test")
+
+_CHUNK_LOGITS = 2**22  # logits in one chunk of an evaluation: 16 MiB of float32
+
+
+def data_stream(number: int) -> int:
+    """The `stream` of a task's random numbers: counted down from 2**32 - 1, it never meets a parameter's.
+
+    Example:
+        >>> data_stream(0) == 2**32 - 1
+        True
+    """
+    return 2**32 - 1 - number
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on one split.
+
+    Attributes:
+        split: what was evaluated: "train", "validation", "test", or a task's own name for it.
+        loss: nats per counted token.
+        bits_per_byte: bits per byte of text; None where a token stands for no bytes.
+        perplexity: exp(loss).
+        token_accuracy: share of the counted tokens predicted right, 0 to 1.
+        sequence_accuracy: share of the rows predicted right as a whole, 0 to 1; None where a row is no whole
+            sequence.
+        tokens: how many tokens were counted.
+    """
+
+    split: str
+    loss: float
+    bits_per_byte: float | None
+    perplexity: float
+    token_accuracy: float
+    sequence_accuracy: float | None
+    tokens: int
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What a task evaluates a model on.
+
+    Attributes:
+        split: the name that the `Evaluation` will carry.
+        batch: all rows at their full length; a target of -100 does not count.
+        total_bytes: bytes that the counted tokens stand for, or None if they stand for none.
+        whole_sequences: whether each row is one whole sequence, so that predicting it exactly means
+            something.
+    """
+
+    split: str
+    batch: Batch
+    total_bytes: int | None
+    whole_sequences: bool
+
+
+class Task(ABC):
+    """Data and objective of a training run, deterministic from its seed.
+
+    Attributes:
+        name: the task's name on the command line.
+        vocabulary: how many tokens there are; tokens are in [0, vocabulary).
+        objective: what is minimised in training.
+
+    All tensors are on the CPU; `evaluate` moves each chunk to the model's device.
+    """
+
+    name: str
+    vocabulary: int
+    objective: TokenCrossEntropy
+
+    @abstractmethod
+    def training_batch(self, step: int) -> Batch:
+        """The batch of a step (0, 1, …), `[rows, time]` int64: a function of (seed, step) and nothing else.
+
+        A resumed run therefore needs no position in the data but its step.
+        """
+
+    @abstractmethod
+    def evaluation_data(self, split: str) -> EvaluationData:
+        """What `evaluate` runs the model on.
+
+        Raises:
+            ConfigError: an unknown split.
+        """
+
+    @abstractmethod
+    def encode(self, text: str) -> Int[Tensor, " time"]:
+        """The tokens of a text, int64.
+
+        Raises:
+            ConfigError: the text has no tokens in this task.
+        """
+
+    @abstractmethod
+    def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
+        """The text of some tokens."""
+
+    def evaluate(
+        self, model: nn.Module, split: str = "validation", *, time_chunk: int | None = None
+    ) -> Evaluation:
+        """Evaluates a recurrent model on a whole split, in inference mode, carrying state over time.
+
+        Each row starts from the model's initial state and is read to its end in chunks, whose logits are
+        dropped, so the memory does not grow with the length of the split. The model's mode is restored
+        afterwards.
+
+        Args:
+            model: has `initial_state(rows)` and maps `(inputs [rows, time], state)` to
+                `(logits [rows, time, vocabulary], state)`.
+            split: "train", "validation" or "test".
+            time_chunk: time steps run at once, at least 1; changes the result by rounding only. By default as
+                many as keep the logits of a chunk under 16 MiB.
+
+        Raises:
+            ConfigError: an unknown split, a time chunk below 1, or a model without `initial_state`.
+        """
+        if not isinstance(model, RecurrentModel):
+            raise ConfigError(
+                f"evaluation carries a model's state over time, but {type(model).__name__} has no "
+                "initial_state(rows): give it one, and an explicit state in and out of forward"
+            )
+        data = self.evaluation_data(split)
+        rows, time = data.batch.targets.shape
+        if time_chunk is None:
+            time_chunk = max(1, _CHUNK_LOGITS // (rows * self.vocabulary))
+        check_whole_number("time_chunk", time_chunk, minimum=1)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        metrics = TokenMetrics(rows)
+        with evaluation_mode(model), torch.inference_mode():
+            state = model.initial_state(rows)
+            for start in range(0, time, time_chunk):
+                chunk = slice(start, start + time_chunk)
+                logits, state = model(data.batch.inputs[:, chunk].to(device), state)
+                metrics.update(logits, data.batch.targets[:, chunk].to(device))
+                del logits  # or they would live on while the next chunk runs
+        return Evaluation(
+            split=data.split,
+            loss=metrics.nats_per_token,
+            bits_per_byte=None if data.total_bytes is None else bits_per_byte(metrics.nats, data.total_bytes),
+            perplexity=metrics.perplexity,
+            token_accuracy=metrics.token_accuracy,
+            sequence_accuracy=metrics.sequence_accuracy if data.whole_sequences else None,
+            tokens=metrics.tokens,
+        )
+
+
+def check_whole_number(name: str, value: int | float, *, minimum: int, maximum: int | None = None) -> None:
+    """Checks a setting.
+
+    Raises:
+        ConfigError: `value` is no whole number from `minimum` to `maximum`.
+
+    Example:
+        >>> check_whole_number("batch", 0, minimum=1)
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: batch must be a whole number of at least 1, got 0
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < minimum or (maximum is not None and value > maximum):
+        top = "" if maximum is None else f" and at most {maximum}"
+        raise ConfigError(f"{name} must be a whole number of at least {minimum}{top}, got {value!r}")
+
+
+def check_seed(seed: int) -> None:
+    """Checks that a seed has 64 bits.
+
+    Raises:
+        ConfigError: it is no whole number from 0 to 2**64 - 1.
+
+    Example:
+        >>> check_seed(0)
+    """
+    check_whole_number("seed", seed, minimum=0, maximum=2**64 - 1)
+
+
+def check_split(split: str) -> None:
+    """Checks the name of a split.
+
+    Raises:
+        ConfigError: it is none of "train", "validation" and "test".
+
+    Example:
+        >>> check_split("test")
+    """
+    check_choice("split", split, SPLITS)
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Checks a setting that has a few values.
+
+    Raises:
+        ConfigError: `value` is none of `choices`.
+
+    Example:
+        >>> check_choice("split", "training", ["train", "test"])
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: split must be one of 'train', 'test', got 'training'
+    """
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,247 @@
+"""Language modelling of one text: a file, or the documentation that ships with Python."""
+
+import math
+import pydoc_data.topics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from zorn.errors import ConfigError
+from zorn.models import Batch
+from zorn.random import integers
+from zorn.tasks.objectives import IGNORE, TokenCrossEntropy
+from zorn.tasks.task import (
+    EvaluationData,
+    Task,
+    check_choice,
+    check_seed,
+    check_split,
+    check_whole_number,
+    data_stream,
+)
+from zorn.tasks.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer
+
+PYTHON_DOCS = "python-docs"
+"""The source that needs no file: the text of `pydoc_data.topics`, about 465,000 characters."""
+
+EVALUATION_STREAMS = 16
+"""Contiguous pieces of a split that an evaluation reads side by side."""
+
+_FEWEST_TOKENS = 2  # of a split that is evaluated: one to read and one to predict
+
+
+@final
+class TextTask(Task):
+    """Next-token prediction of a text.
+
+    The text's bytes are cut into three contiguous pieces: train | validation | test. Where a cut would fall
+    inside a UTF-8 character it moves to that character's end. A training batch is windows of length + 1
+    tokens that start anywhere in the training piece, all starts equally likely, each read from the initial
+    state.
+
+    An evaluation reads the split in 16 contiguous streams side by side, carrying state. Every token but the
+    split's first is predicted once: each stream but the first starts by reading the last token of the one
+    before it. Bits per byte are the total loss over the bytes of the predicted tokens, so they can be
+    compared between tokenizers.
+
+    Args:
+        source: "python-docs", or the path of a file.
+        tokenizer: "bytes" (vocabulary 256), "bpe" (trained on the training piece), or a tokenizer that was
+            kept, for example `tokenizer_from_json(…)` from a checkpoint.
+        vocabulary_size: tokens of "bpe", at least 257; None with any other tokenizer.
+        batch: windows in a training batch, at least 1.
+        length: tokens that a window predicts (T), at least 1.
+        seed: of the windows, 64 bits.
+        validation_fraction, test_fraction: shares of the bytes, each above 0, together below 1.
+
+    Attributes:
+        tokenizer: the tokenizer; `tokenizer.to_json()` goes into a checkpoint.
+        text: the bytes of each split.
+        tokens: the tokens of each split, uint8 or int32.
+
+    Raises:
+        ConfigError: a setting outside its range; a source that is missing, unreadable, empty or too short.
+
+    Example:
+        >>> task = TextTask(source="python-docs", batch=4, length=32, seed=0)
+        >>> task.training_batch(step=7).inputs.shape, task.vocabulary
+        (torch.Size([4, 32]), 256)
+        >>> task.decode(task.encode("The for statement"))
+        'The for statement'
+    """
+
+    name = "text"
+    objective = TokenCrossEntropy()
+
+    def __init__(
+        self,
+        *,
+        source: str | Path,
+        tokenizer: str | Tokenizer = "bytes",
+        vocabulary_size: int | None = None,
+        batch: int,
+        length: int,
+        seed: int,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+    ):
+        _check_tokenizer(tokenizer, vocabulary_size)
+        check_whole_number("batch", batch, minimum=1)
+        check_whole_number("length", length, minimum=1)
+        check_seed(seed)
+        _check_fractions(validation_fraction, test_fraction)
+        text = read_source(source)
+        self.text = _cut(text, validation_fraction, test_fraction)
+        self.tokenizer = _make_tokenizer(tokenizer, vocabulary_size, self.text["train"])
+        self.vocabulary = self.tokenizer.vocabulary
+        self.tokens = {split: self.tokenizer.encode(piece) for split, piece in self.text.items()}
+        _check_long_enough(source, self.text, self.tokens, length, validation_fraction, test_fraction)
+        self._batch = batch
+        self._length = length
+        self._seed = seed
+
+    def training_batch(self, step: int) -> Batch:
+        """The windows of a step: inputs and targets `[batch, length]`, the targets one token ahead."""
+        tokens = self.tokens["train"]
+        starts = integers(
+            self._seed, step, data_stream(0), self._batch, len(tokens) - self._length, device="cpu"
+        )
+        windows = tokens[starts[:, None] + torch.arange(self._length + 1)].long()
+        return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+
+    def evaluation_data(self, split: str) -> EvaluationData:
+        """The split in 16 streams, the last ones padded with targets of -100."""
+        check_split(split)
+        tokens = self.tokens[split].long()
+        predicted = tokens[1:]
+        streams = min(EVALUATION_STREAMS, len(predicted))
+        time = math.ceil(len(predicted) / streams)
+        padding = streams * time - len(predicted)
+        inputs = torch.cat([tokens[:-1], tokens.new_zeros(padding)]).view(streams, time)
+        targets = torch.cat([predicted, tokens.new_full((padding,), IGNORE)]).view(streams, time)
+        total_bytes = int(self.tokenizer.token_bytes()[predicted].sum())
+        return EvaluationData(split, Batch(inputs, targets), total_bytes, whole_sequences=False)
+
+    def encode(self, text: str) -> Int[Tensor, " time"]:
+        """The tokens of a text, int64."""
+        return self.tokenizer.encode(text.encode()).long()
+
+    def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
+        """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
+        return self.tokenizer.decode([int(token) for token in tokens])
+
+
+def read_source(source: str | Path) -> bytes:
+    """The bytes of a file, or of the text that ships with Python.
+
+    Args:
+        source: a path, or "python-docs": the values of `pydoc_data.topics.topics`, joined in the order of
+            their keys, as UTF-8 (466,117 bytes in Python 3.11.7; other versions differ a little).
+
+    Raises:
+        ConfigError: no such file, not a file, not readable, or empty.
+
+    Example:
+        >>> len(read_source("python-docs")) > 400_000
+        True
+    """
+    if source == PYTHON_DOCS:
+        topics = pydoc_data.topics.topics
+        return "".join(topics[name] for name in sorted(topics)).encode()
+    advice = f"give the path of a text file, or {PYTHON_DOCS!r} for the text that ships with Python"
+    try:
+        text = Path(source).read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"the text source {str(source)!r} does not exist; {advice}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"the text source {str(source)!r} is a folder, not a file; {advice}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"the text source {str(source)!r} cannot be read ({reason}); {advice}") from error
+    if not text:
+        raise ConfigError(f"the text source {str(source)!r} is empty; {advice}")
+    return text
+
+
+def _cut(text: bytes, validation_fraction: float, test_fraction: float) -> dict[str, bytes]:
+    """Train, validation and test pieces, cut between UTF-8 characters."""
+    test_size = int(len(text) * test_fraction)
+    test_start = _character_start(text, len(text) - test_size)
+    validation_size = int(len(text) * validation_fraction)
+    validation_start = _character_start(text, len(text) - test_size - validation_size)
+    return {
+        "train": text[:validation_start],
+        "validation": text[validation_start:test_start],
+        "test": text[test_start:],
+    }
+
+
+def _character_start(text: bytes, position: int) -> int:
+    """The first position from this one on, at most 3 further, that is not inside a UTF-8 character."""
+    for start in range(position, min(position + 3, len(text))):
+        if text[start] & 0b1100_0000 != 0b1000_0000:
+            return start
+    return min(position + 3, len(text))
+
+
+def _check_tokenizer(tokenizer: object, vocabulary_size: int | None) -> None:
+    if not isinstance(tokenizer, Tokenizer):
+        check_choice("tokenizer", tokenizer, ("bytes", "bpe"))
+    if tokenizer == "bpe":
+        if vocabulary_size is None:
+            raise ConfigError(
+                "tokenizer 'bpe' needs a vocabulary_size of at least 257, for example 1024, got None"
+            )
+        check_whole_number("vocabulary_size", vocabulary_size, minimum=257)
+    elif vocabulary_size is not None:
+        raise ConfigError(
+            f"vocabulary_size belongs to tokenizer 'bpe', got {vocabulary_size} with another; leave it out"
+        )
+
+
+def _make_tokenizer(
+    tokenizer: str | Tokenizer, vocabulary_size: int | None, training_text: bytes
+) -> Tokenizer:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if tokenizer == ByteTokenizer.name:
+        return ByteTokenizer()
+    assert vocabulary_size is not None
+    return BpeTokenizer.train(training_text, vocabulary_size=vocabulary_size)
+
+
+def _check_fractions(validation_fraction: float, test_fraction: float) -> None:
+    if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
+        raise ConfigError(
+            "validation_fraction and test_fraction must each be above 0 and together below 1, "
+            f"got {validation_fraction} and {test_fraction}"
+        )
+
+
+def _check_long_enough(
+    source: str | Path,
+    text: dict[str, bytes],
+    tokens: dict[str, Tensor],
+    length: int,
+    validation_fraction: float,
+    test_fraction: float,
+) -> None:
+    fewest: dict[str, int] = {"train": length + 1, "validation": _FEWEST_TOKENS, "test": _FEWEST_TOKENS}
+    if all(len(tokens[split]) >= fewest[split] for split in fewest):
+        return
+    fractions: dict[str, float] = {
+        "train": 1 - validation_fraction - test_fraction,
+        "validation": validation_fraction,
+        "test": test_fraction,
+    }
+    size = sum(map(len, text.values()))
+    bytes_per_token = size / sum(map(len, tokens.values()))
+    needed = math.ceil(bytes_per_token * max(fewest[split] / fractions[split] for split in fewest))
+    raise ConfigError(
+        f"the text source {str(source)!r} is too short: {size} bytes, but windows of {length} tokens and the "
+        f"validation and test pieces need about {needed} bytes; give a longer text or a smaller length"
+    )

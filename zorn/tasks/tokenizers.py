@@ -1,0 +1,191 @@
+"""Text to tokens and back: bytes, or byte-level byte-pair encoding (BPE). Both are lossless for any text."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import numpy
+import torch
+from jaxtyping import Int64, Integer
+from tokenizers import Tokenizer as BpeModel
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from zorn.errors import ConfigError
+
+_PIECE = 2**20  # characters that the tokenizers library is given at once: bounds its memory
+
+
+class Tokenizer(ABC):
+    """Maps bytes of text to tokens in [0, vocabulary) and back.
+
+    Attributes:
+        name: "bytes" or "bpe".
+        vocabulary: how many tokens there are.
+    """
+
+    name: str
+    vocabulary: int
+
+    @abstractmethod
+    def encode(self, text: bytes) -> Integer[Tensor, " time"]:
+        """The tokens of a text, in the narrowest of uint8 and int32 that holds the vocabulary.
+
+        Raises:
+            ConfigError: this tokenizer cannot read the text.
+        """
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; bytes that are no UTF-8 (a generated text may hold some) become U+FFFD."""
+
+    @abstractmethod
+    def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
+        """How many bytes of text each token stands for."""
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """The whole tokenizer as a JSON object, for a checkpoint; `tokenizer_from_json` reads it."""
+
+
+@final
+class ByteTokenizer(Tokenizer):
+    """A token is a byte: the vocabulary is exactly 256, and every file can be read.
+
+    Example:
+        >>> tokenizer = ByteTokenizer()
+        >>> tokenizer.encode("aé".encode())
+        tensor([ 97, 195, 169], dtype=torch.uint8)
+        >>> tokenizer.decode([97, 195, 169])
+        'aé'
+    """
+
+    name = "bytes"
+    vocabulary = 256
+
+    def encode(self, text: bytes) -> Integer[Tensor, " time"]:
+        """The bytes themselves, uint8."""
+        return torch.from_numpy(numpy.frombuffer(text, dtype=numpy.uint8).copy())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some bytes; what is no UTF-8 becomes U+FFFD."""
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
+        """One byte each."""
+        return torch.ones(256, dtype=torch.int64)
+
+    def to_json(self) -> str:
+        """Only the name: there is nothing else to keep."""
+        return json.dumps({"tokenizer": self.name})
+
+
+@final
+class BpeTokenizer(Tokenizer):
+    """Byte-level byte-pair encoding (Sennrich, Haddow & Birch 2016; on bytes: Radford et al. 2019).
+
+    The 256 bytes are tokens, so any text can be written; the others are merges of frequent neighbours inside
+    words.
+
+    Args:
+        model: a byte-level BPE model of the tokenizers library; most callers use `train` or
+            `tokenizer_from_json`.
+
+    Example:
+        >>> tokenizer = BpeTokenizer.train(b"the cat and the hat and the bat " * 9, vocabulary_size=262)
+        >>> tokens = tokenizer.encode("the cat, naïve".encode())
+        >>> tokenizer.decode(tokens.tolist()), len(tokens) < len("the cat, naïve".encode())
+        ('the cat, naïve', True)
+    """
+
+    name = "bpe"
+
+    def __init__(self, model: BpeModel):
+        self._model = model
+        self.vocabulary = model.get_vocab_size()
+
+    @staticmethod
+    def train(text: bytes, *, vocabulary_size: int) -> "BpeTokenizer":
+        """Learns the merges from a text; the same text gives the same tokenizer.
+
+        Args:
+            text: UTF-8, of the training split only.
+            vocabulary_size: tokens wanted, at least 257. A short text may have too few different pairs for
+                it: then `vocabulary` of the result is smaller.
+
+        Raises:
+            ConfigError: the text is not UTF-8, or the vocabulary is below 257.
+        """
+        if vocabulary_size < 257:
+            raise ConfigError(
+                f"vocabulary_size of a BPE tokenizer must be at least 257 (the 256 bytes and one merge), "
+                f"got {vocabulary_size}; for 256 use tokenizer='bytes'"
+            )
+        model = BpeModel(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary_size,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        model.train_from_iterator(_pieces(text), trainer)
+        return BpeTokenizer(model)
+
+    def encode(self, text: bytes) -> Integer[Tensor, " time"]:
+        """The tokens of a UTF-8 text, int32; more than 2**20 characters are encoded piece by piece."""
+        pieces = [numpy.array(self._model.encode(piece).ids, dtype=numpy.int32) for piece in _pieces(text)]
+        return torch.from_numpy(numpy.concatenate([numpy.zeros(0, dtype=numpy.int32), *pieces]))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
+        return self._model.decode(list(tokens))
+
+    def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
+        """As many as characters: the byte-level alphabet writes each byte as one character."""
+        lengths = torch.zeros(self.vocabulary, dtype=torch.int64)
+        for token, number in self._model.get_vocab().items():
+            lengths[number] = len(token)
+        return lengths
+
+    def to_json(self) -> str:
+        """The name, and the tokenizers library's own description of the model."""
+        return json.dumps({"tokenizer": self.name, "model": json.loads(self._model.to_str())})
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """Reads back what `Tokenizer.to_json` wrote.
+
+    Raises:
+        ConfigError: the text is no such JSON.
+
+    Example:
+        >>> tokenizer_from_json(ByteTokenizer().to_json()).vocabulary
+        256
+    """
+    try:
+        description = json.loads(text)
+        name = description["tokenizer"]
+        if name == ByteTokenizer.name:
+            return ByteTokenizer()
+        if name == BpeTokenizer.name:
+            return BpeTokenizer(BpeModel.from_str(json.dumps(description["model"])))
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise ConfigError(
+            f"a tokenizer's JSON must be what to_json() wrote, got {text[:60]!r}: {error}"
+        ) from error
+    raise ConfigError(f"a tokenizer's JSON must name 'bytes' or 'bpe', got {name!r}")
+
+
+def _pieces(text: bytes) -> Iterator[str]:
+    """The text as strings of at most `_PIECE` characters."""
+    try:
+        characters = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"tokenizer 'bpe' needs UTF-8 text, but byte {error.start} is not ({error.reason}); "
+            f"use tokenizer='bytes', which reads any file, or convert the text"
+        ) from error
+    for start in range(0, len(characters), _PIECE):
+        yield characters[start : start + _PIECE]

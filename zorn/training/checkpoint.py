@@ -1,0 +1,257 @@
+"""Checkpoints: a folder of safetensors files that counts only with its manifest, which is written last.
+
+    checkpoints/step-00000123/model.safetensors        the weights, each storage once
+                              optimizer.safetensors    the optimizer's tensors (absent without an optimizer)
+                              manifest.json            everything else, with size and SHA-256 of each file
+
+A checkpoint is written to a temporary folder beside its place, synchronised to the disk, then renamed: a
+process that dies at any moment leaves the former checkpoints as they were. No pickle is written or read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import zorn
+from zorn.errors import CheckpointError
+from zorn.training.tensor_tree import independent_copy, join_tree, split_tree, store_once
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is: what a checkpoint holds beside the weights and the optimizer's state."""
+
+    step: int
+    """Steps done, which is also the position in the data: the next batch is `training_batch(step)`."""
+    seconds: float
+    """Seconds of training so far, over all sessions."""
+    forward_passes: int
+    """Rows put through the model in training so far."""
+    dropped: int
+    """Members dropped so far for a non-finite loss."""
+    seed: int
+    """The run's seed."""
+    estimator: Mapping[str, Any]
+    """The estimator's own state."""
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write `folder/step-XXXXXXXX` atomically, delete all but the `keep` newest, and return its path.
+
+    Raises CheckpointError for state that cannot be saved without pickle, OSError when the disk refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    name = f"step-{progress.step:08d}"
+    temporary = folder / f".saving-{name}"
+    temporary.mkdir()
+    weights, aliases = store_once(model.state_dict())
+    _write_tensors(temporary / MODEL, weights)
+    files = [MODEL]
+    plain = None
+    if optimizer is not None:
+        plain, tensors = split_tree(optimizer.state_dict(), "optimizer")
+        _write_tensors(temporary / OPTIMIZER, tensors)
+        files.append(OPTIMIZER)
+    manifest = {
+        "format": FORMAT,
+        "zorn": zorn.__version__,
+        "torch": torch.__version__,
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "forward_passes": progress.forward_passes,
+        "dropped": progress.dropped,
+        "seed": progress.seed,
+        "estimator": dict(progress.estimator),
+        "model": _table(model),
+        "aliases": aliases,
+        "optimizer": plain,
+        "files": {file: _fingerprint(temporary / file) for file in files},
+    }
+    manifest["sha256"] = _manifest_hash(manifest)
+    _write_synchronised(temporary / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    _synchronise(temporary)
+    target = folder / name
+    if target.exists():
+        target.rename(folder / f".replaced-{name}")
+    temporary.rename(target)
+    _synchronise(folder)
+    for old in checkpoints(folder)[:-keep]:
+        (old / MANIFEST).unlink()  # without it the folder is no checkpoint, however far the deletion gets
+        shutil.rmtree(old)
+    _remove_leftovers(folder)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first: those whose manifest is whole.
+
+    What the tensors' files hold is verified by `load_checkpoint` only.
+    """
+    return [path for path in sorted(folder.glob("step-*")) if _read_manifest(path) is not None]
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint in a folder; CheckpointError when there is none."""
+    found = checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"no checkpoint in {folder}: name the folder of a run that has saved one")
+    return found[-1]
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Progress:
+    """Put a checkpoint into `model` (and `optimizer`, when given) in place; the rest is returned.
+
+    Everything is checked before anything is changed: the files against their size and SHA-256, the weights
+    against the model's names, shapes and dtypes. Raises CheckpointError saying which file or weight is wrong,
+    and what to do.
+    """
+    manifest = _verified_manifest(path)
+    _check_table(path, manifest["model"], _table(model))
+    if optimizer is not None and manifest["optimizer"] is None:
+        raise CheckpointError(
+            f"{path} holds no optimizer state, and one is wanted: load it without an optimizer"
+        )
+    saved = load_file(path / MODEL)
+    saved |= {alias: saved[name] for alias, name in manifest["aliases"].items()}
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(saved[name])
+    if optimizer is not None:
+        optimizer.load_state_dict(join_tree(manifest["optimizer"], load_file(path / OPTIMIZER)))
+    return Progress(
+        step=manifest["step"],
+        seconds=manifest["seconds"],
+        forward_passes=manifest["forward_passes"],
+        dropped=manifest["dropped"],
+        seed=manifest["seed"],
+        estimator=manifest["estimator"],
+    )
+
+
+def _verified_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all intact; CheckpointError names the damaged one."""
+    manifest = _read_manifest(path)
+    if manifest is None:
+        raise CheckpointError(
+            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
+        )
+    damage = _damage(path, manifest)
+    if damage:
+        raise CheckpointError(f"{damage}{_way_out(path)}")
+    return manifest
+
+
+def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
+    """What is wrong with a checkpoint's files, in words; None when they are intact."""
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            return f"{file} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{file} is damaged: it has {file.stat().st_size} bytes, not {expected['bytes']}"
+        if _fingerprint(file) != expected:
+            return f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}"
+    return None
+
+
+def _way_out(path: Path) -> str:
+    """Advice for a damaged checkpoint: the newest intact one before it."""
+    for earlier in reversed([other for other in checkpoints(path.parent) if other.name < path.name]):
+        if _damage(earlier, _read_manifest(earlier) or {}) is None:
+            return f"; {earlier} before it is intact: delete {path} to go on from there"
+    return "; no intact checkpoint is left before it: restore it from a copy or train again"
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's manifest, or None where it is missing, cut short or altered."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _manifest_hash(manifest):
+        return None
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} is of checkpoint format {manifest['format']}, this zorn reads format {FORMAT}: "
+            f"load it with zorn {manifest['zorn']}"
+        )
+    return manifest
+
+
+def _manifest_hash(manifest: dict[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _table(model: nn.Module) -> dict[str, str]:
+    """Name -> "dtype [shape]" of every tensor of the model."""
+    return {
+        name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _check_table(path: Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
+    problems = [f"missing {name}" for name in sorted(wanted.keys() - saved.keys())]
+    problems += [f"unexpected {name}" for name in sorted(saved.keys() - wanted.keys())]
+    problems += [
+        f"{name} is {saved[name]} in the checkpoint and {wanted[name]} in the model"
+        for name in sorted(saved.keys() & wanted.keys())
+        if saved[name] != wanted[name]
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path} is of another model: {'; '.join(problems)}; "
+            "build the model with the settings that the checkpoint was trained with"
+        )
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(independent_copy(tensors), path)
+    _synchronise(path)
+
+
+def _write_synchronised(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _synchronise(path)
+
+
+def _synchronise(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in [*folder.glob(".saving-*"), *folder.glob(".replaced-*")]:
+        shutil.rmtree(leftover)

@@ -1,0 +1,91 @@
+"""The end of a run in numbers: `summary.json`, and the table that is printed."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from zorn.tasks import CopyTask, TextTask, bigram_bits_per_byte, unigram_bits_per_byte
+from zorn.training.loggers import Record
+from zorn.training.progress_display import clock, shorten
+
+Summary = dict[str, Any]
+
+
+def yardsticks_of(task: TextTask | CopyTask) -> dict[str, float]:
+    """Bits per byte of the byte models that only count, on the validation split, by name; empty for copy."""
+    if not isinstance(task, TextTask):
+        return {}
+    return {
+        "unigram": unigram_bits_per_byte(task, "validation"),
+        "bigram": bigram_bits_per_byte(task, "validation"),
+    }
+
+
+def make_summary(
+    evaluation: Record, yardsticks: dict[str, float], *, parameters: int, dropped: int
+) -> Summary:
+    """The summary of a run from its last evaluation.
+
+    Bits are per byte of text, losses in nats per token, `forward_passes` in rows, memory in bytes. What a
+    task does not have (bits per byte and yardsticks for copy, sequence accuracy for text) is left out.
+    """
+    figures = {
+        "validation_bits_per_byte": evaluation["bits_per_byte"],
+        "unigram_bits_per_byte": yardsticks.get("unigram"),
+        "bigram_bits_per_byte": yardsticks.get("bigram"),
+        "validation_loss": evaluation["loss"],
+        "token_accuracy": evaluation["token_accuracy"],
+        "sequence_accuracy": evaluation["sequence_accuracy"],
+        "forward_passes": evaluation["forward_passes"],
+        "dropped_members": dropped,
+        "seconds": evaluation["seconds"],
+        "steps": evaluation["step"],
+        "parameters": parameters,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had in use, in bytes, as the system counts it.
+
+    >>> peak_memory_bytes() > 1_000_000
+    True
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write `summary.json` in one move."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def print_summary(console: Console, summary: Summary, title: str) -> None:
+    """Print the summary as a table under a title."""
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in summary.items():
+        table.add_row(name.replace("_", " ").removesuffix(" bytes"), _shown(name, value))
+    console.print(title, highlight=False)
+    console.print(table)
+
+
+def _shown(name: str, value: float) -> str:
+    if name == "seconds":
+        return clock(value)
+    if name == "peak_memory_bytes":
+        return f"{value / 2**20:.0f} MiB"
+    if name == "forward_passes":
+        return shorten(value)
+    if name.endswith("accuracy"):
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

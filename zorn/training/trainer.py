@@ -1,0 +1,269 @@
+"""The trainer: from settings to a trained model in a folder, and on from where it stopped."""
+
+import dataclasses
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import final
+
+import torch
+from rich.console import Console
+
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators import Estimate, ZeroOrderEstimator
+from zorn.models import Batch, parameter_count, sample
+from zorn.tasks import TextTask
+from zorn.tasks.text import PYTHON_DOCS
+from zorn.training.build import (
+    build_estimator,
+    build_model,
+    build_optimizer,
+    build_task,
+    fused_update,
+    set_threads,
+)
+from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from zorn.training.config import BudgetConfig, Config
+from zorn.training.curve import draw_curve
+from zorn.training.interruption import Interruption
+from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
+from zorn.training.progress_display import ProgressDisplay
+from zorn.training.run_folder import RunFolder
+from zorn.training.schedules import epsilon_at, learning_rate_at
+from zorn.training.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
+
+SAMPLE_PROMPT = "The "
+SAMPLE_LENGTH = 600
+SAMPLE_TEMPERATURE = 0.8
+
+
+@final
+class Trainer:
+    """One run. Making it checks everything and writes nothing; `run` trains, evaluates, saves and sums up.
+
+    All randomness comes from `config.run.seed`; torch's global generator is neither read nor set. With a
+    budget in steps a run gives the same bits each time, also over kills and resumes; with one in seconds the
+    clock decides how many steps there are and what a cosine schedule sets.
+
+    Args:
+        config: the settings.
+        overwrite: replace an earlier run in the same folder.
+        resume: go on from the newest checkpoint in the folder; most callers use `Trainer.resume`.
+        console: where progress and summary are printed; None: standard output.
+
+    Raises:
+        ConfigError: settings that cannot work: a text that is missing, a folder that cannot be written, a
+            device that is not there; a run to resume that is finished.
+        CheckpointError: a run to resume whose newest checkpoint is damaged.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self.config = _with_absolute_source(config)
+        self.folder = RunFolder(config.run.out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
+        self.console = console or Console()
+        self._overwrite, self._resumed = overwrite, resume
+        if not resume:
+            self.folder.check_new(overwrite=overwrite)
+        set_threads(config.run.threads)
+        self.task = build_task(self.config, self.folder if resume else None)
+        self.model = build_model(config, self.task.vocabulary)
+        self.estimator = build_estimator(config.estimator, config.run.seed)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.step = self.forward_passes = self.dropped = 0
+        self._earlier_seconds = 0.0
+        self._started: float | None = None
+        if resume:
+            self._restore()
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        console: Console | None = None,
+    ) -> "Trainer":
+        """The trainer of an earlier run, as it was at its newest checkpoint; `run` goes on from there.
+
+        `steps` or `seconds` set a new budget, counted from the start of the run. Nothing is written until
+        `run`. Raises what making a `Trainer` raises.
+        """
+        config = RunFolder(path).read_config()
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=path))
+        if steps is not None or seconds is not None:
+            config = dataclasses.replace(config, budget=BudgetConfig(steps=steps, seconds=seconds))
+        return cls(config, resume=True, console=console)
+
+    def _restore(self) -> None:
+        progress = load_checkpoint(latest_checkpoint(self.folder.checkpoints), self.model, self.optimizer)
+        self.step, self.forward_passes = progress.step, progress.forward_passes
+        self.dropped, self._earlier_seconds = progress.dropped, progress.seconds
+        self.estimator.load_state_dict(dict(progress.estimator))
+        if self._share_used() >= 1 and self.folder.summary.exists():
+            raise ConfigError(
+                f"the run in {self.folder.path} is finished after {self.step} steps and "
+                f"{progress.seconds:.0f} seconds: extend it with --steps or --seconds, counted from its start"
+            )
+
+    def run(self) -> Summary:
+        """Train until the budget is used; returns the summary, which is also in `summary.json`.
+
+        Raises:
+            KeyboardInterrupt: after SIGINT or SIGTERM, when the step is finished and saved.
+            NonFiniteLossError: too many members had non-finite losses; the last good weights are saved.
+            ConfigError: the folder cannot be written.
+        """
+        self._open_folder()
+        self._started = self._saved_at = time.perf_counter()
+        share = self._share_used()
+        display = ProgressDisplay(
+            self.console, progress=share, step=self.step, forward_passes=self.forward_passes
+        )
+        log = MetricsLog(self.folder.metrics, self.folder.tensorboard, self.step)
+        with Interruption() as interruption, log, display:
+            if not self._resumed:
+                self._save()
+                self._evaluate(log, display)
+            while share < 1:
+                self._train_step(share, log, display)
+                before, share = share, self._share_used()
+                evaluations = self.config.run.evaluations
+                if int(share * evaluations) > int(before * evaluations):
+                    self._evaluate(log, display)
+                if interruption.requested:
+                    self._save()
+                    raise KeyboardInterrupt
+                if time.perf_counter() - self._saved_at >= self.config.run.checkpoint_seconds or share >= 1:
+                    self._save()
+            records = read_metrics(self.folder.metrics)
+            if not any(record["kind"] == "evaluation" and record["step"] == self.step for record in records):
+                self._evaluate(log, display)
+        return self._finish()
+
+    def _open_folder(self) -> None:
+        if self._resumed:
+            truncate_metrics(self.folder.metrics, self.step)
+            self.folder.summary.unlink(missing_ok=True)
+            self.folder.write_config(self.config)
+        else:
+            self.folder.create(self.config, overwrite=self._overwrite)
+            if isinstance(self.task, TextTask) and self.config.task.tokenizer == "bpe":
+                self.folder.tokenizer.write_text(self.task.tokenizer.to_json(), encoding="utf-8")
+
+    def _train_step(self, share: float, log: MetricsLog, display: ProgressDisplay) -> None:
+        config = self.config.optimizer
+        learning_rate = learning_rate_at(config, self.step, share)
+        record: Record = {"kind": "train", "learning_rate": learning_rate}
+        if isinstance(self.estimator, ZeroOrderEstimator):
+            self.estimator.epsilon = epsilon_at(config, self.config.estimator.epsilon, self.step, share)
+            record["epsilon"] = self.estimator.epsilon
+        batch = self.task.training_batch(self.step)
+        batch = Batch(*(part.to(self.config.run.device) for part in batch))
+        try:
+            estimate = self._update(batch, learning_rate)
+        except NonFiniteLossError as error:
+            self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
+            saved = self._save()
+            raise NonFiniteLossError(f"{error}; the last good weights are saved in {saved}") from error
+        self.step += 1
+        self.forward_passes += estimate.forward_passes
+        self.dropped += estimate.dropped
+        record |= {
+            "step": self.step,
+            "seconds": self._seconds(),
+            "forward_passes": self.forward_passes,
+            "loss": estimate.loss,
+            "gradient_norm": estimate.gradient_norm,
+            "dropped": estimate.dropped,
+        }
+        log.write(record)
+        display.trained(record, self._share_used())
+
+    def _update(self, batch: Batch, learning_rate: float) -> Estimate:
+        """Estimate the gradient and move the weights, in place or through the optimizer."""
+        objective = self.task.objective
+        if self.optimizer is None:
+            update = fused_update(self.config.optimizer, learning_rate)
+            return self.estimator.estimate(self.model, batch, objective, update=update)
+        estimate = self.estimator.estimate(self.model, batch, objective)
+        if self.config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        return estimate
+
+    def _evaluate(self, log: MetricsLog, display: ProgressDisplay) -> None:
+        evaluation = self.task.evaluate(self.model, "validation")
+        record: Record = {
+            "kind": "evaluation",
+            "step": self.step,
+            "seconds": self._seconds(),
+            "forward_passes": self.forward_passes,
+            **dataclasses.asdict(evaluation),
+        }
+        log.write(record)
+        display.evaluated(record)
+
+    def _save(self) -> Path:
+        progress = Progress(
+            step=self.step,
+            seconds=self._seconds(),
+            forward_passes=self.forward_passes,
+            dropped=self.dropped,
+            seed=self.config.run.seed,
+            estimator=self.estimator.state_dict(),
+        )
+        keep = self.config.run.keep
+        saved = save_checkpoint(self.folder.checkpoints, progress, self.model, self.optimizer, keep=keep)
+        self._saved_at = time.perf_counter()
+        return saved
+
+    def _finish(self) -> Summary:
+        records = read_metrics(self.folder.metrics)
+        last = [record for record in records if record["kind"] == "evaluation"][-1]
+        yardsticks = yardsticks_of(self.task)
+        parameters = parameter_count(self.model)
+        title = f"{self.config.task.task}, {self.config.model.cell} with {parameters:,} parameters"
+        title += f", {self.config.estimator.estimator}"
+        draw_curve(self.folder.curve, records, yardsticks, title)
+        if isinstance(self.task, TextTask):
+            self.folder.sample.write_text(self._sample(self.task), encoding="utf-8")
+        summary = make_summary(last, yardsticks, parameters=parameters, dropped=self.dropped)
+        write_summary(self.folder.summary, summary)
+        print_summary(self.console, summary, title)
+        self.console.print(f"{self.folder.path}: summary.json, curve.png, checkpoints", highlight=False)
+        return summary
+
+    def _sample(self, task: TextTask) -> str:
+        prompt = task.encode(SAMPLE_PROMPT).unsqueeze(0).to(self.config.run.device)
+        tokens = sample(
+            self.model, prompt, SAMPLE_LENGTH, temperature=SAMPLE_TEMPERATURE, seed=self.config.run.seed
+        )
+        return SAMPLE_PROMPT + task.decode(tokens[0]) + "\n"
+
+    def _seconds(self) -> float:
+        """Seconds of training so far, over all sessions, evaluations and saving counted in."""
+        session = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._earlier_seconds + session
+
+    def _share_used(self) -> float:
+        return self.config.budget.progress(self.step, self._seconds())
+
+
+def _with_absolute_source(config: Config) -> Config:
+    """The settings with the text's path made absolute, so that a run can be resumed from any folder."""
+    task = config.task
+    if task.task != "text" or task.source == PYTHON_DOCS:
+        return config
+    return dataclasses.replace(
+        config, task=dataclasses.replace(task, source=str(Path(task.source).absolute()))
+    )
