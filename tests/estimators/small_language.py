@@ -8,7 +8,7 @@ from zorn.perturbations import Dense, RankOne
 
 VOCABULARY = 7
 ROWS, TIME = 4, 5
-POPULATION = 8
+POPULATION = 4
 
 STRUCTURES = {
     "rank one": RankOne(),

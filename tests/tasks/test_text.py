@@ -224,7 +224,7 @@ def test_a_short_source_says_how_many_bytes_are_needed(tmp_path, length, size, n
         ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
         ({"length": 0}, "length must be a whole number of at least 1, got 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
-        ({"tokenizer": "words"}, "tokenizer must be one of 'bytes', 'bpe', got 'words'"),
+        ({"tokenizer": "words"}, "tokenizer must be one of 'bytes', 'alphabet', 'bpe', got 'words'"),
         ({"tokenizer": "bpe"}, "needs a vocabulary_size of at least 257, for example 1024, got None"),
         ({"tokenizer": "bpe", "vocabulary_size": 256}, "vocabulary_size must be .* at least 257, got 256"),
         ({"vocabulary_size": 256}, "vocabulary_size belongs to tokenizer 'bpe', got 256"),
@@ -236,3 +236,21 @@ def test_a_short_source_says_how_many_bytes_are_needed(tmp_path, length, size, n
 def test_settings_are_checked_before_the_source_is_read(changes, message):
     with pytest.raises(ConfigError, match=message):
         _task(source="/nowhere/at/all", **changes)
+
+
+def test_bits_per_byte_with_an_alphabet_count_what_escapes_leave_untold(tmp_path):
+    """A model that is certain of every token still pays for the bytes that an escape does not tell."""
+    path = tmp_path / "text"
+    path.write_bytes(b"ab" * 40 + b"x" * 10 + b"a" * 10)
+    task = TextTask(
+        source=path,
+        tokenizer="alphabet",
+        batch=1,
+        length=4,
+        seed=0,
+        validation_fraction=0.1,
+        test_fraction=0.1,
+    )
+    data = task.evaluation_data("validation")
+    assert task.vocabulary == 3
+    assert data.untold_nats == pytest.approx(9 * math.log(254))

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 import zorn.tasks.tokenizers
 from zorn.errors import ConfigError
-from zorn.tasks import BpeTokenizer, ByteTokenizer, read_source, tokenizer_from_json
+from zorn.tasks import AlphabetTokenizer, BpeTokenizer, ByteTokenizer, read_source, tokenizer_from_json
 
 TEXT = read_source("python-docs")[:40_000]
 BPE = BpeTokenizer.train(TEXT, vocabulary_size=400)
@@ -78,3 +79,25 @@ def test_bpe_vocabulary_holds_all_bytes():
 def test_another_json_is_refused(text):
     with pytest.raises(ConfigError, match="a tokenizer's JSON must"):
         tokenizer_from_json(text)
+
+
+def test_the_alphabet_is_the_bytes_of_the_text_and_an_escape():
+    tokenizer = AlphabetTokenizer(b"abracadabra")
+    assert tokenizer.vocabulary == 6
+    assert tokenizer.encode(b"cab").tolist() == [2, 0, 1]
+    assert tokenizer.encode("é?".encode()).tolist() == [5, 5, 5]
+    assert tokenizer.decode([4, 0, 3]) == "rad"
+    kept = tokenizer_from_json(tokenizer.to_json())
+    assert kept.encode(b"drab!").tolist() == tokenizer.encode(b"drab!").tolist()
+
+
+def test_an_escape_costs_what_it_leaves_untold():
+    assert AlphabetTokenizer(b"ab").untold_nats().tolist() == pytest.approx([0, 0, math.log(254)])
+    every_byte = AlphabetTokenizer(bytes(range(256)))
+    assert every_byte.vocabulary == 256
+    assert every_byte.untold_nats().tolist() == [0.0] * 256
+
+
+def test_an_empty_alphabet_is_an_error():
+    with pytest.raises(ConfigError, match="at least one byte"):
+        AlphabetTokenizer(b"")

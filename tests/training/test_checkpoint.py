@@ -237,9 +237,10 @@ from zorn.training.checkpoint import Progress, save_checkpoint
 
 torch.set_num_threads(1)
 
+model = torch.nn.Linear(300, 300)
+optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)  # here, before the forks: torch imports late
+
 def save_for_ever(folder, pipe):
-    model = torch.nn.Linear(300, 300)
-    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
     for step in range(1, 10**6):
         with torch.no_grad():
             for parameter in model.parameters():

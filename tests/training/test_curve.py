@@ -1,5 +1,7 @@
 """The picture: drawn for text and for copy, with labels that do not cover each other."""
 
+from itertools import pairwise
+
 import matplotlib.figure
 import pytest
 
@@ -18,7 +20,7 @@ def records(bits):
     return made
 
 
-@pytest.fixture()
+@pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved, so that their texts can be read."""
     figures = []
@@ -38,14 +40,12 @@ def test_text_has_bits_and_yardsticks(tmp_path, drawn):
     left, right = drawn[0].axes
     assert left.get_ylabel() == "bits per byte"
     assert [left.get_xlabel(), right.get_xlabel()] == ["seconds", "forward passes"]
-    texts = [text for text in right.texts]
+    texts = list(right.texts)
     assert [text.get_text() for text in texts] == [
         *("bigram 1.98", "validation 2.00", "unigram 2.02", "training batches"),
     ]
     heights = [text.xy[1] for text in texts]
-    assert all(
-        above - below >= SMALLEST_GAP - 1e-9 for below, above in zip(heights, heights[1:], strict=False)
-    )
+    assert all(above - below >= SMALLEST_GAP - 1e-9 for below, above in pairwise(heights))
     validation = right.lines[3]
     assert list(validation.get_xdata()) == [0, 100, 200, 300]
     assert list(validation.get_ydata()) == [5, 4, 3, 2]

@@ -15,7 +15,7 @@ class Clock:
     now = 100.0
 
 
-@pytest.fixture()
+@pytest.fixture
 def time_at(monkeypatch):
     monkeypatch.setattr(progress_display.time, "perf_counter", lambda: Clock.now)
 

@@ -36,7 +36,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(
-        ConfigError, match="cannot write to .*: choose another --out, or change its permissions"
+        ConfigError, match=r"cannot write to .*: choose another --out, or change its permissions"
     ):
         RunFolder(tmp_path / "run").check_new(overwrite=False)
 

@@ -74,10 +74,12 @@ class LSTMCell(nn.Module):
 
     def step(self, drive_t: Drive, state: LSTMState) -> tuple[Float[Tensor, "rows hidden_size"], LSTMState]:
         """One step from one time slice of the drive; gate arithmetic in the dtype of `state.cell`."""
-        gates = self.map(drive_t, state.hidden).to(state.cell.dtype)
+        gates, dtype = self.map(drive_t, state.hidden), state.cell.dtype
         i, f, o, u = gates.view(len(gates), self.num_heads, 4, -1).unbind(2)
-        cell = (f.sigmoid() * state.cell.view(i.shape)).addcmul_(i.sigmoid(), u.tanh())
-        hidden = (o.sigmoid() * cell.tanh()).to(state.hidden.dtype).flatten(1)
+        # Gate by gate: a float32 copy of all four would fall out of the cache.
+        cell = f.to(dtype).sigmoid() * state.cell.view(i.shape)
+        cell = cell.addcmul_(i.to(dtype).sigmoid(), u.to(dtype).tanh())
+        hidden = (o.to(dtype).sigmoid() * cell.tanh()).to(state.hidden.dtype).flatten(1)
         return hidden, LSTMState(hidden, cell.flatten(1))
 
     def forward(

@@ -13,7 +13,7 @@ from zorn.models.initialise import uniform_
 from zorn.models.sizes import head_size, require_positive
 
 Drive = tuple[Tensor, ...]
-"""A cell's input, made ready: tensors `[time, rows, …]` of a chunk, `[rows, …]` of a step; opaque to cells."""
+"""A cell's input, made ready: tensors `[time, rows, …]`, or `[rows, …]` for one step; opaque to cells."""
 
 
 class BlockLinear(nn.Module):

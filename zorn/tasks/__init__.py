@@ -9,13 +9,20 @@ from zorn.tasks.metrics import TokenMetrics, bits_per_byte
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy, sequence_error, token_error_rate
 from zorn.tasks.task import SPLITS, Evaluation, EvaluationData, Task
 from zorn.tasks.text import PYTHON_DOCS, TextTask, read_source
-from zorn.tasks.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer, tokenizer_from_json
+from zorn.tasks.tokenizers import (
+    AlphabetTokenizer,
+    BpeTokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    tokenizer_from_json,
+)
 from zorn.tasks.yardsticks import bigram_bits_per_byte, unigram_bits_per_byte
 
 __all__ = [
     "IGNORE",
     "PYTHON_DOCS",
     "SPLITS",
+    "AlphabetTokenizer",
     "BpeTokenizer",
     "ByteTokenizer",
     "CopyTask",

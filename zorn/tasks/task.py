@@ -62,12 +62,14 @@ class EvaluationData:
         total_bytes: bytes that the counted tokens stand for, or None if they stand for none.
         whole_sequences: whether each row is one whole sequence, so that predicting it exactly means
             something.
+        untold_nats: what the counted tokens leave untold of their bytes, see `Tokenizer.untold_nats`.
     """
 
     split: str
     batch: Batch
     total_bytes: int | None
     whole_sequences: bool
+    untold_nats: float = 0.0
 
 
 class Task(ABC):
@@ -150,10 +152,11 @@ class Task(ABC):
                 logits, state = model(data.batch.inputs[:, chunk].to(device), state)
                 metrics.update(logits, data.batch.targets[:, chunk].to(device))
                 del logits  # or they would live on while the next chunk runs
+        nats = metrics.nats + data.untold_nats
         return Evaluation(
             split=data.split,
             loss=metrics.nats_per_token,
-            bits_per_byte=None if data.total_bytes is None else bits_per_byte(metrics.nats, data.total_bytes),
+            bits_per_byte=None if data.total_bytes is None else bits_per_byte(nats, data.total_bytes),
             perplexity=metrics.perplexity,
             token_accuracy=metrics.token_accuracy,
             sequence_accuracy=metrics.sequence_accuracy if data.whole_sequences else None,

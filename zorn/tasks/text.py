@@ -23,7 +23,7 @@ from zorn.tasks.task import (
     check_whole_number,
     data_stream,
 )
-from zorn.tasks.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer
+from zorn.tasks.tokenizers import AlphabetTokenizer, BpeTokenizer, ByteTokenizer, Tokenizer
 
 PYTHON_DOCS = "python-docs"
 """The source that needs no file: the text of `pydoc_data.topics`, about 465,000 characters."""
@@ -50,8 +50,9 @@ class TextTask(Task):
 
     Args:
         source: "python-docs", or the path of a file.
-        tokenizer: "bytes" (vocabulary 256), "bpe" (trained on the training piece), or a tokenizer that was
-            kept, for example `tokenizer_from_json(…)` from a checkpoint.
+        tokenizer: "bytes" (vocabulary 256), "alphabet" (the bytes of the training piece and an escape), "bpe"
+            (trained on the training piece), or a tokenizer that was kept, for example
+            `tokenizer_from_json(…)` from a checkpoint.
         vocabulary_size: tokens of "bpe", at least 257; None with any other tokenizer.
         batch: windows in a training batch, at least 1.
         length: tokens that a window predicts (T), at least 1.
@@ -124,7 +125,11 @@ class TextTask(Task):
         inputs = torch.cat([tokens[:-1], tokens.new_zeros(padding)]).view(streams, time)
         targets = torch.cat([predicted, tokens.new_full((padding,), IGNORE)]).view(streams, time)
         total_bytes = int(self.tokenizer.token_bytes()[predicted].sum())
-        return EvaluationData(split, Batch(inputs, targets), total_bytes, whole_sequences=False)
+        untold = float(self.tokenizer.untold_nats()[predicted].sum())
+        batch = Batch(inputs, targets)
+        return EvaluationData(
+            split, batch, total_bytes=total_bytes, untold_nats=untold, whole_sequences=False
+        )
 
     def encode(self, text: str) -> Int[Tensor, " time"]:
         """The tokens of a text, int64."""
@@ -190,7 +195,7 @@ def _character_start(text: bytes, position: int) -> int:
 
 def _check_tokenizer(tokenizer: object, vocabulary_size: int | None) -> None:
     if not isinstance(tokenizer, Tokenizer):
-        check_choice("tokenizer", tokenizer, ("bytes", "bpe"))
+        check_choice("tokenizer", tokenizer, ("bytes", "alphabet", "bpe"))
     if tokenizer == "bpe":
         if vocabulary_size is None:
             raise ConfigError(
@@ -210,6 +215,8 @@ def _make_tokenizer(
         return tokenizer
     if tokenizer == ByteTokenizer.name:
         return ByteTokenizer()
+    if tokenizer == AlphabetTokenizer.name:
+        return AlphabetTokenizer(training_text)
     assert vocabulary_size is not None
     return BpeTokenizer.train(training_text, vocabulary_size=vocabulary_size)
 

@@ -74,7 +74,7 @@ class ProgressDisplay:
         return "  ".join(part for part in parts if part)
 
 
-def shorten(number: float) -> str:
+def shorten(number: float | int) -> str:
     """A number in three digits and a unit prefix.
 
     >>> shorten(417), shorten(25_230), shorten(1.5e7)
@@ -86,7 +86,7 @@ def shorten(number: float) -> str:
     return f"{number:.3g}"
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | int) -> str:
     """Seconds as minutes and seconds, with hours where there are some.
 
     >>> clock(92), clock(3723)

@@ -1,0 +1,415 @@
+"""The trainer with its real parts at tiny sizes: what it writes, and that stopping and resuming change no bit."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from zorn.errors import CheckpointError, ConfigError, NonFiniteLossError
+from zorn.tasks import TextTask
+from zorn.training import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    Trainer,
+    checkpoints,
+    latest_checkpoint,
+)
+from zorn.training.load import load_run
+from zorn.training.loggers import read_metrics
+
+TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 60
+
+
+def settings(out, *, steps=6, seconds=None, task=None, estimator=None, optimizer=None, **run):
+    budget = BudgetConfig(steps=steps) if seconds is None else BudgetConfig(seconds=seconds)
+    return Config(
+        task=TaskConfig(**({"task": "copy", "batch": 4, "maximum_length": 2} | (task or {}))),
+        model=ModelConfig(hidden_size=8),
+        estimator=EstimatorConfig(**({"population": 8} | (estimator or {}))),
+        optimizer=OptimizerConfig(**(optimizer or {})),
+        budget=budget,
+        run=RunConfig(**({"out": out, "evaluations": 2, "checkpoint_seconds": 0.0} | run)),
+    )
+
+
+def trainer(config, **options):
+    return Trainer(config, console=Console(file=io.StringIO()), **options)
+
+
+def without_clock(folder):
+    """The metrics with all that the clock decides left out."""
+    return [
+        {name: value for name, value in record.items() if name != "seconds"}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def tensors(folder):
+    """The bytes of the newest checkpoint's tensors."""
+    newest = latest_checkpoint(folder / "checkpoints")
+    return {file.name: file.read_bytes() for file in newest.glob("*.safetensors")}
+
+
+def assert_same_run(one, other):
+    assert tensors(one) == tensors(other)
+    assert without_clock(one) == without_clock(other)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_text_run_leaves_everything_in_its_folder(tmp_path, text_file):
+    out = tmp_path / "run"
+    task = {"task": "text", "source": str(text_file), "batch": 4, "length": 8}
+    summary = trainer(settings(out, task=task)).run()
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        *("checkpoints", "config.json", "curve.png", "metrics.jsonl", "sample.txt"),
+        *("summary.json", "tensorboard"),
+    ]
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert list(summary) == [
+        *("validation_bits_per_byte", "unigram_bits_per_byte", "bigram_bits_per_byte", "validation_loss"),
+        *("token_accuracy", "forward_passes", "dropped_members", "seconds", "steps", "parameters"),
+        "peak_memory_bytes",
+    ]
+    assert summary["steps"] == 6
+    assert summary["forward_passes"] == 6 * 2 * 8
+    assert summary["bigram_bits_per_byte"] < summary["unigram_bits_per_byte"] < 8
+    assert 1e7 < summary["peak_memory_bytes"] < 1e11
+    assert (out / "sample.txt").read_text().startswith("The ")
+    assert [path.name for path in checkpoints(out / "checkpoints")] == ["step-00000005", "step-00000006"]
+
+
+def test_a_copy_run_counts_whole_sequences(tmp_path):
+    summary = trainer(settings(tmp_path / "run")).run()
+    assert "validation_bits_per_byte" not in summary
+    assert 0 <= summary["sequence_accuracy"] <= 1
+    assert not (tmp_path / "run" / "sample.txt").exists()
+
+
+def test_evaluations_are_spread_over_the_budget_and_never_see_the_test_split(tmp_path, monkeypatch):
+    seen = []
+    evaluate = TextTask.evaluate
+
+    def spy(self, model, split="validation", **options):
+        seen.append(split)
+        return evaluate(self, model, split, **options)
+
+    monkeypatch.setattr(TextTask, "evaluate", spy)
+    task = {"task": "text", "batch": 4, "length": 8}
+    trainer(settings(tmp_path, task=task, evaluations=3)).run()
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records if record["kind"] == "evaluation"] == [0, 2, 4, 6]
+    assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert set(seen) == {"validation"}
+
+
+WAYS = {
+    "cd-rge, adam": ({}, {}),
+    "fd-rge, sgd with momentum and clipping": (
+        {"estimator": "fd-rge", "noise": "gaussian"},
+        {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.1},
+    ),
+    "cd-rge dense, fused": (
+        {"structure": "dense", "group_size": 0, "population": 3},
+        {"optimizer": "fused-sgd", "weight_decay": 0.1},
+    ),
+    "bptt, adamw with warm-up": ({"estimator": "bptt"}, {"optimizer": "adamw", "warmup_steps": 4}),
+    "shaped, tied": ({"shaping": "zscore"}, {"tie_epsilon": True, "warmup_steps": 3}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_that_is_extended_is_the_longer_run_bit_for_bit(tmp_path, way, dtype):
+    estimator, optimizer = WAYS[way]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {"estimator": estimator, "optimizer": optimizer, "dtype": dtype, "seed": 3}
+    trainer(settings(whole, steps=6, **options)).run()
+    trainer(settings(parts, steps=3, evaluations=1, **options)).run()
+    Trainer.resume(parts, steps=6, console=Console(file=io.StringIO())).run()
+    assert tensors(whole) == tensors(parts)
+    assert [line for line in without_clock(whole) if line["kind"] == "train"] == [
+        line for line in without_clock(parts) if line["kind"] == "train"
+    ]
+    assert Trainer.resume(parts, steps=9).config.budget.steps == 9
+
+
+RUNNER = """
+import sys
+from pathlib import Path
+from zorn.training import Trainer
+from zorn.training.config import config_from_json
+Trainer(config_from_json(Path(sys.argv[1]).read_text())).run()
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    """SIGKILL in the middle of a run with Adam and cosines, then resume: as if nothing had happened."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = {
+        "optimizer": {"schedule": "cosine", "epsilon_schedule": "cosine"},
+        "steps": 60,
+        "evaluations": 7,
+    }
+    trainer(settings(whole, **options)).run()
+
+    from zorn.training.config import config_to_json
+
+    (tmp_path / "config.json").write_text(config_to_json(settings(killed, **options)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNNER, str(tmp_path / "config.json")],
+        stdout=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    deadline = time.monotonic() + 60
+    while len(read_metrics(killed / "metrics.jsonl")) < 15 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped_at = latest_checkpoint(killed / "checkpoints").name
+    assert "step-00000010" < stopped_at < "step-00000060", "the kill came before or after the training"
+
+    Trainer.resume(killed, console=Console(file=io.StringIO())).run()
+    assert_same_run(whole, killed)
+
+
+def test_what_was_logged_after_the_checkpoint_is_logged_once(tmp_path):
+    config = settings(tmp_path / "run", checkpoint_seconds=1000.0)
+    whole = trainer(config)
+    whole.run()
+    before = without_clock(tmp_path / "run")
+    for path in checkpoints(tmp_path / "run" / "checkpoints")[1:]:
+        (path / "manifest.json").unlink()
+    (tmp_path / "run" / "summary.json").unlink()
+    resumed = Trainer.resume(tmp_path / "run", console=Console(file=io.StringIO()))
+    assert resumed.step == 0
+    resumed.run()
+    assert without_clock(tmp_path / "run") == before
+
+
+def test_a_signal_finishes_the_step_and_saves(tmp_path):
+    out = tmp_path / "run"
+    stopped = trainer(settings(out, checkpoint_seconds=1000.0))
+    update = stopped._update
+
+    def update_and_interrupt(*arguments):
+        if stopped.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return update(*arguments)
+
+    stopped._update = update_and_interrupt
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert latest_checkpoint(out / "checkpoints").name == "step-00000003"
+    assert not (out / "summary.json").exists()
+    Trainer.resume(out, console=Console(file=io.StringIO())).run()
+    trainer(settings(tmp_path / "whole", checkpoint_seconds=1000.0)).run()
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_too_many_non_finite_losses_stop_with_the_last_good_weights_saved(tmp_path):
+    out = tmp_path / "run"
+    broken = trainer(settings(out, checkpoint_seconds=1000.0))
+    objective = broken.task.objective
+
+    class Breaks:
+        """Cross-entropy, and NaN from the third step on."""
+
+        def token_losses(self, outputs, targets):
+            losses = objective.token_losses(outputs, targets)
+            return losses * torch.nan if broken.step >= 2 else losses
+
+        counts = staticmethod(objective.counts)
+
+    broken.task.objective = Breaks()
+    with pytest.raises(
+        NonFiniteLossError, match=r"8 of 8 members.*last good weights are saved in .*step-00000002"
+    ):
+        broken.run()
+    assert broken.forward_passes == 2 * 16
+    Trainer.resume(out, console=Console(file=io.StringIO())).run()
+    trainer(settings(tmp_path / "whole", checkpoint_seconds=1000.0)).run()
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_dropped_members_are_counted(tmp_path):
+    run = trainer(settings(tmp_path / "run", estimator={"maximum_nonfinite_share": 0.9}))
+    objective = run.task.objective
+
+    class DropsOneRow:
+        """Cross-entropy, with the first row of a forward pass infinite: one member of 8."""
+
+        def token_losses(self, outputs, targets):
+            losses = objective.token_losses(outputs, targets).clone()
+            losses[0] = torch.inf
+            return losses
+
+        counts = staticmethod(objective.counts)
+
+    run.task.objective = DropsOneRow()
+    summary = run.run()
+    assert summary["dropped_members"] == 6
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [record["dropped"] for record in records if record["kind"] == "train"] == [1] * 6
+
+
+def test_schedules_reach_the_optimizer_and_the_estimator(tmp_path):
+    optimizer = {
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+        "schedule_floor": 0.5,
+        "epsilon_schedule": "cosine",
+    }
+    run = trainer(settings(tmp_path, steps=2, optimizer=optimizer, estimator={"epsilon": 0.04}))
+    seen = []
+    step = run.optimizer.step
+
+    def spy():
+        seen.append((run.optimizer.param_groups[0]["lr"], run.estimator.epsilon))
+        step()
+
+    run.optimizer.step = spy
+    run.run()
+    assert seen == [(0.1, 0.04), (pytest.approx(0.075), pytest.approx(0.03))]
+    logged = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert [(line["learning_rate"], line["epsilon"]) for line in logged] == seen
+
+
+def test_a_budget_in_seconds_ends_on_time(tmp_path):
+    summary = trainer(settings(tmp_path, seconds=0.5)).run()
+    assert summary["seconds"] >= 0.5
+    records = [record for record in read_metrics(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
+    assert all(record["seconds"] < 0.5 for record in records[:-1])
+    with pytest.raises(ConfigError, match="is finished after .* extend it with --steps or --seconds"):
+        Trainer.resume(tmp_path)
+
+
+def test_nothing_random_is_global(tmp_path):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    trainer(settings(tmp_path / "one")).run()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    trainer(settings(tmp_path / "other")).run()
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    trainer(settings(tmp_path / "seeded", seed=1)).run()
+    assert tensors(tmp_path / "one") != tensors(tmp_path / "seeded")
+
+
+def test_nothing_is_differentiated(tmp_path):
+    run = trainer(settings(tmp_path))
+    objective = run.task.objective
+
+    class NoBackward(torch.autograd.Function):
+        """The identity, whose derivative does not exist."""
+
+        @staticmethod
+        def forward(_context, losses):
+            return losses.clone()
+
+        @staticmethod
+        def backward(_context, *_gradients):
+            raise AssertionError("something was differentiated")
+
+    class BlackBox:
+        """Cross-entropy that cannot be differentiated."""
+
+        def token_losses(self, outputs, targets):
+            return NoBackward.apply(objective.token_losses(outputs, targets))
+
+        counts = staticmethod(objective.counts)
+
+    run.task.objective = BlackBox()
+    run.run()
+    exact = trainer(settings(tmp_path / "bptt", estimator={"estimator": "bptt"}))
+    exact.task.objective = BlackBox()
+    with pytest.raises(AssertionError, match="something was differentiated"):
+        exact.run()
+
+
+def test_making_a_trainer_writes_nothing(tmp_path):
+    out = tmp_path / "runs" / "run"
+    trainer(settings(out))
+    for bad in (
+        settings(out, task={"task": "text", "source": str(tmp_path / "absent")}, estimator={"population": 4}),
+        settings(out, device="cuda:99"),
+        settings(out, device="abacus"),
+        settings(out, threads=10_000),
+        settings(out, optimizer={"optimizer": "fused-sgd", "learning_rate": 0.5, "weight_decay": 9.0}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            trainer(bad)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_taken_stays_as_it_is(tmp_path):
+    trainer(settings(tmp_path)).run()
+    before = tensors(tmp_path)
+    with pytest.raises(ConfigError, match="is not empty"):
+        trainer(settings(tmp_path, seed=1))
+    replaced = trainer(settings(tmp_path, seed=1), overwrite=True)
+    assert tensors(tmp_path) == before
+    replaced.run()
+    assert tensors(tmp_path) != before
+    assert [line["step"] for line in without_clock(tmp_path) if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_learned_tokenizer_and_the_place_of_the_text_are_kept(tmp_path, text_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = {"task": "text", "source": "text.txt", "tokenizer": "bpe", "vocabulary_size": 270}
+    task |= {"batch": 4, "length": 8}
+    run = trainer(settings(tmp_path / "run", task=task))
+    run.run()
+    monkeypatch.chdir("/")
+    loaded, model = load_run(tmp_path / "run")
+    assert loaded.tokenizer.to_json() == run.task.tokenizer.to_json()
+    text_file.write_text(TEXT.upper())
+    loaded, _ = load_run(tmp_path / "run")
+    assert loaded.tokenizer.to_json() == run.task.tokenizer.to_json()
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_a_run_folder_can_be_moved(tmp_path):
+    trainer(settings(tmp_path / "here", steps=2)).run()
+    (tmp_path / "here").rename(tmp_path / "there")
+    Trainer.resume(tmp_path / "there", steps=3, console=Console(file=io.StringIO())).run()
+    assert not (tmp_path / "here").exists()
+    assert latest_checkpoint(tmp_path / "there" / "checkpoints").name == "step-00000003"
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    config = settings(tmp_path)
+    run = trainer(config)
+    run.run()
+    model = dataclasses.replace(config.model, hidden_size=16)
+    run.folder.write_config(dataclasses.replace(config, model=model))
+    with pytest.raises(CheckpointError, match=r"of another model: .*head\.weight is float32 \[29, 8\]"):
+        Trainer.resume(tmp_path, steps=9)
+
+
+def test_parameters_choose_the_size(tmp_path):
+    config = settings(tmp_path)
+    config = dataclasses.replace(config, model=ModelConfig(parameters=5000, cell="gru"))
+    summary = trainer(config).run()
+    assert 4500 < summary["parameters"] < 5500
