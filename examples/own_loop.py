@@ -42,7 +42,7 @@ def main(steps: int, seed: int = 0) -> float:
     for step in range(steps):
         estimate = estimator.estimate(model, batch, loss)
         optimizer.step()
-        if step % 50 == 0:
+        if step % 20 == 0:
             print(f"step {step:4d}  loss {estimate.loss:.3f}  forward passes {estimate.forward_passes}")
     right = float((model(batch.inputs).argmax(1) == batch.targets).float().mean())
     print(f"after {steps} steps: {right:.0%} of the patterns right")
@@ -51,5 +51,5 @@ def main(steps: int, seed: int = 0) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=120)
     main(parser.parse_args().steps)

@@ -7,7 +7,7 @@ from zorn.models import Batch, LanguageModel
 from zorn.perturbations import Dense, RankOne
 
 VOCABULARY = 7
-ROWS, TIME = 4, 5
+ROWS, TIME = 4, 4
 POPULATION = 4
 
 STRUCTURES = {
@@ -28,7 +28,7 @@ def language_batch(seed: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, VOCABULARY, (ROWS, TIME + 1), generator=generator)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()
-    for row, length in enumerate((5, 2, 4, 1)):
+    for row, length in enumerate((4, 2, 3, 1)):
         targets[row, length:] = -100
     return Batch(inputs, targets)
 

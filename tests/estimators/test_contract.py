@@ -106,8 +106,7 @@ def test_an_estimate_leaves_the_model_as_it_was(make):
     assert_unchanged(model, before)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize(("call", "error"), [(1, RuntimeError), (2, KeyboardInterrupt), (4, RuntimeError)])
 @each_zero_order
 def test_an_estimate_that_raised_leaves_the_model_and_its_gradient_as_they_were(name, structure, call, error):
     model, calls = model_in_mixed_modes(), 0
@@ -217,7 +216,7 @@ def whole(name, structure, group):
 
 
 @each_zero_order
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     group=st.sampled_from(GROUPS),
     micro_batch=st.integers(1, 2 * POPULATION * ROWS),
@@ -322,11 +321,11 @@ def test_it_converges_on_a_quadratic(make, optimizer):
     model = nn.utils.skip_init(nn.Linear, 2, 1).double()
     for parameter in model.parameters():
         parameter.data.normal_(generator=generator)
-    inputs = torch.randn(4, 2, dtype=torch.float64, generator=generator)
+    inputs = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
     batch = Batch(inputs, inputs.sum(1, keepdim=True) + 1)
     estimator, descent = make(), optimizer(model.parameters(), lr=0.2)
     losses = []
-    for _ in range(60):
+    for _ in range(50):
         losses.append(estimator.estimate(model, batch, squared_error).loss)
         descent.step()
     with torch.no_grad():

@@ -273,7 +273,7 @@ for trial in range(int(sys.argv[2])):
 
 def test_a_process_killed_while_saving_leaves_the_last_checkpoint_whole(tmp_path):
     """SIGKILL at random moments of loops that save all the time: what they reported as saved is there."""
-    trials = 20
+    trials = 10
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path), str(trials)],
         stdout=subprocess.PIPE,

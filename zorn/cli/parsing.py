@@ -51,16 +51,16 @@ def parse(kind: type[Command], words: Sequence[str], *, prog: str, default: Comm
         ) from None
 
 
-def leading_flags(kind: type[Command], words: Sequence[str], *, prog: str) -> Command:
-    """Read only the flags that `kind` has, and leave all other words alone."""
-    errors = io.StringIO()
+def leading_flags(kind: type[Command], words: Sequence[str]) -> Command:
+    """Read only the flags that `kind` has, all with defaults, and leave all other words alone.
+
+    Where they cannot be read the defaults are returned: `parse` will say what is wrong with the same words.
+    """
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(kind, args=list(words), add_help=False, return_unknown_args=True)[0]
     except SystemExit:
-        known = [word for word in words if word.partition("=")[0] in _flags(kind)]
-        message = _mistake(kind, words[words.index(known[0]) :]) if known else None
-        raise UsageError(f"{message or _unboxed(errors.getvalue())}: see {prog} --help") from None
+        return kind()
 
 
 def closest(word: str, known: Sequence[str]) -> str | None:
@@ -99,6 +99,8 @@ def _mistake(kind: type, words: Sequence[str]) -> str | None:
             continue
         name = word.replace("_", "-")
         if flags.get(name.replace("--no-", "--", 1)) is bool:
+            if value:
+                return f"{word} takes no value, got {value!r}"
             continue
         if name not in flags:
             hint = closest(name, list(flags))
@@ -109,7 +111,7 @@ def _mistake(kind: type, words: Sequence[str]) -> str | None:
             value = waiting.pop(0)
         if not _fits(value, flags[name]):
             return f"{word} must be {_wanted(flags[name])}, got {value!r}"
-    return f"a folder is missing after {kind.__name__.lower()}" if places > 0 else None
+    return "the run's folder is missing" if places > 0 else None
 
 
 def _has_groups(kind: type) -> bool:
@@ -117,7 +119,7 @@ def _has_groups(kind: type) -> bool:
 
 
 def _fits(value: str, annotation: Any) -> bool:
-    if isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return any(_fits(value, inner) for inner in typing.get_args(annotation))
     if typing.get_origin(annotation) is Literal:
         return value in typing.get_args(annotation)
@@ -131,7 +133,7 @@ def _fits(value: str, annotation: Any) -> bool:
 
 
 def _wanted(annotation: Any) -> str:
-    if isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return " or ".join(_wanted(inner) for inner in typing.get_args(annotation))
     if typing.get_origin(annotation) is Literal:
         return f"one of {', '.join(typing.get_args(annotation))}"

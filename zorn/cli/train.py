@@ -60,7 +60,7 @@ def command(words: Sequence[str]) -> int:
 
 def settings(words: Sequence[str]) -> tuple[Config, bool]:
     """The configuration that command-line words ask for, and whether to overwrite."""
-    first = leading_flags(_First, words, prog=PROG)
+    first = leading_flags(_First, words)
     name = first.preset or "quickstart"
     preset = PRESETS[name]
     budget = preset.budget

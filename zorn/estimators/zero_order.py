@@ -124,6 +124,8 @@ class ZeroOrderEstimator(ABC):
             UncoveredParameterError: a parameter without a rule.
             NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
         """
+        if update is not None:
+            update.check(self.perturbation.bind(model).targets)
         population = self.ask(model)
         losses, passes = self.evaluate(model, population, batch, objective)
         return self.tell(model, population, losses, update, forward_passes=passes)

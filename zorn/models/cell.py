@@ -10,7 +10,6 @@ from zorn.errors import ZornError
 from zorn.models.maps import Drive
 from zorn.models.state import State
 
-
 DRIVE_STEPS = 8
 """Steps whose drive is made at once: enough for an efficient product, few enough to stay in the cache."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError, ZornError
@@ -62,7 +62,8 @@ def row_losses(
     *,
     time_chunk: int | None = None,
     normaliser: float | None = None,
-) -> Float64[Tensor, "rows"]:
+    rows: Int64[Tensor, " chosen"] | None = None,
+) -> Float64[Tensor, " chosen"]:
     """Run `model` over `batch` and return each row's loss; differentiable where gradients are on.
 
     A token objective gives row i the loss Σ_t loss_it / `normaliser`. With the default normaliser,
@@ -79,6 +80,8 @@ def row_losses(
             but memory, speed and rounding.
         normaliser: tokens per row to divide by, for a batch that is a part of a larger one; None is this
             batch's.
+        rows: which sequences of the batch to run, in this order, any of them more than once; None is each
+            once. They are copied chunk by chunk, never the whole context.
 
     Raises:
         ConfigError: settings outside their range, or that do not fit the model or the objective.
@@ -91,13 +94,14 @@ def row_losses(
     torch.Size([4])
     """
     _check(model, batch, objective, time_chunk, normaliser)
-    chunks = _outputs(model, batch.inputs, time_chunk)
+    chunks = _outputs(model, batch.inputs, time_chunk, rows)
     if isinstance(objective, TokenObjective):
         tokens = mean_tokens(objective, batch.targets) if normaliser is None else normaliser
-        return _summed_token_losses(chunks, batch, objective) / tokens
+        return _summed_token_losses(chunks, batch.targets, rows, objective) / tokens
     outputs = list(chunks)
-    losses = objective(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), batch.targets)
-    return _as_row_losses(losses, rows=len(batch.inputs))
+    targets = _chosen(batch.targets, rows)
+    losses = objective(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), targets)
+    return _as_row_losses(losses, rows=len(targets))
 
 
 def mean_tokens(objective: TokenObjective, targets: Shaped[Tensor, "rows time ..."]) -> float:
@@ -136,25 +140,34 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _outputs(model: Callable[..., Any], inputs: Tensor, time_chunk: int | None) -> Iterator[Any]:
+def _chosen(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor.index_select(0, rows)
+
+
+def _outputs(
+    model: Callable[..., Any], inputs: Tensor, time_chunk: int | None, rows: Tensor | None
+) -> Iterator[Any]:
     """Outputs, chunk of time by chunk of time; one chunk for a model without state."""
     if not isinstance(model, RecurrentModel):
-        yield model(inputs)
+        yield model(_chosen(inputs, rows))
         return
-    state = model.initial_state(inputs.shape[0])
+    state = model.initial_state(len(inputs) if rows is None else len(rows))
     for chunk in inputs.split(time_chunk or inputs.shape[1], dim=1):
-        outputs, state = model(chunk, state)
+        outputs, state = model(_chosen(chunk, rows), state)
         yield outputs
         del outputs  # or they would live on while the next chunk runs
 
 
-def _summed_token_losses(chunks: Iterator[Any], batch: Batch, objective: TokenObjective) -> Tensor:
+def _summed_token_losses(
+    chunks: Iterator[Any], all_targets: Tensor, rows: Tensor | None, objective: TokenObjective
+) -> Tensor:
     """Sum of each row's token losses, in float64."""
-    rows, time = batch.targets.shape[:2]
-    total = torch.zeros(rows, dtype=torch.float64, device=batch.targets.device)
+    time = all_targets.shape[1]
+    total = torch.zeros(len(all_targets) if rows is None else len(rows), dtype=torch.float64)
+    total = total.to(all_targets.device)
     start = 0
     for outputs in chunks:
-        targets = batch.targets[:, start : start + outputs.shape[1]]
+        targets = _chosen(all_targets[:, start : start + outputs.shape[1]], rows)
         losses = objective.token_losses(outputs, targets)
         if losses.shape != targets.shape[:2]:
             raise ZornError(

@@ -99,10 +99,12 @@ def member_losses(
     def run(index: Tensor, copies: int) -> Tensor:
         nonlocal passes
         index = index.repeat(copies).to(batch.inputs.device)
-        rows = Batch(batch.inputs.index_select(0, index), batch.targets.index_select(0, index))
         passes += len(index)
         with torch.inference_mode():
-            return row_losses(model, rows, objective, time_chunk=work.time_chunk, normaliser=normaliser).cpu()
+            losses = row_losses(
+                model, batch, objective, time_chunk=work.time_chunk, normaliser=normaliser, rows=index
+            )
+        return losses.cpu()
 
     with evaluation_mode(model):
         moved = tuple(sign for sign in signs if sign != 0)

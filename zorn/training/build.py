@@ -52,12 +52,18 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
         "tie_embedding": model.tie_embedding,
         "seed": config.run.seed,
     }
-    if model.parameters is not None:
-        made = LanguageModel.with_parameters(model.parameters, vocabulary, **options)
-    else:
-        size = model.embedding_size
-        made = LanguageModel(vocabulary, model.hidden_size, embedding_size=size, **options)
-    return made.to(device=device, dtype=getattr(torch, config.run.dtype))
+    try:
+        if model.parameters is not None:
+            made = LanguageModel.with_parameters(model.parameters, vocabulary, **options)
+        else:
+            size = model.embedding_size
+            made = LanguageModel(vocabulary, model.hidden_size, embedding_size=size, **options)
+        return made.to(device=device, dtype=getattr(torch, config.run.dtype))
+    except RuntimeError as error:  # torch has no narrower one for memory on the CPU
+        raise ConfigError(
+            f"the model does not fit into the memory of {config.run.device} "
+            f"({str(error).splitlines()[0]}): choose a smaller --hidden-size or --parameters"
+        ) from error
 
 
 def build_estimator(config: EstimatorConfig, seed: int) -> Estimator:

@@ -17,6 +17,9 @@ from typing import Any, Literal
 
 from zorn.errors import ConfigError
 
+LARGEST = 1e30
+"""The largest step size or perturbation scale: beyond it float32 overflows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskConfig:
@@ -42,7 +45,7 @@ class TaskConfig:
     """copy: train on one batch, the same at every step, instead of fresh ones."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(self.source != "", "source", self.source, "a name or a path", "python-docs")
         if self.tokenizer == "bpe":
             _require(self.vocabulary_size > 256, "vocabulary_size", self.vocabulary_size, "at least 257", 512)
@@ -74,7 +77,7 @@ class ModelConfig:
     """Use the embedding as the output matrix too (needs embedding size = hidden size)."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(self.hidden_size >= 1, "hidden_size", self.hidden_size, "at least 1", 64)
         _require(self.num_layers >= 1, "num_layers", self.num_layers, "at least 1", 1)
         _require(self.num_heads >= 1, "num_heads", self.num_heads, "at least 1", 1)
@@ -117,11 +120,11 @@ class EstimatorConfig:
     """Stop when more than this share of the members has a NaN or infinite loss, 0 to 1."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(self.rank >= 1, "rank", self.rank, "at least 1", 1)
         _require(self.population >= 1, "population", self.population, "at least 1 member", 1024)
         _require(self.group_size >= 0, "group_size", self.group_size, "at least 0 (0: the whole batch)", 1)
-        _require(0 < self.epsilon < math.inf, "epsilon", self.epsilon, "above 0 and finite", 0.02)
+        _require(0 < self.epsilon <= LARGEST, "epsilon", self.epsilon, "above 0 and at most 1e30", 0.02)
         _require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1", 512)
         _require_positive_or_none("time_chunk", self.time_chunk, 100)
         share = self.maximum_nonfinite_share
@@ -154,12 +157,12 @@ class OptimizerConfig:
     """Set epsilon to the learning rate at every step, as in the paper; --epsilon is then not used."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         rate = self.learning_rate
-        _require(0 < rate < math.inf, "learning_rate", rate, "above 0 and finite", 0.01)
+        _require(0 < rate <= LARGEST, "learning_rate", rate, "above 0 and at most 1e30", 0.01)
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 up to, not including, 1", 0.9)
-        decays = 0 <= self.weight_decay < math.inf
-        _require(decays, "weight_decay", self.weight_decay, "at least 0 and finite", 0.0)
+        decays = 0 <= self.weight_decay <= LARGEST
+        _require(decays, "weight_decay", self.weight_decay, "from 0 to 1e30", 0.0)
         clips = self.clip_norm is None or 0 < self.clip_norm < math.inf
         _require(clips, "clip_norm", self.clip_norm, "above 0 and finite, or None", 1.0)
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0 steps", 0)
@@ -191,6 +194,7 @@ class BudgetConfig:
     """Train for this many seconds in all, above 0, with evaluations and saving counted in."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if (self.steps is None) == (self.seconds is None):
             raise ConfigError(
                 "the budget must be steps or seconds, exactly one of them, "
@@ -232,7 +236,7 @@ class RunConfig:
     """Checkpoints to keep, at least 1: the newest."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(0 <= self.seed < 2**64, "seed", self.seed, "from 0 to 2**64 - 1", 0)
         _require(self.device != "", "device", self.device, "a device's name", "cpu")
         _require_positive_or_none("threads", self.threads, 1)
@@ -335,7 +339,7 @@ def _read(value: Any, annotation: Any, where: str) -> Any:
         (inner,) = (kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
         return None if value is None else _read(value, inner, where)
     if typing.get_origin(annotation) is Literal:
-        return value  # _check_choices names the choices
+        return value  # _check_types names the choices
     if annotation is Path and isinstance(value, str):
         return Path(value)
     if annotation is float and type(value) is int:
@@ -345,12 +349,16 @@ def _read(value: Any, annotation: Any, where: str) -> Any:
     return value
 
 
-def _check_choices(group: Any) -> None:
+def _check_types(group: Any) -> None:
+    """What the fields' types imply: a choice is one of its values, a whole number has 31 bits."""
     for name, annotation in typing.get_type_hints(type(group)).items():
         if typing.get_origin(annotation) is Literal:
             choices = typing.get_args(annotation)
             value = getattr(group, name)
             _require(value in choices, name, value, f"one of {', '.join(choices)}", choices[0])
+        elif int in (annotation, *typing.get_args(annotation)) and name != "seed":
+            value = getattr(group, name)
+            _require(value is None or value < 2**31, name, value, "below 2**31", 100)
 
 
 def _require_positive_or_none(name: str, value: int | None, example: int) -> None:

@@ -40,7 +40,7 @@ def draw_curve(path: Path, records: Sequence[Record], yardsticks: Mapping[str, f
         panel.set_xlim(0, last[axis] * 1.01 or 1)
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(colors=INK, labelsize=8.5)
-    shown = [record[key] for record in evaluations] + list(yardsticks.values())
+    shown = [record[key] for record in evaluations] + list(yardsticks.values()) + losses[-1:]
     margin = 0.06 * (max(shown) - min(shown)) or 0.5
     low, high = min(shown) - margin, max(shown) + margin
     panels[0].set_ylim(low, high)
@@ -50,7 +50,7 @@ def draw_curve(path: Path, records: Sequence[Record], yardsticks: Mapping[str, f
     labels = [(value, f"{name} {value:.2f}", INK) for name, value in yardsticks.items()]
     labels.append((last[key], f"validation {last[key]:.2f}", BLUE))
     if losses:
-        labels.append((min(losses[-1], high), "training batches", QUIET))
+        labels.append((losses[-1], "training batches", QUIET))
     labels.sort()
     heights = spread([(value - low) / (high - low) for value, _, _ in labels], SMALLEST_GAP)
     for height, (_, text, color) in zip(heights, labels, strict=True):

@@ -79,7 +79,7 @@ def print_summary(console: Console, summary: Summary, title: str) -> None:
     console.print(table)
 
 
-def _shown(name: str, value: float) -> str:
+def _shown(name: str, value: float | int) -> str:
     if name == "seconds":
         return clock(value)
     if name == "peak_memory_bytes":

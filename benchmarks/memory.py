@@ -1,0 +1,121 @@
+"""Peak memory of a training step beside inference and BPTT, against the length of the context.
+
+`step_over_inference`: peak of a rank-one CD-RGE step with the fused update over that of evaluating the same
+model on as many rows at once. `t10000_over_t100`: the step's peak at T = 10,000 over T = 100, in time chunks.
+Every peak is that of a process of its own, less what the process held before it built the model (interpreter,
+torch, its warmed-up libraries): the stricter reading, since that constant would pull every ratio towards 1.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from harness import Record, parse_arguments, report
+from matplotlib.axes import Axes
+
+import zorn
+from zorn.models import evaluation_mode, row_losses
+
+VOCABULARY = 256
+ROWS = 16  # of one forward pass: 8 members and their antithetic twins
+TIME_CHUNK = 50
+WAYS = {"inference": "tab:green", "step": "tab:blue", "bptt": "tab:red"}
+OBJECTIVE = zorn.TokenCrossEntropy()
+
+
+def work(way: str, model: zorn.LanguageModel, time: int, rows: int) -> None:
+    """One evaluation, one zero-order step with the fused update, or one step of BPTT, on `rows` rows of
+    `time` tokens."""
+    tokens = torch.randint(0, VOCABULARY, (rows, time + 1), generator=torch.Generator().manual_seed(0))
+    batch = zorn.Batch(tokens[:, :-1], tokens[:, 1:])
+    if way == "inference":
+        with torch.inference_mode(), evaluation_mode(model):
+            row_losses(model, batch, OBJECTIVE, time_chunk=TIME_CHUNK)
+    elif way == "step":
+        pairs = zorn.Batch(batch.inputs[: rows // 2], batch.targets[: rows // 2])
+        estimator = zorn.CDRGE(
+            population=rows // 2, epsilon=0.01, group_size=1, micro_batch=rows, time_chunk=TIME_CHUNK
+        )
+        estimator.estimate(model, pairs, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
+    else:
+        zorn.BPTT().estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
+
+
+def status(name: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def child(way: str, hidden: int, dtype: str, time: int) -> None:
+    """Print the peak memory of the work above what was held before the model was built."""
+    torch.set_num_threads(1)
+    kind = getattr(torch, dtype)
+    work(
+        way, zorn.LanguageModel(VOCABULARY, 16).to(kind), TIME_CHUNK + 1, 4
+    )  # loads libraries, makes their buffers
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    work(way, zorn.LanguageModel(VOCABULARY, hidden).to(kind), time, ROWS)
+    print(json.dumps(status("VmHWM") - before))
+
+
+def peak(way: str, hidden: int, dtype: str, time: int) -> int:
+    """Bytes, from a process of its own."""
+    command = [sys.executable, __file__, "--child", way, str(hidden), dtype, str(time)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def draw(axes: Axes, curves: dict[str, list[tuple[int, int]]], hidden: int) -> None:
+    """Peak memory against context length, a line for each way, labelled at its end."""
+    for way, points in curves.items():
+        times, peaks = zip(*points, strict=True)
+        axes.loglog(times, [value / 2**20 for value in peaks], "o-", color=WAYS[way])
+        label = {"inference": "inference", "step": "zero-order step", "bptt": "BPTT step"}[way]
+        place = (times[-1], peaks[-1] / 2**20)
+        shift = (6, -10) if way == "inference" else (6, 2)
+        axes.annotate(label, place, textcoords="offset points", xytext=shift, color=WAYS[way])
+    axes.set_xlim(80, 60_000)
+    axes.set_xlabel("context length T (tokens)")
+    axes.set_ylabel(f"peak memory (MiB), hidden {hidden}, {ROWS} rows")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        way, hidden, dtype, time = sys.argv[2:]
+        child(way, int(hidden), dtype, int(time))
+        return
+    arguments: argparse.Namespace = parse_arguments("memory", __doc__)
+    hidden = 512 if arguments.quick else 1024
+    lengths = [100, 10_000] if arguments.quick else [100, 300, 1000, 3000, 10_000]
+    longest_bptt = 300 if arguments.quick else 1000
+    curves: dict[str, list[tuple[int, int]]] = {}
+    for way in WAYS:
+        times = lengths if way != "bptt" else [t for t in (100, 300, 1000) if t <= longest_bptt]
+        curves[way] = [(time, peak(way, hidden, "float32", time)) for time in times]
+    settings = {"hidden": hidden, "rows": ROWS, "time_chunk": TIME_CHUNK, "dtype": "float32", "threads": 1}
+    records = [
+        Record("peak_memory_bytes", value, "bytes", {"way": way, "T": time, **settings})
+        for way, points in curves.items()
+        for time, value in points
+    ]
+    step, inference = dict(curves["step"]), dict(curves["inference"])
+    records.append(Record("t10000_over_t100", step[10_000] / step[100], "ratio", settings))
+    for size in [hidden] if arguments.quick else [512, 1024, 2048]:
+        for dtype in ("float32", "bfloat16"):
+            found = {way: peak(way, size, dtype, 100) for way in ("step", "inference")}
+            place = {**settings, "hidden": size, "dtype": dtype, "T": 100}
+            records.append(Record("step_over_inference", found["step"] / found["inference"], "ratio", place))
+    long = {**settings, "T": 10_000}
+    records.append(Record("step_over_inference", step[10_000] / inference[10_000], "ratio", long))
+    first, last = curves["bptt"][0], curves["bptt"][-1]
+    growth = {**settings, "T": last[0], "over_T": first[0]}
+    records.append(Record("bptt_growth", last[1] / first[1], "ratio", growth))
+    report("Peak memory against context length", records, arguments, lambda axes: draw(axes, curves, hidden))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Bad input, all of it: one clear line that says what to do, exit code 2, nothing half-written."""
+
+import json
+
+import pytest
+
+from zorn.cli import main
+
+TINY = ["--task", "copy", "--batch", "4", "--population", "4", "--hidden-size", "4", "--steps", "1"]
+
+BAD_TRAINING = [
+    ("--task chess", "--task must be one of text, copy, got 'chess'"),
+    ("--hiden-size 8", "unknown flag --hiden-size (did you mean --hidden-size?)"),
+    ("--frobnicate", "unknown flag --frobnicate: see zorn train --help"),
+    ("-x", "unknown flag -x: see zorn train --help"),
+    ("frobnicate", "unexpected word 'frobnicate'"),
+    ("--hidden-size", "--hidden-size needs a value, a whole number"),
+    ("--hidden-size --seed 1", "--hidden-size needs a value, a whole number"),
+    ("--hidden-size many", "--hidden-size must be a whole number, got 'many'"),
+    ("--hidden-size 1.5", "--hidden-size must be a whole number, got '1.5'"),
+    ("--hidden-size=", "--hidden-size"),
+    ("--hidden-size 0", "hidden_size must be at least 1, got 0: for example --hidden-size 64"),
+    ("--hidden-size 100000000000000000000", "hidden_size must be below 2**31"),
+    ("--hidden-size 1000000000", "does not fit into the memory"),
+    ("--learning-rate 1e300", "learning_rate must be above 0 and at most 1e30"),
+    ("--hidden-size 10 --num-heads 4", "hidden_size must be a multiple of the number of heads, 4, got 10"),
+    ("--num-heads -1", "num_heads must be at least 1, got -1"),
+    ("--parameters 3", "parameters is 3, but the smallest such model"),
+    ("--embedding-size 3 --tie-embedding", "embedding_size 3 differs from hidden_size 4"),
+    ("--population 0", "population must be at least 1 member, got 0: for example --population 1024"),
+    ("--population 6", "population must be a multiple of 4"),
+    ("--group-size 3", "group_size must be a divisor of the batch, 4 sequences"),
+    ("--epsilon 0", "epsilon must be above 0 and at most 1e30, got 0.0: for example --epsilon 0.02"),
+    ("--epsilon -0.1", "epsilon must be above 0 and at most 1e30, got -0.1"),
+    ("--epsilon=nan", "epsilon must be above 0 and at most 1e30, got nan"),
+    ("--epsilon inf", "epsilon must be above 0 and at most 1e30, got inf"),
+    ("--epsilon small", "--epsilon must be a number, got 'small'"),
+    ("--structure sparse", "--structure must be one of rank-one, dense, got 'sparse'"),
+    ("--learning-rate 0", "learning_rate must be above 0 and at most 1e30, got 0.0"),
+    ("--momentum 0.9", "momentum must be 0 with adam: only sgd uses it"),
+    ("--optimizer fused-sgd --clip-norm 1", "clip_norm must be None with fused-sgd"),
+    ("--tie-epsilon --epsilon-schedule cosine", "epsilon_schedule must be constant with --tie-epsilon"),
+    ("--tie-epsilon yes", "unexpected word 'yes'"),
+    ("--steps 0", "steps must be at least 1"),
+    ("--steps ten", "--steps must be a whole number or None, got 'ten'"),
+    ("--seconds 5", "the budget must be steps or seconds, exactly one of them"),
+    ("--batch 0", "batch must be at least 1, got 0"),
+    ("--maximum-length 0", "maximum_length must be at least the minimum length, 1, got 0"),
+    ("--seed -1", "seed must be from 0 to 2**64 - 1, got -1"),
+    ("--seed 99999999999999999999999", "seed must be from 0 to 2**64 - 1"),
+    ("--threads 0", "threads must be at least 1"),
+    ("--threads 100000", "threads must be at most"),
+    ("--device abacus", "device abacus cannot be used here"),
+    ("--dtype float16", "--dtype must be one of float32, bfloat16"),
+    ("--keep 0", "keep must be at least 1"),
+    ("--preset speedstart", "--preset must be one of quickstart, copy, got 'speedstart'"),
+    ("--preset", "--preset needs a value"),
+    ("--task text --source {tmp}/absent.txt", "absent.txt' does not exist; give the path of a text file"),
+    ("--task text --source {tmp}/empty.txt", "empty.txt' is empty; give the path of a text file"),
+    ("--task text --source {tmp}/short.txt", "short.txt' is too short"),
+    ("--task text --source {tmp}", "is a folder, not a file"),
+    ("--task text --source=", "source must be a name or a path"),
+    ("--out {tmp}/empty.txt", "empty.txt is a file: choose another --out"),
+    ("--out {tmp}/empty.txt/run", "empty.txt is a file: choose another --out"),
+    ("--out /proc/zorn/run", "cannot write to /proc"),
+    ("--out {tmp}/taken", "is not empty: choose another --out"),
+    ("--out {tmp}/taken --overwrite", "holds other files than a run's: choose another --out"),
+]
+
+BAD_COMMANDS = [
+    ("trian", "unknown command 'trian': did you mean train?"),
+    ("--out runs/a", "unknown command '--out': did you mean one of train, evaluate, generate, resume?"),
+    ("evaluate", "the run's folder is missing: see zorn evaluate --help"),
+    ("evaluate {tmp}/absent", "absent is not the folder of a run: it has no config.json"),
+    ("evaluate {tmp}/taken", "taken is not the folder of a run"),
+    ("evaluate {run} {run}", "unexpected word"),
+    ("evaluate {run} --split tset", "--split must be one of train, validation, test, got 'tset'"),
+    ("evaluate {run} --spilt test", "unknown flag --spilt (did you mean --split?)"),
+    ("evaluate {other}", "is of another model: "),
+    ("evaluate {damaged}", "model.safetensors is damaged: it has 100 bytes"),
+    ("evaluate {hollow}", "no checkpoint in "),
+    ("evaluate {garbled}", "config.json is not valid JSON"),
+    ("generate", "the run's folder is missing"),
+    ("generate {run} --prompt=", "prompt must be at least one character"),
+    ("generate {run} --prompt 1234", "the copy task knows the letters a to z"),
+    ("generate {run} --prompt a| --length 0", "length is 0"),
+    ("generate {run} --prompt a| --length x", "--length must be a whole number, got 'x'"),
+    ("generate {run} --prompt a| --temperature -1", "temperature is -1.0"),
+    ("generate {run} --prompt a| --temperature nan", "temperature is nan"),
+    ("generate {run} --prompt a| --seed -1", "seed must be from 0 to 2**64 - 1, got -1"),
+    ("generate {other} --prompt a|", "is of another model: "),
+    ("resume", "the run's folder is missing"),
+    ("resume {tmp}/absent", "absent is not the folder of a run"),
+    ("resume {run}", "is finished after 1 steps"),
+    ("resume {run} --steps 0", "steps must be at least 1"),
+    ("resume {run} --steps 5 --seconds 5", "exactly one of them"),
+    ("resume {run} --seconds never", "--seconds must be a number or None, got 'never'"),
+    ("resume {other} --steps 5", "is of another model: "),
+    ("resume {damaged} --steps 5", "model.safetensors is damaged"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that is finished after one step."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def places(tmp_path, trained):
+    """The folders and files that the tables name."""
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("short")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("mine")
+    made = {"tmp": tmp_path}
+    for name in ("run", "other", "damaged", "hollow", "garbled"):
+        made[name] = tmp_path / f"{name} folder"
+        _copy(trained, made[name])
+    settings = json.loads((made["other"] / "config.json").read_text())
+    settings["model"]["hidden_size"] = 8
+    (made["other"] / "config.json").write_text(json.dumps(settings))
+    for weights in (made["damaged"] / "checkpoints").glob("*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:100])
+    for manifest in (made["hollow"] / "checkpoints").glob("*/manifest.json"):
+        manifest.unlink()
+    (made["garbled"] / "config.json").write_text("{")
+    return made
+
+
+def _copy(source, target):
+    for path in source.rglob("*"):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def assert_refused(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    capsys.readouterr()
+    code = main(words)
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("zorn: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert message in err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_TRAINING, ids=[words for words, _ in BAD_TRAINING])
+def test_bad_training(words, message, places, tmp_path, capsys, monkeypatch):
+    words = [word.format(**places) for word in words.split()]
+    out = [] if "--out" in words else ["--out", str(tmp_path / "new" / "run")]
+    assert_refused(["train", *TINY, *out, *words], message, tmp_path, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_COMMANDS, ids=[words for words, _ in BAD_COMMANDS])
+def test_bad_commands(words, message, places, tmp_path, capsys, monkeypatch):
+    words = [word.format(**places) for word in words.split()]
+    assert_refused(words, message, tmp_path, capsys, monkeypatch)

@@ -1,0 +1,66 @@
+"""From flags to settings."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from zorn.cli import main
+from zorn.cli.train import settings
+from zorn.training import PRESETS, BudgetConfig
+
+FLAGS = Path(__file__).with_name("flags.txt")
+
+
+def test_without_flags_it_is_the_main_job_in_a_folder_of_its_own():
+    config, overwrite = settings([])
+    assert not overwrite
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}", config.run.out.name)
+    assert config.run.out.parent == Path("runs")
+    run = dataclasses.replace(config.run, out=PRESETS["quickstart"].run.out)
+    assert dataclasses.replace(config, run=run) == PRESETS["quickstart"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_taken_as_it_is(name):
+    assert settings(["--preset", name]) == (PRESETS[name], False)
+    assert settings([f"--preset={name}", "--overwrite"]) == (PRESETS[name], True)
+
+
+def test_flags_change_a_preset_in_any_order():
+    words = "--hidden-size 32 --tie-epsilon --preset copy --structure dense --group-size 0 --out a/b"
+    config, _ = settings([*words.split(), "--overfit"])
+    preset = PRESETS["copy"]
+    assert config == dataclasses.replace(
+        preset,
+        task=dataclasses.replace(preset.task, overfit=True),
+        model=dataclasses.replace(preset.model, hidden_size=32),
+        estimator=dataclasses.replace(preset.estimator, structure="dense", group_size=0),
+        optimizer=dataclasses.replace(preset.optimizer, tie_epsilon=True),
+        run=dataclasses.replace(preset.run, out=Path("a/b")),
+    )
+
+
+def test_a_budget_replaces_the_presets():
+    assert settings(["--steps", "7"])[0].budget == BudgetConfig(steps=7)
+    assert settings(["--seconds=7"])[0].budget == BudgetConfig(seconds=7.0)
+
+
+def test_underscores_and_negations_are_understood():
+    config, _ = settings(["--hidden_size", "32", "--tie_embedding", "--no-overfit", "--clip-norm", "0.5"])
+    assert config.model.hidden_size == 32
+    assert config.model.tie_embedding
+    assert config.optimizer.clip_norm == 0.5
+
+
+def test_the_flags_are_those_on_the_list(capsys):
+    """A flag is a promise: a new, renamed or dropped one is changed in flags.txt on purpose."""
+    found = []
+    for command in ("train", "evaluate", "generate", "resume"):
+        assert main([command, "--help"]) == 0
+        help_text = capsys.readouterr().out
+        found += [
+            f"{command} {name}" for name in re.findall(r"^[│ ] (--[a-z][a-z-]*)", help_text, re.MULTILINE)
+        ]
+    assert found == FLAGS.read_text().splitlines()

@@ -1,0 +1,101 @@
+"""Members whose losses are not finite: dropped and counted, or too many."""
+
+import pytest
+import torch
+from small_language import STRUCTURES, assert_close, assert_same, folded, gradients, language_batch, language_model, weights
+
+from zorn.errors import NonFiniteLossError
+from zorn.estimators import BPTT, CDRGE, FDRGE
+from zorn.perturbations import FusedSGD
+
+POPULATION = 8
+LOSSES = torch.arange(16.0, dtype=torch.float64).view(2, 8).square()
+
+
+def asked(kind, structure="rank one", **options):
+    model = language_model()
+    estimator = kind(population=POPULATION, epsilon=0.1, perturbation=STRUCTURES[structure], **options)
+    return estimator, model, estimator.ask(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("kind", [CDRGE, FDRGE])
+def test_a_member_is_dropped_and_the_average_is_over_the_rest(kind, structure, sign, value):
+    estimator, model, population = asked(kind, structure)
+    clean = estimator.tell(model, population, LOSSES).coefficients
+    losses = LOSSES.clone()
+    losses[sign, 2] = value
+    found = estimator.tell(model, population, losses)
+    rest = clean.clone()
+    rest[2] = 0
+    assert found.dropped == 1
+    assert torch.equal(found.coefficients, rest)
+    kept = torch.arange(8) != 2
+    assert found.loss == float(LOSSES[:, kept].mean() if kind is CDRGE else LOSSES[1, kept].mean())
+    assert_close(gradients(model), folded(population, model, rest / 7), rtol=1e-12, atol=1e-12)
+
+
+def test_shaping_sees_only_those_that_are_kept():
+    seen = []
+    estimator, model, population = asked(CDRGE, shaping=lambda c: seen.append(len(c)) or c)
+    losses = LOSSES.clone()
+    losses[0, :3] = torch.nan
+    estimator.tell(model, population, losses)
+    assert seen == [5]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("share", "bad", "raises"), [(0.0, 1, True), (0.25, 2, False), (0.25, 3, True), (1.0, 7, False), (1.0, 8, True)])
+def test_more_than_the_allowed_share_raises_and_changes_nothing(share, bad, raises, fused):
+    estimator, model, population = asked(CDRGE, maximum_nonfinite_share=share)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    before, before_gradients = weights(model), gradients(model)
+    losses = LOSSES.clone()
+    losses[1, :bad] = torch.nan
+    update = FusedSGD(learning_rate=0.1) if fused else None
+    if not raises:
+        assert estimator.tell(model, population, losses, update).dropped == bad
+        return
+    with pytest.raises(NonFiniteLossError, match=f"step 0: the losses of {bad} of 8 members were not finite"):
+        estimator.tell(model, population, losses, update)
+    assert_same(weights(model), before)
+    assert_same(gradients(model), before_gradients)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_diverged_row_is_dropped_through_the_whole_estimate(structure):
+    """Only the member whose rows diverged; the others are as without it."""
+    model, batch = language_model(), language_batch()
+
+    def estimate(objective):
+        estimator = CDRGE(population=4, epsilon=0.1, group_size=1, micro_batch=2, perturbation=STRUCTURES[structure])
+        return estimator.estimate(model, batch, objective)
+
+    def diverging(outputs, targets):
+        """Row 1 of the batch, known by its targets, scores NaN."""
+        losses = outputs.square().mean((1, 2))
+        return torch.where((targets == batch.targets[1]).all(1), torch.nan, losses)
+
+    clean = estimate(lambda outputs, targets: outputs.square().mean((1, 2)))
+    found = estimate(diverging)
+    assert found.dropped == 1
+    kept = torch.tensor([True, False, True, True])
+    assert torch.equal(found.coefficients, clean.coefficients * kept)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bptt_raises_with_the_weights_unchanged_and_no_gradient(fused):
+    model = language_model()
+    before = weights(model)
+    with pytest.raises(NonFiniteLossError, match="step 0: the loss is nan"):
+        BPTT().estimate(
+            model,
+            language_batch(),
+            lambda outputs, targets: outputs.mean((1, 2)) * torch.nan,
+            FusedSGD(learning_rate=0.1) if fused else None,
+        )
+    assert_same(weights(model), before)
+    assert not gradients(model)

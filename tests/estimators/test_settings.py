@@ -1,0 +1,125 @@
+"""A setting outside its range is refused before any work, by a message that names it."""
+
+import pytest
+import torch
+from small_language import language_batch, language_model
+
+from zorn.errors import ConfigError, UncoveredParameterError
+from zorn.estimators import BPTT, CDRGE, FDRGE
+from zorn.perturbations import Dense, FusedSGD, RankOne
+from zorn.tasks import TokenCrossEntropy
+
+SETTINGS = [
+    ("population", 0),
+    ("population", -4),
+    ("epsilon", 0.0),
+    ("epsilon", -0.1),
+    ("epsilon", float("nan")),
+    ("epsilon", float("inf")),
+    ("seed", -1),
+    ("seed", 2**64),
+    ("group_size", 0),
+    ("micro_batch", 0),
+    ("micro_batch", -1),
+    ("time_chunk", 0),
+    ("maximum_nonfinite_share", -0.1),
+    ("maximum_nonfinite_share", 1.5),
+    ("maximum_nonfinite_share", float("nan")),
+]
+
+
+@pytest.mark.parametrize("kind", [CDRGE, FDRGE])
+@pytest.mark.parametrize(("name", "value"), SETTINGS)
+def test_a_setting_outside_its_range(kind, name, value):
+    with pytest.raises(ConfigError, match=f"^{name}: got {value}, expected"):
+        kind(**{"population": 4, "epsilon": 0.1, name: value})
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 0}, {"seed": 2**64 - 1}, {"maximum_nonfinite_share": 0.0}, {"maximum_nonfinite_share": 1.0}]
+)
+def test_the_ends_of_the_ranges_are_allowed(options):
+    estimator = CDRGE(population=1, epsilon=1e-30, micro_batch=1, time_chunk=1, group_size=1, **options)
+    assert estimator.population == 1
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_epsilon_is_checked_when_a_schedule_sets_it(value):
+    estimator = CDRGE(population=4, epsilon=0.1)
+    with pytest.raises(ConfigError, match="epsilon"):
+        estimator.epsilon = value
+    assert estimator.epsilon == 0.1
+
+
+@pytest.mark.parametrize(
+    ("population", "group", "message"),
+    [
+        (4, 3, "group_size: got 3 for a batch of 4 sequences, expected a divisor"),
+        (4, 8, "group_size: got 8 for a batch of 4 sequences"),
+        (6, 1, "population: got 6 members .* multiple of 4"),
+        (3, 2, "population: got 3 members .* multiple of 2"),
+    ],
+)
+@pytest.mark.parametrize("perturbation", [RankOne(), Dense()])
+def test_members_that_do_not_cover_the_batch_evenly(population, group, message, perturbation):
+    model, calls = language_model(), []
+    model.register_forward_hook(lambda *arguments: calls.append(1))
+    estimator = CDRGE(population=population, epsilon=0.1, group_size=group, perturbation=perturbation)
+    with pytest.raises(ConfigError, match=message):
+        estimator.estimate(model, language_batch(), TokenCrossEntropy())
+    assert not calls
+
+
+@pytest.mark.parametrize("rank", [0, -1, 65])
+def test_a_rank_outside_its_range(rank):
+    with pytest.raises(ConfigError, match=f"rank: got {rank}, expected 1 to 64"):
+        RankOne(rank=rank)
+
+
+@pytest.mark.parametrize("structure", [RankOne(), Dense()])
+def test_an_unknown_noise(structure):
+    object.__setattr__(structure, "noise", "uniform")  # past the type checks of the tests, which users do not run
+    with pytest.raises(ConfigError, match=r"noise: got 'uniform', expected 'rademacher' or 'gaussian'"):
+        structure.__post_init__()
+
+
+@pytest.mark.parametrize("value", [0, -2])
+def test_the_micro_batch_of_bptt(value):
+    with pytest.raises(ConfigError, match=f"micro_batch: got {value}, expected 1 or more"):
+        BPTT(micro_batch=value)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, float("nan"), float("inf")])
+def test_the_rate_of_the_fused_update(rate):
+    with pytest.raises(ConfigError, match="learning_rate: got"):
+        FusedSGD(learning_rate=rate)
+
+
+@pytest.mark.parametrize(("rate", "decay"), [(0.1, -1.0), (0.1, 10.0), (0.1, float("nan")), (2.0, 0.5)])
+def test_the_decay_of_the_fused_update(rate, decay):
+    with pytest.raises(ConfigError, match="weight_decay: got"):
+        FusedSGD(learning_rate=rate, weight_decay=decay)
+
+
+@pytest.mark.parametrize("estimator", [CDRGE(population=4, epsilon=0.1), BPTT()])
+def test_a_model_without_anything_to_train(estimator):
+    model = language_model().requires_grad_(False)
+    with pytest.raises(UncoveredParameterError, match="no parameter that requires a gradient"):
+        estimator.estimate(model, language_batch(), TokenCrossEntropy())
+
+
+@pytest.mark.parametrize("estimator", [CDRGE(population=4, epsilon=0.1), BPTT()])
+def test_a_batch_in_which_nothing_counts(estimator):
+    batch = language_batch()
+    batch.targets.fill_(-100)
+    with pytest.raises(ValueError, match="no token"):
+        estimator.estimate(language_model(), batch, TokenCrossEntropy())
+
+
+def test_rank_64_fits_the_streams():
+    model = language_model(torch.float32)
+    CDRGE(population=1, epsilon=0.1, perturbation=RankOne(rank=64)).estimate(
+        model, language_batch(), TokenCrossEntropy()
+    )
+    assert model.head.weight.grad is not None
+    assert model.head.weight.grad.isfinite().all()
