@@ -62,7 +62,9 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerance) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            tensor, expected[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def folded(population, model: nn.Module, coefficients: torch.Tensor) -> dict[str, torch.Tensor]:

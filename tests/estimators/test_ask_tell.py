@@ -77,7 +77,10 @@ def test_settings_changed_between_ask_and_tell_change_nothing(kind, structure):
 @each_structure
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [(CDRGE, [[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]]), (FDRGE, [[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]])],
+    [
+        (CDRGE, [[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]]),
+        (FDRGE, [[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]]),
+    ],
 )
 def test_tell_is_the_mean_of_coefficients_times_directions(kind, expected, structure):
     estimator, model, population = ask(kind, structure, epsilon=0.25)
@@ -90,7 +93,9 @@ def test_tell_is_the_mean_of_coefficients_times_directions(kind, expected, struc
     assert found.forward_passes == 12
     assert found.dropped == 0
     assert found.coefficient_norm == pytest.approx(float((coefficients.square().sum() / 4).sqrt()))
-    assert_close(gradients(model), folded(population, model, coefficients / POPULATION), rtol=1e-12, atol=1e-12)
+    assert_close(
+        gradients(model), folded(population, model, coefficients / POPULATION), rtol=1e-12, atol=1e-12
+    )
 
 
 @each_estimator
@@ -139,7 +144,9 @@ def test_sign_zero_is_the_model_itself():
     assert torch.equal(found, model(language_batch().inputs)[0])
 
 
-@pytest.mark.parametrize(("member", "sign", "message"), [(-1, 1, "member"), (4, 1, "0 to 3"), (0, 0, "sign: got 0")])
+@pytest.mark.parametrize(
+    ("member", "sign", "message"), [(-1, 1, "member"), (4, 1, "0 to 3"), (0, 0, "sign: got 0")]
+)
 def test_a_question_that_was_not_asked(member, sign, message):
     _, model, population = ask(CDRGE)
     with pytest.raises(ConfigError, match=message), population.perturbed(model, member, sign):

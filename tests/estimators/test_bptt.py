@@ -12,7 +12,9 @@ from zorn.tasks import TokenCrossEntropy
 
 
 @pytest.mark.parametrize("micro_batch", [None, 1, 2, 3, 4, 100])
-@pytest.mark.parametrize("options", [{}, {"cell": "gru", "num_heads": 2}, {"tie_embedding": True, "num_layers": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cell": "gru", "num_heads": 2}, {"tie_embedding": True, "num_layers": 2}]
+)
 def test_it_is_the_gradient_of_the_mean_over_tokens_for_any_micro_batch(micro_batch, options):
     """Rows differ in length, so the mean over tokens is not the mean over rows."""
     model, batch = language_model(**options), language_batch()
@@ -22,7 +24,9 @@ def test_it_is_the_gradient_of_the_mean_over_tokens_for_any_micro_batch(micro_ba
     expected = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
     found = BPTT(micro_batch=micro_batch).estimate(model, batch, TokenCrossEntropy())
     assert found.loss == pytest.approx(float(loss.detach()), rel=1e-12)
-    assert found.gradient_norm == pytest.approx(float(torch.cat([g.flatten() for g in expected.values()]).norm()))
+    assert found.gradient_norm == pytest.approx(
+        float(torch.cat([g.flatten() for g in expected.values()]).norm())
+    )
     assert_close(gradients(model), expected, rtol=1e-9, atol=1e-12)
     assert len(found.coefficients) == 0
     assert found.coefficient_norm == 0

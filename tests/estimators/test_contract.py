@@ -79,7 +79,9 @@ def snapshot(model):
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
         "values": {name: tensor.detach().clone() for name, tensor in tensors.items()},
-        "objects": {name: (id(tensor), tensor.data_ptr(), tensor.stride()) for name, tensor in tensors.items()},
+        "objects": {
+            name: (id(tensor), tensor.data_ptr(), tensor.stride()) for name, tensor in tensors.items()
+        },
         "attributes": {name: sorted(module.__dict__) for name, module in model.named_modules()},
         "training": {name: module.training for name, module in model.named_modules()},
     }
@@ -222,12 +224,15 @@ def whole(name, structure, group):
     micro_batch=st.integers(1, 2 * POPULATION * ROWS),
     time_chunk=st.none() | st.integers(1, TIME + 1),
 )
-def test_coefficients_do_not_depend_on_how_rows_and_time_are_split(name, structure, group, micro_batch, time_chunk):
+def test_coefficients_do_not_depend_on_how_rows_and_time_are_split(
+    name, structure, group, micro_batch, time_chunk
+):
     expected, expected_gradients = whole(name, structure, group)
     model = language_model()
     options = {"group_size": group, "micro_batch": micro_batch, "time_chunk": time_chunk}
     found = [
-        zero_order(name, structure, **options).estimate(model, language_batch(), TokenCrossEntropy()) for _ in range(2)
+        zero_order(name, structure, **options).estimate(model, language_batch(), TokenCrossEntropy())
+        for _ in range(2)
     ]
     torch.testing.assert_close(found[0].coefficients, expected.coefficients, rtol=1e-9, atol=1e-11)
     assert_close(gradients(model), expected_gradients, rtol=1e-9, atol=1e-11)
@@ -246,7 +251,9 @@ def test_members_visited_one_by_one_in_any_order_answer_the_same(name, structure
     together, _ = estimator.evaluate(model, population, batch, objective)
     size = group if group is not None else ROWS
     losses = torch.full_like(together, torch.nan)
-    questions = [(place, member) for place in range(len(population.signs)) for member in range(population.size)]
+    questions = [
+        (place, member) for place in range(len(population.signs)) for member in range(population.size)
+    ]
     for index in torch.randperm(len(questions), generator=torch.Generator().manual_seed(3)).tolist():
         place, member = questions[index]
         start = member % (ROWS // size) * size

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from small_language import STRUCTURES, assert_close, assert_same, folded, gradients, language_batch, language_model, weights
+from small_language import (
+    STRUCTURES,
+    assert_close,
+    assert_same,
+    folded,
+    gradients,
+    language_batch,
+    language_model,
+    weights,
+)
 
 from zorn.errors import NonFiniteLossError
 from zorn.estimators import BPTT, CDRGE, FDRGE
@@ -47,7 +56,10 @@ def test_shaping_sees_only_those_that_are_kept():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize(("share", "bad", "raises"), [(0.0, 1, True), (0.25, 2, False), (0.25, 3, True), (1.0, 7, False), (1.0, 8, True)])
+@pytest.mark.parametrize(
+    ("share", "bad", "raises"),
+    [(0.0, 1, True), (0.25, 2, False), (0.25, 3, True), (1.0, 7, False), (1.0, 8, True)],
+)
 def test_more_than_the_allowed_share_raises_and_changes_nothing(share, bad, raises, fused):
     estimator, model, population = asked(CDRGE, maximum_nonfinite_share=share)
     for parameter in model.parameters():
@@ -71,7 +83,9 @@ def test_a_diverged_row_is_dropped_through_the_whole_estimate(structure):
     model, batch = language_model(), language_batch()
 
     def estimate(objective):
-        estimator = CDRGE(population=4, epsilon=0.1, group_size=1, micro_batch=2, perturbation=STRUCTURES[structure])
+        estimator = CDRGE(
+            population=4, epsilon=0.1, group_size=1, micro_batch=2, perturbation=STRUCTURES[structure]
+        )
         return estimator.estimate(model, batch, objective)
 
     def diverging(outputs, targets):

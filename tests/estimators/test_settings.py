@@ -36,7 +36,8 @@ def test_a_setting_outside_its_range(kind, name, value):
 
 
 @pytest.mark.parametrize(
-    "options", [{"seed": 0}, {"seed": 2**64 - 1}, {"maximum_nonfinite_share": 0.0}, {"maximum_nonfinite_share": 1.0}]
+    "options",
+    [{"seed": 0}, {"seed": 2**64 - 1}, {"maximum_nonfinite_share": 0.0}, {"maximum_nonfinite_share": 1.0}],
 )
 def test_the_ends_of_the_ranges_are_allowed(options):
     estimator = CDRGE(population=1, epsilon=1e-30, micro_batch=1, time_chunk=1, group_size=1, **options)
@@ -78,7 +79,9 @@ def test_a_rank_outside_its_range(rank):
 
 @pytest.mark.parametrize("structure", [RankOne(), Dense()])
 def test_an_unknown_noise(structure):
-    object.__setattr__(structure, "noise", "uniform")  # past the type checks of the tests, which users do not run
+    object.__setattr__(
+        structure, "noise", "uniform"
+    )  # past the type checks of the tests, which users do not run
     with pytest.raises(ConfigError, match=r"noise: got 'uniform', expected 'rademacher' or 'gaussian'"):
         structure.__post_init__()
 

@@ -14,7 +14,7 @@ spread = coefficients.filter(lambda c: float(c.var(correction=0)) > 1e-6)
 
 
 def test_every_shaping_has_its_name():
-    assert SHAPINGS == {"none": none, "zscore": zscore, "sign": sign, "std": std}
+    assert {"none": none, "zscore": zscore, "sign": sign, "std": std} == SHAPINGS
 
 
 @given(coefficients)

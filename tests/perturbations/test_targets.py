@@ -65,7 +65,9 @@ def test_a_frozen_parameter_is_no_target_and_keeps_its_number(structure):
 @each_structure
 def test_nothing_to_train(structure):
     for model in (nn.ReLU(), nn.Linear(2, 2).requires_grad_(False)):
-        with pytest.raises(UncoveredParameterError, match=r"(ReLU|Linear) has no parameter that requires a gradient"):
+        with pytest.raises(
+            UncoveredParameterError, match=r"(ReLU|Linear) has no parameter that requires a gradient"
+        ):
             structure.bind(model)
 
 

@@ -16,7 +16,9 @@ HESSIAN = X.t() @ X / len(X)
 GRADIENT = HESSIAN @ WEIGHT[0]
 
 STRUCTURES = [RankOne(), RankOne(noise="gaussian"), Dense(), Dense(noise="gaussian")]
-each_structure = pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: f"{type(s).__name__} {s.noise}")
+each_structure = pytest.mark.parametrize(
+    "structure", STRUCTURES, ids=lambda s: f"{type(s).__name__} {s.noise}"
+)
 
 
 def half_square(outputs, targets):

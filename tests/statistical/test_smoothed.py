@@ -39,8 +39,8 @@ THIRD_MOMENTS = {
     "rank-one gaussian": 9 * SQUARE[:, None] * X,
 }
 STRUCTURES = {
-    "dense gaussian": (Dense(noise="gaussian"), 20),
-    "dense signs": (Dense(), 20),
+    "dense gaussian": (Dense(noise="gaussian"), 12),
+    "dense signs": (Dense(), 12),
     "rank-one signs": (RankOne(), 1000),
     "rank-one gaussian": (RankOne(noise="gaussian"), 1000),
 }
@@ -50,9 +50,14 @@ def sampled(structure, objective, group):
     perturbation, population = STRUCTURES[structure]
     model, batch = line()
     estimator = CDRGE(
-        population=population, epsilon=EPSILON, perturbation=perturbation, group_size=group, seed=1, micro_batch=4096
+        population=population,
+        epsilon=EPSILON,
+        perturbation=perturbation,
+        group_size=group,
+        seed=1,
+        micro_batch=4096,
     )
-    return estimates(estimator, model, batch, objective, 40)
+    return estimates(estimator, model, batch, objective, 30)
 
 
 def quartic(outputs, targets):
@@ -68,7 +73,8 @@ def quadratic(outputs, targets):
 
 
 @pytest.mark.parametrize(
-    ("structure", "group"), [*((name, None) for name in STRUCTURES), ("rank-one signs", 1), ("rank-one gaussian", 1)]
+    ("structure", "group"),
+    [*((name, None) for name in STRUCTURES), ("rank-one signs", 1), ("rank-one gaussian", 1)],
 )
 def test_of_a_quartic(structure, group):
     found = sampled(structure, quartic, group)

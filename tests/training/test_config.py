@@ -30,7 +30,7 @@ GROUPS = [TaskConfig, ModelConfig, EstimatorConfig, OptimizerConfig, BudgetConfi
 BAD = [
     (TaskConfig, {"task": "chess"}, "task must be one of text, copy, got chess"),
     (TaskConfig, {"source": ""}, "source must be a name or a path, got an empty text"),
-    (TaskConfig, {"tokenizer": "words"}, "tokenizer must be one of bytes, bpe"),
+    (TaskConfig, {"tokenizer": "words"}, "tokenizer must be one of bytes, alphabet, bpe"),
     (
         TaskConfig,
         {"tokenizer": "bpe", "vocabulary_size": 256},

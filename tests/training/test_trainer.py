@@ -392,9 +392,10 @@ def test_a_folder_that_is_taken_stays_as_it_is(tmp_path):
     assert [line["step"] for line in without_clock(tmp_path) if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_learned_tokenizer_and_the_place_of_the_text_are_kept(tmp_path, text_file, monkeypatch):
+@pytest.mark.parametrize("tokenizer", ["alphabet", "bpe"])
+def test_a_tokenizer_and_the_place_of_the_text_are_kept(tmp_path, text_file, tokenizer, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = {"task": "text", "source": "text.txt", "tokenizer": "bpe", "vocabulary_size": 270}
+    task = {"task": "text", "source": "text.txt", "tokenizer": tokenizer, "vocabulary_size": 270}
     task |= {"batch": 4, "length": 8}
     run = trainer(settings(tmp_path / "run", task=task))
     run.run()

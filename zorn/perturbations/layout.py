@@ -36,6 +36,6 @@ class Layout:
 
     @property
     def has_column_factor(self) -> bool:
-        """Whether the noise has a factor b: all but vectors with a row factor of their own, whose noise is a
-        itself."""
+        """Whether a factor b is drawn: for all but one column with a row factor of its own, whose noise is a
+        itself (b is 1)."""
         return self.columns > 1 or self.row_source is not None

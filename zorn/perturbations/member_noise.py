@@ -23,8 +23,8 @@ class Factors:
     Args:
         layout: of the parameter.
         rows: a_i, each [members, blocks, rows].
-        columns: b_i, each [members, blocks, columns]; empty for a vector with a row factor of its own, whose
-            noise is Σ a_i / √rank.
+        columns: b_i, each [members, blocks, columns]; ones for one column with a row factor of its own (a
+            vector, or the weight of a layer with one input), whose noise is Σ a_i / √rank.
     """
 
     layout: Layout

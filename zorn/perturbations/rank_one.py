@@ -136,7 +136,7 @@ class _BoundRankOne(BoundPerturbation):
         for a in rows:
             a[:, 0, list(layout.fixed_rows)] = 0
         if not layout.has_column_factor:
-            return Factors(layout, rows, [])
+            return Factors(layout, rows, [torch.ones_like(a[:, :, :1]) for a in rows])
         columns = [streams[_column_stream(target, i)] for i in ranks]
         return Factors(layout, rows, [b.view(members, layout.blocks, layout.columns) for b in columns])
 
@@ -157,7 +157,7 @@ class _BoundRankOne(BoundPerturbation):
     def _column_factor(
         self, target: StructuredTarget, draw: Draw, members: range, i: int, block: int
     ) -> Tensor:
-        """b_i of one block, [members, columns]; ones for a vector with a row factor of its own."""
+        """b_i of one block, [members, columns]; ones where it is one column that needs none."""
         layout, kind, parameter = target.layout, self._structure.noise, target.parameter
         if not layout.has_column_factor:
             return torch.ones(len(members), 1, dtype=parameter.dtype, device=parameter.device)

@@ -91,7 +91,9 @@ def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Sit
                 f"{target.name}: a layout of {layout.size} for {parameter.numel()} elements"
             )
             source = parameter if layout.row_source is None else getattr(module, layout.row_source)
-            found = StructuredTarget(target.name, target.number, parameter, layout, numbers[id(source)])
+            # a source that is no parameter (a parametrized weight) has no noise to share
+            row_number = numbers.get(id(source), target.number)
+            found = StructuredTarget(target.name, target.number, parameter, layout, row_number)
             earlier = structured.setdefault(id(parameter), found)
             if (earlier.layout, earlier.row_number) != (layout, found.row_number):
                 raise UncoveredParameterError(

@@ -29,8 +29,8 @@ class TaskConfig:
     """text: predict the next token of a text. copy: read symbols, then write them again."""
     source: str = "python-docs"
     """text: python-docs (the documentation that ships with Python), or the path of a text file."""
-    tokenizer: Literal["bytes", "bpe"] = "bytes"
-    """text: one token per byte, or byte pair encoding learned from the training split."""
+    tokenizer: Literal["bytes", "alphabet", "bpe"] = "bytes"
+    """text: bytes (256 tokens), alphabet (the bytes that occur, and an escape), or bpe (learned pairs)."""
     vocabulary_size: int = 512
     """text with bpe: number of tokens, at least 257."""
     batch: int = 256

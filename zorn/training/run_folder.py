@@ -26,7 +26,7 @@ class RunFolder:
 
     @property
     def tokenizer(self) -> Path:
-        """The learned tokenizer; only for BPE."""
+        """The tokenizer, where it was made from the text: alphabet and bpe."""
         return self.path / "tokenizer.json"
 
     @property

@@ -155,7 +155,7 @@ class Trainer:
             self.folder.write_config(self.config)
         else:
             self.folder.create(self.config, overwrite=self._overwrite)
-            if isinstance(self.task, TextTask) and self.config.task.tokenizer == "bpe":
+            if isinstance(self.task, TextTask) and self.config.task.tokenizer != "bytes":
                 self.folder.tokenizer.write_text(self.task.tokenizer.to_json(), encoding="utf-8")
 
     def _train_step(self, share: float, log: MetricsLog, display: ProgressDisplay) -> None:
