@@ -123,7 +123,7 @@ def test_another_process_answers_the_same():
 
 @each_structure
 def test_a_member_that_is_visited_computes_with_moved_weights(structure):
-    estimator, model, population = ask(CDRGE, structure, epsilon=0.3)
+    _, model, population = ask(CDRGE, structure, epsilon=0.3)
     batch = language_batch()
     one = torch.zeros(POPULATION, dtype=torch.float64)
     one[2] = 1

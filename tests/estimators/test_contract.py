@@ -49,7 +49,7 @@ EVERYONE = [pytest.param(BPTT, id="bptt")] + [
 each_estimator = pytest.mark.parametrize("make", EVERYONE)
 
 
-# ------------------------------------------------------------------------------------------------ completeness
+# ---------------------------------------------------------------------------------------- completeness
 
 
 def concrete_subclasses(base):
@@ -71,7 +71,7 @@ def test_the_table_is_complete():
         assert noises == set(get_args(NoiseKind)), kind
 
 
-# ------------------------------------------------------------------------------------------- nothing is changed
+# ---------------------------------------------------------------------------------- nothing is changed
 
 
 def snapshot(model):
@@ -169,7 +169,7 @@ def test_the_snapshot_sees_a_change():
         assert_unchanged(model, before)
 
 
-# -------------------------------------------------------------------------------------------------- repetition
+# ------------------------------------------------------------------------------------------ repetition
 
 
 @each_zero_order
@@ -205,7 +205,7 @@ def test_the_state_of_an_estimator_resumes_it(name, structure):
     assert torch.equal(found.coefficients, expected.coefficients)
 
 
-# -------------------------------------------------------------------------------------------- splits and order
+# ------------------------------------------------------------------------------------ splits and order
 
 
 @cache
@@ -270,7 +270,7 @@ def test_members_visited_one_by_one_in_any_order_answer_the_same(name, structure
     assert_close(found, gradients(model), rtol=1e-9, atol=1e-9)
 
 
-# ------------------------------------------------------------------------------------- nothing is differentiated
+# --------------------------------------------------------------------------- nothing is differentiated
 
 
 class NoBackward(torch.autograd.Function):
@@ -302,7 +302,7 @@ def test_nothing_is_differentiated(name, structure):
 @pytest.mark.parametrize("fused", [False, True])
 @each_zero_order
 def test_no_inference_tensor_is_left_behind(name, structure, fused):
-    """Also when the caller's own loop runs in inference mode: a plain optimizer and autograd go on from there."""
+    """Also when the caller's own loop runs in inference mode: optimizers and autograd go on from there."""
     model, batch = language_model(torch.float32), language_batch()
     update = FusedSGD(learning_rate=0.1) if fused else None
     with torch.inference_mode():
@@ -314,7 +314,7 @@ def test_no_inference_tensor_is_left_behind(name, structure, fused):
     BPTT().estimate(model, batch, TokenCrossEntropy())
 
 
-# ------------------------------------------------------------------------------------------------- what it is for
+# -------------------------------------------------------------------------------------- what it is for
 
 
 def squared_error(outputs, targets):
@@ -331,15 +331,17 @@ def test_it_converges_on_a_quadratic(make, optimizer):
     inputs = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
     batch = Batch(inputs, inputs.sum(1, keepdim=True) + 1)
     estimator, descent = make(), optimizer(model.parameters(), lr=0.2)
+    cooling = torch.optim.lr_scheduler.LinearLR(descent, 1.0, 0.1, total_iters=50)
     losses = []
     for _ in range(50):
         losses.append(estimator.estimate(model, batch, squared_error).loss)
         descent.step()
+        cooling.step()
     with torch.no_grad():
         assert squared_error(model(inputs), batch.targets).mean() < 0.01 * losses[0]
 
 
-# --------------------------------------------------------------------------------------------- where it is written
+# --------------------------------------------------------------------------------- where it is written
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -380,7 +382,7 @@ def test_the_fused_update_is_sgd_without_a_gradient(make, decay):
     assert not torch.equal(fused.head.weight, language_model().head.weight)
 
 
-# -------------------------------------------------------------------------------------------------- what it costs
+# --------------------------------------------------------------------------------------- what it costs
 
 
 @pytest.mark.parametrize("group", GROUPS)

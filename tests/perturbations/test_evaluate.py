@@ -86,7 +86,7 @@ def test_a_part_of_each_group(group, blocks, start, length):
     assert torch.equal(work.sequences_of(range(blocks), part, sequences), whole[:, part].flatten())
 
 
-# ------------------------------------------------------------------------------------------------------- losses
+# ---------------------------------------------------------------------------------------------- losses
 
 
 class Pass(nn.Module):
@@ -113,7 +113,7 @@ def first(outputs, targets):
     ("structure", "signs"), [(RankOne(), (1, -1)), (RankOne(), (1, 0)), (Dense(), (0, -1)), (Dense(), (1,))]
 )
 def test_losses_come_back_in_the_order_of_signs_and_members(structure, signs, group, micro_batch):
-    """The model is y = w x with w = 1 ± ε z, so the loss of a member is the mean of its sequences times that."""
+    """The model is y = w x with w = 1 ± ε z: the loss of a member is that times the mean of its sequences."""
     model = Pass().double()
     sequences, population = 6, 6
     x = torch.tensor([[1.0], [2], [4], [8], [16], [32]], dtype=torch.float64)

@@ -112,7 +112,7 @@ def test_a_parameter_that_is_not_contiguous_gets_its_gradient_in_the_order_of_it
     assert parameter.grad.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-# ------------------------------------------------------------------------------------------------ the fused update
+# ------------------------------------------------------------------------------------ the fused update
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -167,7 +167,7 @@ def test_what_cannot_be_updated_in_place_is_named(parameter, message):
         FusedSGD(learning_rate=0.1).check([Target("layer.weight", 0, parameter)])
 
 
-# -------------------------------------------------------------------------------------------- stochastic rounding
+# --------------------------------------------------------------------------------- stochastic rounding
 
 COUNT = 20_000
 LARGEST = float(torch.finfo(torch.bfloat16).max)

@@ -1,5 +1,5 @@
-"""Modules that zorn has never seen: they work unmodified where rules cover their layers, and say what is missing where
-not."""
+"""Modules that zorn has never seen: they work unmodified where rules cover their layers; elsewhere the error
+says what is missing."""
 
 import math
 
@@ -204,7 +204,7 @@ def test_estimates_correlate_with_autograd_as_theory_says(name, structure, popul
         assert sample.mean() > 5 * error
 
 
-# ------------------------------------------------------------------------------------------- what is not covered
+# --------------------------------------------------------------------------------- what is not covered
 
 
 class SelfAttention(nn.Module):
@@ -289,7 +289,7 @@ def test_a_module_that_is_called_without_rows_in_front_is_named(model, site, sha
     assert dense.estimate(model, vectors(), mean_square).coefficients.abs().sum() > 0
 
 
-# ------------------------------------------------------------------------------------------------ a rule of one's own
+# --------------------------------------------------------------------------------- a rule of one's own
 
 
 class Scale(nn.Module):
@@ -348,6 +348,15 @@ def test_a_subclass_that_overrides_forward_needs_a_rule_of_its_own():
     assert find_rule(OtherScale(3)) is None
     with pytest.raises(UncoveredParameterError, match=r"0\.gain \(in OtherScale\)"):
         RankOne().bind(nn.Sequential(OtherScale(3)))
+
+
+def test_an_instance_that_overrides_forward_is_uncovered():
+    """Its own forward would silently be left out."""
+    layer = nn.Linear(3, 3)
+    layer.forward = lambda x: F.linear(x, layer.weight, layer.bias).square()
+    with pytest.raises(UncoveredParameterError, match=r"weight \(in Linear\)"):
+        RankOne().bind(layer)
+    Dense().bind(layer)
 
 
 @pytest.mark.usefixtures("_registered")

@@ -133,7 +133,7 @@ def test_a_bias_tied_between_layers_of_different_weights():
 
 
 def test_a_bias_beside_a_weight_that_is_no_parameter():
-    """A parametrized weight is computed, so that the bias has no row factor to borrow and takes one of its own."""
+    """A parametrized weight is computed: the bias has no row factor to borrow and takes one of its own."""
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
     with pytest.raises(UncoveredParameterError, match=r"parametrizations\.weight\.original0"):
         RankOne().bind(layer)

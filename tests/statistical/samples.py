@@ -44,8 +44,8 @@ def assert_mean_is_not(samples: Tensor, wrong: float) -> None:
 def assert_mean_vector(samples: Tensor, expected: Tensor) -> None:
     """The mean of [K, d] samples is `expected`: along it, in every component, and in all of them together.
 
-    The squared deviations are those of Student's t with K − 1 degrees of freedom, ν/(ν − 2) each in the mean, with the
-    variance that its fourth moment gives; components are uncorrelated up to the share of one direction in d.
+    The squared deviations are those of Student's t with ν = K − 1 degrees of freedom, ν/(ν − 2) each in the
+    mean, with the variance that its fourth moment gives; components are uncorrelated but for one direction.
     """
     along = samples @ expected / expected.square().sum()
     assert_mean(along, 1.0)

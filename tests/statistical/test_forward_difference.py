@@ -1,5 +1,5 @@
-"""Forward differences on a quadratic L = ½ (θ − θ*)ᵀ H (θ − θ*): c = g·z + (ε/2) zᵀ H z, so an error of O(ε) in each
-coefficient, none in the mean (odd moments of z are zero), and none at all for central differences."""
+"""Forward differences on a quadratic L = ½ (θ − θ*)ᵀ H (θ − θ*): c = g·z + (ε/2) zᵀ H z, so an error of O(ε)
+in each coefficient, none in the mean (odd moments of z are zero), and none at all for central differences."""
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
-"""The gradient of the smoothed loss in closed form, at an ε so large that it is far from that of the loss itself.
+"""The gradient of the smoothed loss in closed form, at an ε so large that it is far from that of the loss.
 
 The model is u = θ·x, the loss (1/B) Σ_b f(u_b). With s = z·x the coefficient of one sequence is the odd part
-(f(u + εs) − f(u − εs)) / 2ε, so for f = u⁴/4 it is u³ s + ε² u s³, and E[s z] = x for every structure. What differs is
-E[s³ z_i], for d inputs and one output:
+(f(u + εs) − f(u − εs)) / 2ε, so for f = u⁴/4 it is u³ s + ε² u s³, and E[s z] = x for every structure. What
+differs is E[s³ z_i], for d inputs and one output:
 
     dense Gaussian        3 |x|² x_i                (so the estimate is that of ∇L_ε exactly)
     signs                 (3 |x|² − 2 x_i²) x_i     (a rank-one sign matrix of one row is a dense one)

@@ -54,7 +54,7 @@ def test_the_mean_is_the_gradient(case):
 
 
 def test_a_wrong_gradient_is_found_out():
-    """The power of the test above: 10 % too long, the head's bias missing, the mean over rows instead of tokens."""
+    """The power of the test above: 10 % too long, the head's bias missing, the mean over rows, not tokens."""
     model, batch, expected = language()
     estimator = CDRGE(population=512, epsilon=1e-5, group_size=1, seed=11, micro_batch=4096)
     found = estimates(estimator, model, batch, TokenCrossEntropy(), 40)

@@ -90,8 +90,8 @@ def test_the_mean_square_of_the_coefficients_is_the_squared_norm_of_the_gradient
 
 @pytest.mark.parametrize("group", [1, 2, 3])
 def test_of_one_member_a_sequence_or_a_group(group):
-    """n members over B / g groups: the group's own gradient g_b in place of g, so that with one member a sequence the
-    relative variance is (d − 1) (1 + s) / n, s = σ²/|g|²."""
+    """n members over B / g groups: the group's own gradient g_b in place of g, so that with one member a
+    sequence the relative variance is (d − 1) (1 + s) / n, s = σ²/|g|²."""
     _, _, rows = linear_loss()
     mean = rows.mean(0)
     of_groups = rows.view(ROWS // group, group, *rows.shape[1:]).mean(1)

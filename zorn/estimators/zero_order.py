@@ -164,7 +164,7 @@ class ZeroOrderEstimator(ABC):
             side_by_side=population.perturbation.side_by_side,
         )
 
-    @torch.inference_mode(mode=False)  # a gradient made in a caller's inference mode could not be used outside it
+    @torch.inference_mode(mode=False)  # or a caller's inference mode would get into .grad
     @torch.no_grad()
     def tell(
         self,

@@ -74,8 +74,10 @@ def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
 
 
 def find_rule(module: nn.Module) -> Rule | None:
-    """The rule of the module's type, or of the nearest base class whose `forward` it has not overridden; None
-    without one."""
+    """The rule of the module's type, or of the nearest base class whose `forward` it has not overridden (in
+    its class or on the instance); None without one."""
+    if "forward" in module.__dict__:
+        return None
     for base in type(module).__mro__:
         rule = _RULES.get(base)
         if rule is not None:
