@@ -1,7 +1,7 @@
 """zorn: Zero-Order Recurrent Networks, trained with forward passes only.
 
-The public surface, by room: models and batches, perturbation structures and rules, estimators, tasks and objectives. The
-trainer is `zorn.training`, the command line `zorn`.
+The public surface, by room: models and batches, perturbation structures and rules, estimators, tasks and
+objectives. The trainer is `zorn.training`, the command line `zorn`.
 """
 
 from zorn.errors import (

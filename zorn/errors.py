@@ -1,4 +1,5 @@
-"""The errors that zorn raises for a user's mistake: all are `ValueError`s, and the command line turns them into one line."""
+"""The errors that zorn raises for a user's mistake: all are `ValueError`s, and the command line turns them
+into one line."""
 
 
 class ZornError(ValueError):

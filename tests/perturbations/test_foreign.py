@@ -265,12 +265,36 @@ class Flattened(TimeFirst):
 
 
 class SharedPositions(TimeFirst):
-    def __init__(self):
+    """Adds a vector for each position; the index of the positions has no rows in front."""
+
+    def __init__(self, index):
         super().__init__()
-        self.position = nn.Embedding(3, 4)
+        self.position, self.index = nn.Embedding(3, 4), index
 
     def forward(self, x):
-        return self.map(x + self.position(torch.arange(x.shape[1])))
+        return self.map(x + self.position(self.index(x)))
+
+
+@pytest.mark.parametrize(
+    "index", [lambda x: torch.arange(3), lambda x: torch.arange(3).unsqueeze(0)], ids=["[time]", "[1, time]"]
+)
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_positions_that_all_rows_share_are_perturbed_as_if_written_out(index, group):
+    found = []
+    for kind in (index, lambda x: torch.arange(3).expand(x.shape[:2])):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = SharedPositions(kind).double()
+        estimator = CDRGE(population=8, epsilon=0.1, group_size=group)
+        found.append(estimator.estimate(model, vectors(), mean_square).coefficients)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_time_in_front_is_found_out_also_where_it_is_as_long_as_the_rows_are_many():
+    """8 steps, and 4 members with their antithetic twins: the shapes alone cannot tell."""
+    batch = Batch(torch.randn(4, 8, 4), torch.zeros(4))
+    with pytest.raises(ConfigError, match=r"module 'map' was called with a tensor of shape \(8, 6, 4\)"):
+        CDRGE(population=4, epsilon=0.1, group_size=1).estimate(TimeFirst(), batch, mean_square)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +302,6 @@ class SharedPositions(TimeFirst):
     [
         (TimeFirst(), "map", r"\(3, 8, 4\)"),
         (Flattened(), "map", r"\(24, 4\)"),
-        (SharedPositions(), "position", r"\(3, 4\)"),
     ],
 )
 def test_a_module_that_is_called_without_rows_in_front_is_named(model, site, shape):

@@ -4,6 +4,7 @@ with.
 Rumelhart, Hinton and Williams (1986); Werbos (1990). Memory grows with the context: every activation is kept.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -70,6 +71,13 @@ class BPTT:
             *(part.split(self.micro_batch or sequences) for part in batch), strict=True
         ):
             rows = row_losses(model, Batch(inputs, wanted), objective, normaliser=normaliser)
+            if not rows.requires_grad:
+                raise ConfigError(
+                    "BPTT needs an objective that torch can differentiate, but the losses do not depend "
+                    "on the "
+                    "weights through autograd: use a differentiable objective, or CDRGE, which needs no "
+                    "derivative"
+                )
             loss = rows.sum() / sequences
             loss.backward()
             total += float(loss.detach())
@@ -80,10 +88,10 @@ class BPTT:
             )
         )
         step, self.step = self.step, self.step + 1
-        finite = torch.tensor([total, norm]).isfinite().all()
+        finite = math.isfinite(total) and math.isfinite(norm)
         if update is not None and finite:
             update.apply(_blocks(targets), Draw(seed=0, step=step, epsilon=1.0))
-        if update is not None or not finite:
+        if not finite:
             for target in targets:
                 target.parameter.grad = None
         if not finite:

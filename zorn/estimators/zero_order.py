@@ -37,7 +37,8 @@ class ZeroOrderEstimator(ABC):
         perturbation: the structure of the directions; `RankOne()` or `Dense()`.
         group_size: g, the sequences that each member is evaluated on: 1 (one member a sequence) up to None
             (the whole batch).
-            None suits `Dense`; with `RankOne`, 1 has the lowest variance for the same forward passes.
+            None suits `Dense`; with `RankOne`, 1 usually has the lowest variance for the same forward passes
+            (unless the gradients of the sequences all but cancel).
         seed: of the directions, 0 to 2**64 - 1.
         micro_batch: rows of one forward pass at most, both signs counted; bounds memory, changes nothing
             else.

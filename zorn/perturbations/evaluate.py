@@ -59,11 +59,16 @@ class Workload:
         blocks = torch.arange(members.start, members.stop) % (sequences // self.group)
         return (blocks.unsqueeze(1) * self.group + torch.arange(self.group)[part]).flatten()
 
-    def portions(self, signs: int, *, side_by_side: bool) -> Iterator[tuple[range, list[slice]]]:
+    def portions(
+        self, signs: int, *, side_by_side: bool, avoid: int = 0
+    ) -> Iterator[tuple[range, list[slice]]]:
         """The members that run together, and the parts that their groups are cut into, to stay within
-        `micro_batch` rows."""
+        `micro_batch` rows. Several members never make `avoid` rows, the length of the inputs: a module that
+        puts time first would then pass for one that puts rows first."""
         lanes = max(1, self.micro_batch // signs)
-        together = max(1, lanes // self.group) if side_by_side else 1
+        together = min(self.population, max(1, lanes // self.group)) if side_by_side else 1
+        if together > 1 and signs * together * self.group == avoid:
+            together -= 1
         length = min(self.group, lanes)
         parts = [slice(start, min(start + length, self.group)) for start in range(0, self.group, length)]
         for first in range(0, self.population, together):
@@ -109,7 +114,9 @@ def member_losses(
     with evaluation_mode(model):
         moved = tuple(sign for sign in signs if sign != 0)
         together = [moved] if side_by_side else [(sign,) for sign in moved]
-        for members, parts in work.portions(len(moved) if side_by_side else 1, side_by_side=side_by_side):
+        time = batch.inputs.shape[1] if batch.inputs.dim() > 1 else 0
+        copies = len(moved) if side_by_side else 1
+        for members, parts in work.portions(copies, side_by_side=side_by_side, avoid=time):
             for some in together:
                 places = torch.tensor([signs.index(sign) for sign in some])
                 for length, same in groupby(parts, key=lambda part: part.stop - part.start):

@@ -72,12 +72,13 @@ class FusedSGD:
             )
 
     def apply(self, blocks: Iterable[GradientBlock], draw: Draw) -> float:
-        """Update the weights from the blocks; returns the gradient's norm. `draw` seeds the rounding of
-        bfloat16 weights."""
+        """Update the weights from the blocks and clear their `.grad`; returns the gradient's norm. `draw`
+        seeds the rounding of bfloat16 weights."""
         total = 0.0
         for block in blocks:
             total += _squared_norm(block.values)
             parameter = block.target.parameter
+            parameter.grad = None
             weight = parameter.data.view(-1)[block.start : block.start + block.values.numel()]
             new = weight.to(block.values.dtype).mul_(1 - self.learning_rate * self.weight_decay)
             new.add_(block.values, alpha=-self.learning_rate)

@@ -63,55 +63,67 @@ class MemberNoise:
         self.visited = False
         self._group = group
         self._site = site
-        self._scales = {dtype: signs.to(dtype) * epsilon for dtype in (torch.float32, torch.float64)}
+        scale = signs.double() * epsilon / math.sqrt(self.rank)
+        self._scales = {dtype: scale.to(dtype) for dtype in (torch.float32, torch.float64)}
 
     @property
     def rank(self) -> int:
         """Rank-one terms in the noise of each matrix."""
-        return max((len(f.rows) for f in self.factors.values()), default=0)
+        return len(next(iter(self.factors.values())).rows)
 
-    def split(self, x: Tensor, axis: int = 0) -> Tensor:
-        """`x` with the rows of dimension `axis` viewed as (S, M, g): [.., S·M·g, ..] to [.., S, M, g, ..].
+    def rows_of(self, index: Tensor) -> Tensor:
+        """`index` with rows in front: an index without them, [time] or [1, time] as of positions, is every
+        row's.
+
+        One that has them is returned as it is, and so is any where all rows belong to one member and sign.
+        """
+        lanes = self.signs * self.members
+        if lanes == 1 or self._group is None or index.dim() == 0 or len(index) == lanes * self._group:
+            return index
+        shared = index.unsqueeze(0) if index.dim() == 1 else index
+        return shared.expand(lanes * self._group, *shared.shape[1:]) if len(shared) == 1 else index
+
+    def split(self, x: Tensor) -> Tensor:
+        """`x` with its rows viewed as (S, M, g): [S·M·g, ..] to [S, M, g, ..].
 
         Raises:
-            ConfigError: that dimension does not hold the rows.
+            ConfigError: the first dimension does not hold the rows.
         """
-        rows, pairs = x.shape[axis], self.signs * self.members
+        rows, pairs = len(x), self.signs * self.members
         if rows % pairs or (self._group is not None and rows != pairs * self._group and pairs > 1):
             expected = f"{pairs * self._group}" if self._group else f"a multiple of {pairs}"
             raise ConfigError(
                 f"module {self._site!r} was called with a tensor of shape {tuple(x.shape)}; members side "
-                "by side need the rows "
-                f"(expected {expected}: {self.signs} signs × {self.members} members × their sequences) "
-                f"along dimension {axis}. "
-                "Keep the batch in front in the model's forward, or use the Dense structure"
+                "by side "
+                f"need the rows in front (expected {expected}: {self.signs} signs × {self.members} members "
+                "× their "
+                "sequences). Keep the batch in front in the model's forward, or use the Dense structure"
             )
         self.visited = True
-        return x.unflatten(axis, (self.signs, self.members, rows // pairs))
+        return x.unflatten(0, (self.signs, self.members, rows // pairs))
 
     def signed(self, scores: Tensor, trailing: int) -> Tensor:
-        """Multiply `scores` [.., S, M, g, `trailing` more], in place, by each row's s ε / √rank."""
-        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        scale = self._scales[wide] / math.sqrt(self.rank)
-        return scores.mul_(scale.view(-1, *(1,) * (2 + trailing)))
+        """`scores` [.., S, M, g, `trailing` more] times each row's s ε / √rank, multiplied at least in
+        float32."""
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return (scores * self._scales[wide].view(-1, *(1,) * (2 + trailing))).to(scores.dtype)
 
-    def scores(self, x: Tensor, weight: str, axis: int = 0) -> list[Tensor]:
-        """b_i · x for each rank: x [.., rows, rest.., blocks·columns] to [.., S, M, g, rest.., blocks]; empty
-        if `weight` is frozen."""
+    def scores(self, x: Tensor, weight: str) -> list[Tensor]:
+        """b_i · x for each rank: x [rows, rest.., blocks·columns] to [S, M, g, rest.., blocks]; empty if
+        `weight` is frozen."""
         if weight not in self.factors:
             return []
-        factors = self.factors[weight]
-        layout = factors.layout
-        x = self.split(x, axis).unflatten(-1, (layout.blocks, layout.columns))
-        rest = x.dim() - axis - 5
-        return [(x * b.view(self.members, *(1,) * (1 + rest), *b.shape[1:])).sum(-1) for b in factors.columns]
+        layout, columns = self.factors[weight].layout, self.factors[weight].columns
+        x = self.split(x).unflatten(-1, (layout.blocks, layout.columns))
+        rest = x.dim() - 5
+        return [(x * b.view(self.members, *(1,) * (1 + rest), *b.shape[1:])).sum(-1) for b in columns]
 
-    def add_rows_(self, y: Tensor, scores: list[Tensor], source: list[Tensor], axis: int = 0) -> Tensor:
-        """Add s ε score_i a_i to `y` [.., rows, rest.., blocks·rows], in place; `source` holds the a_i."""
-        target = self.split(y, axis)
+    def add_rows_(self, y: Tensor, scores: list[Tensor], source: list[Tensor]) -> Tensor:
+        """Add s ε score_i a_i to `y` [rows, rest.., blocks·rows], in place; `source` holds the a_i."""
+        target = self.split(y)
         for score, a in zip(scores, source, strict=True):
             blocks, rows = a.shape[1:]
-            rest = target.dim() - axis - 4
+            rest = target.dim() - 4
             view = target.unflatten(-1, (blocks, rows))
             spread = a.view(self.members, *(1,) * (1 + rest), blocks, rows)
             view.addcmul_(self.signed(score, rest + 1).unsqueeze(-1), spread)
@@ -132,16 +144,16 @@ class MemberNoise:
         owner = self.factors[weight] if weight in self.factors else self.factors[bias or ""]
         return self.add_rows_(y, scores, owner.rows)
 
-    def add_bias_(self, scores: list[Tensor], y: Tensor, bias: str | None, axis: int = 0) -> list[Tensor]:
+    def add_bias_(self, scores: list[Tensor], y: Tensor, bias: str | None) -> list[Tensor]:
         """Add the bias's column sign b₀ to the scores; where the weight is frozen, b₀ alone is the score."""
         if bias is None or bias not in self.factors:
             return scores
         columns = self.factors[bias].columns
         blocks = self.factors[bias].layout.blocks
         if not scores:
-            shape = (*self.split(y, axis).shape[:-1], blocks)
+            shape = (*self.split(y).shape[:-1], blocks)
             scores = [torch.zeros(shape, dtype=y.dtype, device=y.device) for _ in columns]
-        rest = scores[0].dim() - axis - 4
+        rest = scores[0].dim() - 4
         for score, b in zip(scores, columns, strict=True):
             score.add_(b.view(self.members, *(1,) * (1 + rest), blocks))
         return scores
@@ -154,10 +166,9 @@ class MemberNoise:
         factors = self.factors[weight]
         target, index = self.split(y), self.split(index)
         rest = index.dim() - 3
-        starts = torch.arange(self.members, device=index.device) * factors.layout.rows
-        index = index + starts.view(self.members, *(1,) * (1 + rest))
+        owner = torch.arange(self.members, device=index.device).view(self.members, *(1,) * (1 + rest))
         for a, b in zip(factors.rows, factors.columns, strict=True):
-            score = a.flatten().index_select(0, index.flatten()).view(index.shape)
+            score = a[owner, 0, index]
             spread = b.view(self.members, *(1,) * (1 + rest), -1)
             target.addcmul_(self.signed(score, rest).unsqueeze(-1), spread)
         return y
@@ -169,7 +180,7 @@ class MemberNoise:
             return None
         total = torch.stack(self.factors[name].rows).sum(0).flatten(1)
         z = total.view(self.members, *(1,) * (dimensions - 1), -1)
-        return self.signed(z.expand(self.signs, *z.shape).clone(), z.dim() - 2)
+        return self.signed(z.unsqueeze(0), z.dim() - 2)
 
     def scale(self, x: Tensor, gain: Tensor | None, name: str) -> Tensor:
         """x · (gain + its perturbation), a new tensor. x: [rows, …, size]; `gain` [size], or None for a layer

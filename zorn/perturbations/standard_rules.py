@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,8 +60,8 @@ class RecurrentMapRule(Rule):
     """All gates of a recurrent cell, W x + R h + b, as one affine map of [x, h, 1]: W and b borrow the row
     factor of R.
 
-    The noise then costs a step one inner product of h and one pass over the gates, whatever the input: the
-    drive only carries the scores b·x + b₀ of a time chunk along.
+    The noise then costs a step two inner products and one pass over the gates, the one in which the plain
+    step copies its drive. The drive carries x along, so that b·x is taken while x_t is in the cache.
     """
 
     def layouts(self, module: RecurrentMap) -> dict[str, Layout]:
@@ -76,28 +77,26 @@ class RecurrentMapRule(Rule):
 
     def perturbed(self, module: RecurrentMap, noise: MemberNoise) -> Methods:
         """`drive` is time-major, x [time, rows, inputs]; `forward` is one step, h [rows, heads·d]."""
-        plain_drive, plain_forward = type(module).drive, type(module).forward
+        plain_drive = type(module).drive
         heads = module.weight_state.shape[0]
-        owner = next(iter(noise.factors.values()))
+        factors = noise.factors
+        owner = next(iter(factors.values()))
         row_factors = [a.view(noise.members, 1, heads, -1) for a in owner.rows]
 
         def drive(x: Tensor) -> tuple[Tensor, ...]:
-            (plain,) = plain_drive(module, x)
-            scores = noise.add_bias_(noise.scores(x, "weight_input", axis=1), plain, "bias", axis=1)
-            return (plain, *(score.flatten(1, 3) for score in scores))
+            return (*plain_drive(module, x), x)
 
         def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
-            gates = plain_forward(module, drive[:1], h)
-            view = noise.split(gates).unflatten(-1, (heads, -1))
-            scores = noise.scores(h, "weight_state")
-            carried = [score.view(*view.shape[:3], -1) for score in drive[1:]]
-            if scores and carried:
-                scores = [score.add_(more) for score, more in zip(scores, carried, strict=True)]
-            else:
-                scores = scores or [more.expand(*view.shape[:4]).clone() for more in carried]
-            for score, a in zip(scores, row_factors, strict=True):
-                view.addcmul_(noise.signed(score, 1).unsqueeze(-1), a)
-            return gates
+            plain, x = drive
+            lanes = noise.split(h).shape[:3]
+            terms = [noise.scores(x, "weight_input"), noise.scores(h, "weight_state")]
+            terms.append(factors["bias"].columns if "bias" in factors else [])
+            gates = plain.view(*lanes, heads, -1)
+            for i, a in enumerate(row_factors):
+                score = sum(term[i] for term in terms if term).expand(*lanes, heads)
+                # The first addition makes the fresh tensor that the plain step would copy the drive into.
+                gates = torch.addcmul(gates, noise.signed(score, 1).unsqueeze(-1), a)
+            return module.add_state_(gates.view(plain.shape), h)
 
         return {"drive": drive, "forward": forward}
 
@@ -117,9 +116,10 @@ class EmbeddingRule(Rule):
         return {"weight": Layout(rows=module.num_embeddings, columns=module.embedding_dim, fixed_rows=fixed)}
 
     def perturbed(self, module: nn.Embedding, noise: MemberNoise) -> Methods:
-        """Index [rows, …] to [rows, …, size]."""
+        """Index [rows, …] to [rows, …, size]; one that all rows share, [time] or [1, time], too."""
 
         def forward(index: Tensor) -> Tensor:
+            index = noise.rows_of(index)
             return noise.lookup_(F.embedding(index, module.weight), index, "weight")
 
         return {"forward": forward}

@@ -97,10 +97,13 @@ def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Sit
             earlier = structured.setdefault(id(parameter), found)
             if (earlier.layout, earlier.row_number) != (layout, found.row_number):
                 raise UncoveredParameterError(
-                    f"{target.name} is shared by modules whose rules lay out its noise differently "
-                    f"({earlier.layout} and, in {module_name}, {layout}): freeze it with "
-                    "requires_grad_(False), "
-                    "unshare it, or use the Dense structure"
+                    f"{target.name} is shared by modules whose rules lay out its noise differently: "
+                    f"{earlier.layout} "
+                    f"with the row factor of parameter {earlier.row_number} and, in {module_name}, "
+                    f"{layout} with that "
+                    f"of parameter {found.row_number}: freeze it with requires_grad_(False), unshare it, "
+                    "or use the "
+                    "Dense structure"
                 )
             site_targets[name] = earlier
         if rule is not None:

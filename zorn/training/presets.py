@@ -25,7 +25,9 @@ PRESETS: dict[PresetName, Config] = {
             optimizer="adam", learning_rate=0.02, schedule="cosine", schedule_floor=0.02
         ),
         budget=BudgetConfig(seconds=180.0),
-        run=RunConfig(out=Path("runs/quickstart"), threads=1),  # its products are small: two threads gain nothing
+        run=RunConfig(
+            out=Path("runs/quickstart"), threads=1
+        ),  # its products are small: two threads gain nothing
     ),
     "copy": Config(
         task=TaskConfig(task="copy", batch=64, minimum_length=1, maximum_length=3),
