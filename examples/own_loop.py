@@ -1,7 +1,7 @@
 """Your model, your loop: zorn fills `.grad` from forward passes, any torch optimizer does the rest.
 
-A small network with a hard decision inside (a step function, whose derivative is zero everywhere) learns the parity of three bits;
-backpropagation could not train its first layer. Run it: python examples/own_loop.py
+A small network with a hard decision inside (a step function, whose derivative is zero everywhere) learns the
+parity of three bits; backpropagation could not train its first layer. Run it: python examples/own_loop.py
 """
 
 import argparse

@@ -124,18 +124,11 @@ class RecurrentMap(nn.Module):
     ) -> Float[Tensor, "rows gates_size"]:
         """Gates of one step, `drive_t[0]` + R h: always a fresh tensor, never a view of the drive."""
         (drive,) = drive_t
-        return self.add_state_(drive.clone(), h)
-
-    def add_state_(
-        self, gates: Float[Tensor, "rows gates_size"], h: Float[Tensor, "rows hidden_size"]
-    ) -> Float[Tensor, "rows gates_size"]:
-        """Add R h to `gates`, in place, and return them."""
         heads, _, size = self.weight_state.shape
         if heads == 1:
-            return gates.addmm_(h, self.weight_state[0].t())
+            return drive.clone().addmm_(h, self.weight_state[0].t())  # faster than addmm, which copies too
         recurrent = torch.bmm(h.unflatten(-1, (heads, size)).transpose(0, 1), self.weight_state.mT)
-        gates.unflatten(-1, (heads, -1)).add_(recurrent.transpose(0, 1))
-        return gates
+        return (drive.unflatten(-1, (heads, -1)) + recurrent.transpose(0, 1)).flatten(1)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(model)`."""

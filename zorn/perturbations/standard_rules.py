@@ -60,8 +60,8 @@ class RecurrentMapRule(Rule):
     """All gates of a recurrent cell, W x + R h + b, as one affine map of [x, h, 1]: W and b borrow the row
     factor of R.
 
-    The noise then costs a step two inner products and one pass over the gates, the one in which the plain
-    step copies its drive. The drive carries x along, so that b·x is taken while x_t is in the cache.
+    The noise then costs a step two inner products and one pass over the gates; the drive carries the scores
+    b·x + b₀ of its chunk along.
     """
 
     def layouts(self, module: RecurrentMap) -> dict[str, Layout]:
@@ -77,26 +77,27 @@ class RecurrentMapRule(Rule):
 
     def perturbed(self, module: RecurrentMap, noise: MemberNoise) -> Methods:
         """`drive` is time-major, x [time, rows, inputs]; `forward` is one step, h [rows, heads·d]."""
-        plain_drive = type(module).drive
+        plain_drive, plain_forward = type(module).drive, type(module).forward
         heads = module.weight_state.shape[0]
-        factors = noise.factors
-        owner = next(iter(factors.values()))
-        row_factors = [a.view(noise.members, 1, heads, -1) for a in owner.rows]
+        owner = next(iter(noise.factors.values()))  # all of the module's parameters have the same row factor
+        row_factors = [a.reshape(noise.members, 1, heads, -1) for a in owner.rows]
 
         def drive(x: Tensor) -> tuple[Tensor, ...]:
-            return (*plain_drive(module, x), x)
+            # Step by step: the product of a whole chunk with the signs would fall out of the cache.
+            steps = [noise.add_bias_(noise.scores(x_t, "weight_input"), x_t, "bias") for x_t in x]
+            scores = [torch.stack(ranks).flatten(1, 3) for ranks in zip(*steps, strict=True)]
+            return (*plain_drive(module, x), *scores)
 
         def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
-            plain, x = drive
-            lanes = noise.split(h).shape[:3]
-            terms = [noise.scores(x, "weight_input"), noise.scores(h, "weight_state")]
-            terms.append(factors["bias"].columns if "bias" in factors else [])
-            gates = plain.view(*lanes, heads, -1)
-            for i, a in enumerate(row_factors):
-                score = sum(term[i] for term in terms if term).expand(*lanes, heads)
-                # The first addition makes the fresh tensor that the plain step would copy the drive into.
-                gates = torch.addcmul(gates, noise.signed(score, 1).unsqueeze(-1), a)
-            return module.add_state_(gates.view(plain.shape), h)
+            plain, *carried = drive
+            gates = plain_forward(module, (plain,), h)
+            lanes = noise.split(gates).unflatten(-1, (heads, -1))
+            scores = noise.scores(h, "weight_state") or [h.new_zeros(lanes.shape[:-1]) for _ in row_factors]
+            for score, more in zip(scores, carried, strict=bool(carried)):
+                score.add_(more.view(*lanes.shape[:3], -1))
+            for score, a in zip(scores, row_factors, strict=True):
+                lanes.addcmul_(noise.signed(score, 1).unsqueeze(-1), a)
+            return gates
 
         return {"drive": drive, "forward": forward}
 
