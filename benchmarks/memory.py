@@ -8,6 +8,7 @@ torch, its warmed-up libraries): the stricter reading, since that constant would
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,13 @@ VOCABULARY = 256
 ROWS = 16  # of one forward pass: 8 members and their antithetic twins
 TIME_CHUNK = 50
 WAYS = {"inference": "tab:green", "step": "tab:blue", "bptt": "tab:red"}
+RETURN_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "16384",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""For glibc's malloc: what is freed goes back at once, so a peak is what lived together, not what the heap
+kept."""
 OBJECTIVE = zorn.TokenCrossEntropy()
 
 
@@ -66,7 +74,9 @@ def child(way: str, hidden: int, dtype: str, time: int) -> None:
 def peak(way: str, hidden: int, dtype: str, time: int) -> int:
     """Bytes, from a process of its own."""
     command = [sys.executable, __file__, "--child", way, str(hidden), dtype, str(time)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | RETURN_FREED_MEMORY
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout)
 
 
 def draw(axes: Axes, curves: dict[str, list[tuple[int, int]]], hidden: int) -> None:

@@ -51,6 +51,7 @@ BAD_TRAINING = [
     ("--threads 0", "threads must be at least 1"),
     ("--threads 100000", "threads must be at most"),
     ("--device abacus", "device abacus cannot be used here"),
+    ("--dtype bfloat16", "dtype must be float32 with adam"),
     ("--dtype float16", "--dtype must be one of float32, bfloat16"),
     ("--keep 0", "keep must be at least 1"),
     ("--preset speedstart", "--preset must be one of quickstart, copy, got 'speedstart'"),

@@ -190,3 +190,10 @@ def test_a_parameter_that_the_fused_update_cannot_change_is_refused_before_any_w
             FusedSGD(learning_rate=0.1),
         )
     assert not calls
+
+
+def test_a_population_of_another_estimator_is_refused():
+    model = torch.nn.Linear(3, 1)
+    population = CDRGE(population=4, epsilon=0.1).ask(model)
+    with pytest.raises(ConfigError, match=r"signs \(1, -1\), expected \(1, 0\)"):
+        FDRGE(population=4, epsilon=0.1).tell(model, population, torch.zeros(2, 4))

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.models import LanguageModel
+from zorn.estimators import CDRGE
+from zorn.models import Batch, LanguageModel
 from zorn.perturbations import Dense, Draw
 
 DRAW = Draw(seed=4, step=9, epsilon=0.25)
@@ -129,3 +130,13 @@ def test_a_block_inside_inference_mode_leaves_plain_tensors():
         model(torch.ones(1, 3))
     assert not model.weight.is_inference()
     model(torch.ones(1, 3)).sum().backward()
+
+
+def test_the_padding_row_of_an_embedding_is_never_trained():
+    embedding = nn.Embedding(5, 3, padding_idx=1)
+    batch = Batch(torch.tensor([[0, 1], [1, 4]]), torch.zeros(2))
+    estimator = CDRGE(population=8, epsilon=0.1, perturbation=Dense())
+    estimator.estimate(embedding, batch, lambda outputs, targets: outputs.square().sum((1, 2)))
+    assert embedding.weight.grad is not None
+    assert (embedding.weight.grad[1] == 0).all()
+    assert (embedding.weight.grad[0] != 0).all()

@@ -50,7 +50,7 @@ def test_portions_cover_every_row_once_within_the_micro_batch(
     group, population, micro_batch, signs, side_by_side
 ):
     work, seen = workload(population, group, micro_batch), Counter()
-    for members, parts in work.portions(signs, side_by_side=side_by_side):
+    for members, parts, _ in work.portions(signs, side_by_side=side_by_side):
         assert side_by_side or len(members) == 1
         for part in parts:
             rows = signs * len(members) * (part.stop - part.start)
@@ -64,7 +64,8 @@ def test_portions_cover_every_row_once_within_the_micro_batch(
 @given(group=st.integers(1, 20), population=st.integers(1, 20), signs=st.integers(1, 2))
 def test_all_rows_run_at_once_where_they_fit(group, population, signs):
     work = workload(population, group, micro_batch=signs * population * group)
-    assert list(work.portions(signs, side_by_side=True)) == [(range(population), [slice(0, group)])]
+    whole = (range(population), [slice(0, group)], True)
+    assert list(work.portions(signs, side_by_side=True)) == [whole]
 
 
 @given(sequences=st.integers(1, 30), group=st.integers(-1, 35), population=st.integers(1, 40))
@@ -161,3 +162,22 @@ def test_an_objective_that_is_not_per_row():
             workload(1, 2),
             side_by_side=True,
         )
+
+
+@given(
+    group=st.integers(1, 6),
+    population=st.integers(1, 20),
+    micro_batch=st.integers(1, 40),
+    signs=st.integers(1, 2),
+    avoid=st.frozensets(st.integers(1, 40), max_size=3),
+)
+def test_several_lanes_never_make_as_many_rows_as_another_dimension_has(
+    group, population, micro_batch, signs, avoid
+):
+    work = Workload(population=population, group=group, micro_batch=micro_batch, time_chunk=None)
+    seen = []
+    for members, parts, pairs in work.portions(signs, side_by_side=True, avoid=avoid):
+        lanes = len(members) * (signs if pairs else 1)
+        seen += members
+        assert all(lanes == 1 or lanes * (part.stop - part.start) not in avoid for part in parts)
+    assert seen == list(range(population))

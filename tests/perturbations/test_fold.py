@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zorn.errors import ConfigError
+from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.models import BlockLinear, LanguageModel
 from zorn.perturbations import (
     Dense,
@@ -224,3 +224,19 @@ def test_the_values_are_left_as_they_were():
     before = values.clone()
     round_stochastically(values, words(7, 0, range(1), 0, 1000, device="cpu")[0])
     assert torch.equal(values, before)
+
+
+def test_each_parameter_is_rounded_with_bits_of_its_own():
+    draw = Draw(seed=1, step=2, epsilon=0.1)
+    values = torch.linspace(1, 2, 500)
+    parameters = [nn.Parameter(torch.ones(500, dtype=torch.bfloat16)) for _ in range(2)]
+    blocks = [GradientBlock(Target(f"p{i}", i, p), 0, values) for i, p in enumerate(parameters)]
+    FusedSGD(learning_rate=1e-3).apply(blocks, draw)
+    assert not torch.equal(*parameters)
+
+
+def test_a_gradient_beyond_float16_is_an_error():
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float16))
+    target = Target("weight", 0, parameter)
+    with pytest.raises(NonFiniteLossError, match="gradient of weight is too large for its float16"):
+        fold_into_grad([GradientBlock(target, 0, torch.tensor([1.0, 1e6]))], [target])

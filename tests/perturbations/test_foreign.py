@@ -297,6 +297,37 @@ def test_time_in_front_is_found_out_also_where_it_is_as_long_as_the_rows_are_man
         CDRGE(population=4, epsilon=0.1, group_size=1).estimate(TimeFirst(), batch, mean_square)
 
 
+@pytest.mark.parametrize("population", [1, 2, 4])
+def test_a_pass_of_as_many_rows_as_steps_holds_one_member_and_sign_and_so_is_right(population):
+    """6 steps, and a micro-batch of 6 rows: time in front cannot be told from rows in front."""
+    batch = Batch(torch.randn(6, 6, 4, dtype=torch.float64), torch.zeros(6))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TimeFirst().double()
+    options = {"population": population, "epsilon": 0.1, "micro_batch": 6}
+    found = CDRGE(**options).estimate(model, batch, mean_square).coefficients
+    wanted = CDRGE(**options).estimate(nn.Sequential(model.map), batch, mean_square).coefficients
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(64, bias=False), nn.RMSNorm(64)], ids=["layer", "rms"])
+def test_the_gain_of_a_bfloat16_norm_feels_a_small_epsilon(norm):
+    """1e-3 is below the rounding of a gain of 1: the sum must not be rounded before it is used."""
+    batch = Batch(torch.randn(512, 64), torch.zeros(512))
+    small = Batch(batch.inputs.bfloat16(), batch.targets)
+    options = {"population": 32, "epsilon": 1e-3}
+
+    def weighted(outputs, targets):
+        return (outputs.double().square() * torch.linspace(-1, 1, 64).double()).sum(-1)
+
+    wide = CDRGE(**options).estimate(norm.float(), batch, weighted).coefficients
+    found = CDRGE(**options).estimate(norm.bfloat16(), small, weighted).coefficients
+    slope = float(found @ wide / (wide @ wide))
+    error = float((found - slope * wide).norm() / wide.norm()) / math.sqrt(len(wide))
+    assert abs(slope - 1) < 5 * error
+    assert slope > 5 * error
+
+
 @pytest.mark.parametrize(
     ("model", "site", "shape"),
     [

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from zorn.models import BlockLinear, GRUCell, LanguageModel, LSTMCell, RecurrentMap, run
-from zorn.perturbations import Draw, RankOne
+from zorn.perturbations import Draw, Layout, MemberNoise, RankOne
+from zorn.perturbations.member_noise import Factors
 from zorn.perturbations.perturbation import BoundPerturbation
 
 DRAW = Draw(seed=3, step=5, epsilon=0.1)
@@ -194,3 +195,21 @@ def test_a_recurrent_map_is_perturbed_in_its_step_even_when_only_the_input_weigh
     cell.map.weight_state.requires_grad_(False)
     cell.map.bias.requires_grad_(False)
     check(Runner(cell), vectors(4, 5), RankOne())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
+def test_the_directions_of_rank_three_have_rank_three(noise):
+    model = build(lambda: nn.Linear(30, 20, bias=False))
+    z = direction(RankOne(rank=3, noise=noise).bind(model), 2)["weight"]
+    assert torch.linalg.matrix_rank(z) == 3
+
+
+@torch.no_grad()
+def test_scores_are_scaled_in_float32_and_rounded_once():
+    signs = torch.tensor([1, -1])
+    factors = {"weight": Factors(Layout(rows=1), [torch.ones(3, 1, 1)], [torch.ones(3, 1, 1)])}
+    noise = MemberNoise(factors, signs=signs, members=3, group=1, epsilon=0.0123, site="")
+    scores = torch.linspace(1, 2, 6).view(2, 3, 1).bfloat16()
+    wanted = (scores.double() * 0.0123 * signs.view(2, 1, 1)).bfloat16()
+    torch.testing.assert_close(noise.signed(scores, 0), wanted, rtol=0, atol=0)

@@ -7,8 +7,9 @@ from torch import nn
 
 from zorn.errors import ConfigError
 from zorn.models import Batch, LanguageModel
+from zorn.perturbations.draw import stream_of
 from zorn.tasks import IGNORE, EvaluationData, Task, TokenCrossEntropy
-from zorn.tasks.task import check_choice, check_seed, check_split, check_whole_number
+from zorn.tasks.task import check_choice, check_seed, check_split, check_whole_number, data_stream
 
 ROWS, TIME, VOCABULARY = 3, 10, 5
 
@@ -133,3 +134,8 @@ def test_checks_name_the_setting_and_the_range():
     check_seed(2**64 - 1)
     check_whole_number("batch", 1, minimum=1, maximum=1)
     check_choice("tokenizer", "bpe", ("bytes", "bpe"))
+
+
+def test_data_is_drawn_from_streams_that_no_parameter_has():
+    largest = stream_of(2**20, 255)
+    assert all(data_stream(number) > largest for number in range(8))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from zorn.errors import ConfigError
+from zorn.models import LanguageModel
 from zorn.tasks import IGNORE, TextTask, read_source, tokenizer_from_json
 
 SPLITS = ("train", "validation", "test")
@@ -254,3 +255,21 @@ def test_bits_per_byte_with_an_alphabet_count_what_escapes_leave_untold(tmp_path
     data = task.evaluation_data("validation")
     assert task.vocabulary == 3
     assert data.untold_nats == pytest.approx(9 * math.log(254))
+
+
+def test_the_untold_nats_are_in_the_bits_per_byte(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes(b"ab" * 40 + b"x" * 10 + b"a" * 10)
+    task = TextTask(
+        source=path,
+        tokenizer="alphabet",
+        batch=1,
+        length=4,
+        seed=0,
+        validation_fraction=0.1,
+        test_fraction=0.1,
+    )
+    evaluation = task.evaluate(LanguageModel(3, 4))
+    told = evaluation.loss * evaluation.tokens
+    untold = 9 * math.log(254)
+    assert evaluation.bits_per_byte == pytest.approx((told + untold) / math.log(2) / 9)

@@ -132,7 +132,7 @@ def test_evaluations_are_spread_over_the_budget_and_never_see_the_test_split(
 
 
 WAYS = {
-    "cd-rge, adam": ({}, {}, "bfloat16"),
+    "cd-rge, adam": ({}, {}, "float32"),
     "fd-rge, sgd with momentum and clipping": (
         {"estimator": "fd-rge", "noise": "gaussian"},
         {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.1},
@@ -432,3 +432,12 @@ def test_parameters_choose_the_size(tmp_path):
     config = dataclasses.replace(config, model=ModelConfig(parameters=5000, cell="gru"))
     summary = trainer(config).run()
     assert 4500 < summary["parameters"] < 5500
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    options = {"optimizer": {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 1e-3}, "steps": 1}
+    run = trainer(settings(tmp_path / "run", **options))
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.run()
+    moved = [(new - old).detach().norm() for new, old in zip(run.model.parameters(), before, strict=True)]
+    assert float(torch.stack(moved).norm()) == pytest.approx(1e-3, rel=1e-3)

@@ -187,9 +187,15 @@ class ZeroOrderEstimator(ABC):
             forward_passes: of the evaluation, for the record.
 
         Raises:
-            ConfigError: losses of another shape.
+            ConfigError: losses of another shape, or a population of another estimator.
             NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
         """
+        if population.signs != self.signs:
+            raise ConfigError(
+                f"population: got one with signs {population.signs}, expected {self.signs}: it was asked "
+                "of another "
+                f"estimator than {type(self).__name__}"
+            )
         expected = (len(population.signs), population.size)
         if tuple(losses.shape) != expected:
             raise ConfigError(

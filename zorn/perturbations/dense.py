@@ -51,6 +51,13 @@ class _BoundDense(BoundPerturbation):
     def __init__(self, structure: Dense, model: nn.Module) -> None:
         self._structure = structure
         self.targets = trainable_targets(model)
+        self._padding = {  # the elements of padding rows, which are never trained
+            id(module.weight): range(
+                module.padding_idx * module.embedding_dim, (module.padding_idx + 1) * module.embedding_dim
+            )
+            for module in model.modules()
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None
+        }
         self._scratch: list[Tensor] | None = (
             None  # allocated at first use, kept for all members of the estimate
         )
@@ -87,7 +94,7 @@ class _BoundDense(BoundPerturbation):
             size = target.parameter.numel()
             wide = torch.promote_types(target.parameter.dtype, torch.float32)
             scaled = weights.to(target.parameter.device, wide)
-            elements_at_once = min(size, max(4096, FOLD_ELEMENTS // len(weights)))
+            elements_at_once = max(1, min(size, max(4096, FOLD_ELEMENTS // len(weights))))
             members_at_once = max(1, FOLD_ELEMENTS // elements_at_once)
             for start in range(0, size, elements_at_once):
                 count = min(elements_at_once, size - start)
@@ -108,15 +115,12 @@ class _BoundDense(BoundPerturbation):
             result[start : start + part.numel()] = torch.add(part.to(wide), z, alpha=sign * draw.epsilon)
 
     def _direction(self, target: Target, draw: Draw, members: range, start: int, count: int) -> Tensor:
-        parameter = target.parameter
+        """Elements start .. start + count of z, [len(members), count]; 0 in a padding row."""
+        kind, parameter = self._structure.noise, target.parameter
         stream = stream_of(target.number, 0)
-        return noise(
-            self._structure.noise,
-            draw,
-            members,
-            stream,
-            count,
-            offset=start,
-            dtype=parameter.dtype,
-            device=parameter.device,
+        z = noise(
+            kind, draw, members, stream, count, offset=start, dtype=parameter.dtype, device=parameter.device
         )
+        padding = self._padding.get(id(parameter), range(0))
+        z[:, max(padding.start - start, 0) : max(padding.stop - start, 0)] = 0
+        return z

@@ -60,19 +60,28 @@ class Workload:
         return (blocks.unsqueeze(1) * self.group + torch.arange(self.group)[part]).flatten()
 
     def portions(
-        self, signs: int, *, side_by_side: bool, avoid: int = 0
-    ) -> Iterator[tuple[range, list[slice]]]:
-        """The members that run together, and the parts that their groups are cut into, to stay within
-        `micro_batch` rows. Several members never make `avoid` rows, the length of the inputs: a module that
-        puts time first would then pass for one that puts rows first."""
+        self, signs: int, *, side_by_side: bool, avoid: frozenset[int] = frozenset()
+    ) -> Iterator[tuple[range, list[slice], bool]]:
+        """The members that run together, the parts that their groups are cut into to stay within
+        `micro_batch` rows, and whether their signs run together too.
+
+        Several lanes (members and signs) never make a number of rows in `avoid`, the other sizes that the
+        model's
+        inputs have: a module that puts time first would then pass for one that puts rows first.
+        """
         lanes = max(1, self.micro_batch // signs)
         together = min(self.population, max(1, lanes // self.group)) if side_by_side else 1
-        if together > 1 and signs * together * self.group == avoid:
+        while together > 1 and signs * together * self.group in avoid:
             together -= 1
         length = min(self.group, lanes)
         parts = [slice(start, min(start + length, self.group)) for start in range(0, self.group, length)]
         for first in range(0, self.population, together):
-            yield range(first, min(first + together, self.population)), parts
+            members = range(first, min(first + together, self.population))
+            rows = {signs * len(members) * (part.stop - part.start) for part in parts}
+            if len(members) > 1 and rows & avoid:  # the last ones, fewer than the others
+                yield from ((range(member, member + 1), parts, False) for member in members)
+            else:
+                yield members, parts, side_by_side and not rows & avoid
 
 
 def member_losses(
@@ -113,11 +122,10 @@ def member_losses(
 
     with evaluation_mode(model):
         moved = tuple(sign for sign in signs if sign != 0)
-        together = [moved] if side_by_side else [(sign,) for sign in moved]
-        time = batch.inputs.shape[1] if batch.inputs.dim() > 1 else 0
         copies = len(moved) if side_by_side else 1
-        for members, parts in work.portions(copies, side_by_side=side_by_side, avoid=time):
-            for some in together:
+        avoid = _other_sizes(batch.inputs, work.time_chunk)
+        for members, parts, pairs in work.portions(copies, side_by_side=side_by_side, avoid=avoid):
+            for some in [moved] if pairs else [(sign,) for sign in moved]:
                 places = torch.tensor([signs.index(sign) for sign in some])
                 for length, same in groupby(parts, key=lambda part: part.stop - part.start):
                     with bound.members(draw, members, some, length):
@@ -131,3 +139,11 @@ def member_losses(
             index = work.sequences_of(range(work.population), slice(None), sequences)
             losses[signs.index(0)] = base[index].view(work.population, work.group)
     return losses.mean(-1), passes
+
+
+def _other_sizes(inputs: Tensor, time_chunk: int | None) -> frozenset[int]:
+    """The sizes of the inputs' dimensions after the rows, and of the chunks that time is cut into."""
+    sizes = set(inputs.shape[1:])
+    if time_chunk is not None and inputs.dim() > 1:
+        sizes |= {time_chunk, inputs.shape[1] % time_chunk}
+    return frozenset(sizes)

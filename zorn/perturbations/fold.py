@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zorn.errors import ConfigError
+from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.perturbations.draw import ROUNDING_FACTOR, Draw, stream_of
 from zorn.perturbations.perturbation import GradientBlock
 from zorn.perturbations.targets import Target
@@ -16,7 +16,11 @@ from zorn.random import words
 
 def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -> float:
     """Write the blocks into every target's `.grad`, replacing what was there, in the parameter's dtype;
-    returns the gradient's norm."""
+    returns the gradient's norm.
+
+    Raises:
+        NonFiniteLossError: a gradient that float16 cannot hold.
+    """
     for target in targets:
         parameter = target.parameter
         if parameter.grad is None or not parameter.grad.is_contiguous():
@@ -25,7 +29,14 @@ def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -
     for block in blocks:
         grad = block.target.parameter.grad
         assert grad is not None
-        grad.view(-1)[block.start : block.start + block.values.numel()] = block.values
+        written = grad.view(-1)[block.start : block.start + block.values.numel()]
+        written.copy_(block.values)
+        if grad.dtype == torch.float16 and not written.isfinite().all():
+            raise NonFiniteLossError(
+                f"the gradient of {block.target.name} is too large for its float16: train in bfloat16 or "
+                "float32, or "
+                "scale the objective down; the weights are unchanged"
+            )
         total += _squared_norm(block.values)
     return total**0.5
 

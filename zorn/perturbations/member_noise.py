@@ -190,7 +190,7 @@ class MemberNoise:
         z = self.vector(name, x.dim())
         if z is None:
             return x * gain.flatten()
-        return (self.split(x) * (z + gain.flatten())).flatten(0, 2)
+        return (self.split(x) * (z.to(x.dtype) + gain.flatten())).flatten(0, 2)
 
     def shift_(self, y: Tensor, name: str) -> Tensor:
         """Add the perturbation of a vector parameter that was added to y, in place. y: [rows, …, size]."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zorn.perturbations.draw import Draw
 from zorn.perturbations.targets import Target
 
-FOLD_ELEMENTS = 1 << 19  # elements of the largest temporary of a fold: 2 MiB in float32
+FOLD_ELEMENTS = 1 << 17  # elements of the largest temporary of a fold: 0.5 MiB in float32
 
 
 @dataclass(frozen=True)

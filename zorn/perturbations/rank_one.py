@@ -37,6 +37,10 @@ class RankOne(Perturbation):
     """Directions that are rank-one for every matrix and dense for every vector; many members in one forward
     pass.
 
+    A weight must be read by the modules that hold it. One that a forward also reads by itself, as in
+    `F.linear(x, self.embedding.weight)`, would be perturbed in one place and not in the other: tie modules
+    (`head.weight = embedding.weight`) instead, or use `Dense`.
+
     Args:
         rank: r, terms in the sum, 1 to 64. More make the noise of a matrix more like a dense one, at r times
             its (small) cost.

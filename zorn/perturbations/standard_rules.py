@@ -145,11 +145,12 @@ class LayerNormRule(Rule):
         first = -len(module.normalized_shape)
 
         def forward(x: Tensor) -> Tensor:
-            y = F.layer_norm(x, module.normalized_shape, eps=module.eps).flatten(first)
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 would round a small ε away
+            y = F.layer_norm(wide, module.normalized_shape, eps=module.eps).flatten(first)
             y = noise.scale(y, module.weight, "weight")
             if module.bias is not None:
                 y = noise.shift_(y + module.bias.flatten(), "bias")
-            return y.view(x.shape)
+            return y.view(x.shape).to(x.dtype)
 
         return {"forward": forward}
 
@@ -166,8 +167,9 @@ class RMSNormRule(Rule):
         shape = list(module.normalized_shape)
 
         def forward(x: Tensor) -> Tensor:
-            y = F.rms_norm(x, shape, eps=module.eps).flatten(-len(shape))
-            return noise.scale(y, module.weight, "weight").view(x.shape)
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 would round a small ε away
+            y = F.rms_norm(wide, shape, eps=module.eps).flatten(-len(shape))
+            return noise.scale(y, module.weight, "weight").view(x.shape).to(x.dtype)
 
         return {"forward": forward}
 

@@ -263,6 +263,9 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        loses_updates = self.run.dtype == "bfloat16" and self.optimizer.optimizer != "fused-sgd"
+        rule = f"float32 with {self.optimizer.optimizer}, which loses small updates (fused-sgd keeps them)"
+        _require(not loses_updates, "dtype", self.run.dtype, rule, "float32")
         group, batch = self.estimator.group_size, self.task.batch
         rule = f"a divisor of the batch, {batch} sequences (0: the whole batch)"
         _require(group == 0 or (group <= batch and batch % group == 0), "group_size", group, rule, 0)
