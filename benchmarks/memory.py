@@ -11,10 +11,11 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from harness import Record, parse_arguments, report
+from harness import Record, parse_arguments, report, thread_counts
 from matplotlib.axes import Axes
 
 import zorn
@@ -35,19 +36,19 @@ OBJECTIVE = zorn.TokenCrossEntropy()
 
 
 def work(way: str, model: zorn.LanguageModel, time: int, rows: int) -> None:
-    """One evaluation, one zero-order step with the fused update, or one step of BPTT, on `rows` rows of
-    `time` tokens."""
-    tokens = torch.randint(0, VOCABULARY, (rows, time + 1), generator=torch.Generator().manual_seed(0))
+    """One evaluation, one zero-order step with the fused update, or one step of BPTT, in which `rows` rows of
+    `time` tokens run at once: for the zero-order step half as many sequences, each under both signs."""
+    sequences = rows // 2 if way == "step" else rows
+    tokens = torch.randint(0, VOCABULARY, (sequences, time + 1), generator=torch.Generator().manual_seed(0))
     batch = zorn.Batch(tokens[:, :-1], tokens[:, 1:])
     if way == "inference":
         with torch.inference_mode(), evaluation_mode(model):
             row_losses(model, batch, OBJECTIVE, time_chunk=TIME_CHUNK)
     elif way == "step":
-        pairs = zorn.Batch(batch.inputs[: rows // 2], batch.targets[: rows // 2])
         estimator = zorn.CDRGE(
-            population=rows // 2, epsilon=0.01, group_size=1, micro_batch=rows, time_chunk=TIME_CHUNK
+            population=sequences, epsilon=0.01, group_size=1, micro_batch=rows, time_chunk=TIME_CHUNK
         )
-        estimator.estimate(model, pairs, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
+        estimator.estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
     else:
         zorn.BPTT().estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
 
@@ -66,8 +67,9 @@ def child(way: str, hidden: int, dtype: str, time: int) -> None:
         way, zorn.LanguageModel(VOCABULARY, 16).to(kind), TIME_CHUNK + 1, 4
     )  # loads libraries, makes their buffers
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    work(way, zorn.LanguageModel(VOCABULARY, hidden).to(kind), time, ROWS)
+    model = zorn.LanguageModel(VOCABULARY, hidden).to(kind)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here, the model built
+    work(way, model, time, ROWS)
     print(json.dumps(status("VmHWM") - before))
 
 
@@ -99,13 +101,21 @@ def main() -> None:
         child(way, int(hidden), dtype, int(time))
         return
     arguments: argparse.Namespace = parse_arguments("memory", __doc__)
-    hidden = 512 if arguments.quick else 1024
+    hidden = 768 if arguments.quick else 1024
     lengths = [100, 10_000] if arguments.quick else [100, 300, 1000, 3000, 10_000]
     longest_bptt = 300 if arguments.quick else 1000
-    curves: dict[str, list[tuple[int, int]]] = {}
-    for way in WAYS:
-        times = lengths if way != "bptt" else [t for t in (100, 300, 1000) if t <= longest_bptt]
-        curves[way] = [(time, peak(way, hidden, "float32", time)) for time in times]
+    lengths_of = dict.fromkeys(WAYS, lengths) | {"bptt": [t for t in (100, 300, 1000) if t <= longest_bptt]}
+    sizes = [hidden] if arguments.quick else [512, 1024, 2048]
+    jobs = [(way, hidden, "float32", time) for way in WAYS for time in lengths_of[way]]
+    jobs += [
+        (way, size, dtype, 100)
+        for way in ("step", "inference")
+        for size in sizes
+        for dtype in ("float32", "bfloat16")
+    ]
+    with ThreadPoolExecutor(len(thread_counts())) as pool:  # each in a process of its own, on one thread
+        peaks = dict(zip(jobs, pool.map(lambda job: peak(*job), jobs), strict=True))
+    curves = {way: [(time, peaks[way, hidden, "float32", time]) for time in lengths_of[way]] for way in WAYS}
     settings = {"hidden": hidden, "rows": ROWS, "time_chunk": TIME_CHUNK, "dtype": "float32", "threads": 1}
     records = [
         Record("peak_memory_bytes", value, "bytes", {"way": way, "T": time, **settings})
@@ -114,9 +124,9 @@ def main() -> None:
     ]
     step, inference = dict(curves["step"]), dict(curves["inference"])
     records.append(Record("t10000_over_t100", step[10_000] / step[100], "ratio", settings))
-    for size in [hidden] if arguments.quick else [512, 1024, 2048]:
+    for size in sizes:
         for dtype in ("float32", "bfloat16"):
-            found = {way: peak(way, size, dtype, 100) for way in ("step", "inference")}
+            found = {way: peaks[way, size, dtype, 100] for way in ("step", "inference")}
             place = {**settings, "hidden": size, "dtype": dtype, "T": 100}
             records.append(Record("step_over_inference", found["step"] / found["inference"], "ratio", place))
     long = {**settings, "T": 10_000}
