@@ -115,13 +115,14 @@ def draw(axes: Axes, records: list[Record]) -> None:
 
 def main() -> None:
     arguments = parse_arguments("throughput", __doc__)
-    time, budget = (8, 1.2) if arguments.quick else (16, 12.0)
+    budget = 0.6 if arguments.quick else 12.0
+    time = {hidden: max(4, min(16, 8192 // hidden)) if arguments.quick else 16 for hidden in HIDDEN}
     records = [
         record
         for threads in thread_counts()
         for dtype in DTYPES
         for hidden in HIDDEN
-        for record in measure(hidden, dtype, threads, time, budget)
+        for record in measure(hidden, dtype, threads, time[hidden], budget)
     ]
     report("Perturbed forward pass beside plain ones", records, arguments, lambda axes: draw(axes, records))
 
