@@ -19,6 +19,15 @@ def test_the_first_signal_only_asks(number):
     assert signal.getsignal(number) == before
 
 
+@pytest.fixture
+def python_handles_ctrl_c():
+    """A shell starts background jobs with SIGINT ignored; the test must not depend on where it was started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_ctrl_c")
 def test_a_second_ctrl_c_stops_at_once():
     with Interruption():
         signal.raise_signal(signal.SIGINT)
