@@ -21,7 +21,7 @@ def test_the_first_signal_only_asks(number):
 
 @pytest.fixture
 def python_handles_ctrl_c():
-    """A shell starts background jobs with SIGINT ignored; the test must not depend on where it was started."""
+    """A shell starts background jobs with SIGINT ignored; the test must not depend on that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
