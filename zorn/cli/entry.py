@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[words[0]](words[1:])
     except NonFiniteLossError as error:
         return _fail(error, 1)
-    except ZornError as error:
+    except (
+        ZornError,
+        OSError,
+        UnicodeError,
+    ) as error:  # a mistake, a file or pipe that refuses, bytes that are no text
         return _fail(error, 2)
     except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)

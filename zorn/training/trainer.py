@@ -171,7 +171,8 @@ class Trainer:
             estimate = self._update(batch, learning_rate)
         except NonFiniteLossError as error:
             self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
-            saved = self._save()
+            finite = all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+            saved = self._save() if finite else latest_checkpoint(self.folder.checkpoints)
             raise NonFiniteLossError(f"{error}; the last good weights are saved in {saved}") from error
         self.step += 1
         self.forward_passes += estimate.forward_passes
