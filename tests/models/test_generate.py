@@ -83,3 +83,10 @@ def test_every_token_is_read_once_in_evaluation_mode() -> None:
 def test_arguments_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         sample(**{"model": LanguageModel(11, 16), "prompt": prompt(), "length": 5, **options})
+
+
+def test_a_diverged_model_is_an_error():
+    model = LanguageModel(5, 4)
+    torch.nn.init.constant_(model.head.bias, torch.inf)
+    with pytest.raises(ConfigError, match="outputs are not finite"):
+        sample(model, torch.zeros(1, 1, dtype=torch.int64), 2)

@@ -74,4 +74,9 @@ def _draw(
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
     probabilities = (logits.float().cpu() / temperature).softmax(dim=-1)
+    if not probabilities.isfinite().all():
+        raise ConfigError(
+            "the model's outputs are not finite, so nothing can be sampled from them: it has diverged; "
+            "train again with a lower learning rate"
+        )
     return torch.multinomial(probabilities, 1, generator=generator)

@@ -236,11 +236,11 @@ class Trainer:
         title = f"{self.config.task.task}, {self.config.model.cell} with {parameters:,} parameters"
         title += f", {self.config.estimator.estimator}"
         draw_curve(self.folder.curve, records, yardsticks, title)
-        if isinstance(self.task, TextTask):
-            self.folder.sample.write_text(self._sample(self.task), encoding="utf-8")
         summary = make_summary(last, yardsticks, parameters=parameters, dropped=self.dropped)
         write_summary(self.folder.summary, summary)
         print_summary(self.console, summary, title)
+        if isinstance(self.task, TextTask):
+            self.folder.sample.write_text(self._sample(self.task), encoding="utf-8")
         self.console.print(f"{self.folder.path}: summary.json, curve.png, checkpoints", highlight=False)
         return summary
 
