@@ -9,9 +9,12 @@ VOCABULARY = 13
 OPTIONS = {
     "lstm": {"cell": "lstm"},
     "gru": {"cell": "gru"},
+    "min-gru": {"cell": "min-gru"},
+    "dnc": {"cell": "dnc"},
     "two layers, heads": {"num_layers": 2, "num_heads": 4},
     "tied": {"tie_embedding": True},
     "tied gru, heads": {"tie_embedding": True, "cell": "gru", "num_heads": 2},
+    "norms, residual": {"num_layers": 2, "norm": "layer", "residual": True},
 }
 every_structure = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
@@ -32,10 +35,11 @@ def test_streaming_equals_the_whole(options: dict, dtype: torch.dtype, chunk: in
     for part in tokens().split(chunk, dim=1):
         logits, state = model(part, state)
         parts.append(logits)
-    assert_close(torch.cat(parts, dim=1), whole)
-    for layer, expected in zip(state, last, strict=True):
-        for mine, theirs in zip(layer, expected, strict=True):
-            assert_close(mine, theirs)
+    largest = float(whole.detach().abs().max())
+    rounding = 4 * torch.finfo(dtype).eps * largest  # of the terms that a logit sums
+    assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=rounding)
+    continued = (model(tokens()[:, :1], carried)[0] for carried in (state, last))
+    assert_close(*continued, rtol=0, atol=rounding)
 
 
 def test_rows_do_not_see_each_other_and_the_state_matters() -> None:
@@ -71,7 +75,7 @@ def test_seed_alone_determines_the_weights(options: dict) -> None:
     other = LanguageModel(VOCABULARY, 16, seed=2, **options).state_dict()
     for name, value in first.items():
         assert torch.equal(value, same[name])
-        assert not torch.equal(value, other[name])
+        assert "norm" in name or not torch.equal(value, other[name])
 
 
 def test_tied_embedding_is_the_head() -> None:
@@ -93,7 +97,7 @@ def test_parameter_count_leaves_out_the_frozen() -> None:
 @pytest.mark.parametrize("target", [3_000, 40_000, 300_000])
 def test_the_dial_finds_the_closest_size(options: dict, target: int) -> None:
     model = LanguageModel.with_parameters(target, VOCABULARY, **options)
-    hidden, heads = model.cells[0].hidden_size, options.get("num_heads", 1)
+    hidden, heads = model.head.in_features, options.get("num_heads", 1)
     multiple = heads if hidden <= 64 else 8
     assert hidden % multiple == 0
     assert model.embedding.weight.shape == (VOCABULARY, hidden)
@@ -125,7 +129,7 @@ def test_the_dial_refuses_a_target_below_the_smallest_model() -> None:
         ({"embedding_size": -1}, "embedding_size is -1"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"num_heads": 3}, "hidden_size 16 is not a multiple of num_heads 3"),
-        ({"cell": "rnn"}, "cell is 'rnn', but it must be one of lstm, gru"),
+        ({"cell": "rnn"}, "cell is 'rnn', but it must be one of lstm, gru, min-gru, dnc"),
         ({"tie_embedding": True, "embedding_size": 8}, "embedding_size 8 differs from hidden_size 16"),
         ({"seed": -1}, "seed is -1"),
     ],

@@ -1,11 +1,14 @@
 """Recurrent models with explicit state, and the rollout of any model over a batch."""
 
-from zorn.models.cell import RecurrentCell, run
+from zorn.models.cell import ParallelCell, RecurrentCell, run
+from zorn.models.dnc import DNCCell, DNCState
+from zorn.models.dnc_memory import DNCMemory
 from zorn.models.generate import sample
 from zorn.models.gru import GRUCell, GRUState
 from zorn.models.language_model import CELLS, LanguageModel, parameter_count
 from zorn.models.lstm import LSTMCell, LSTMState
 from zorn.models.maps import BlockLinear, Drive, RecurrentMap
+from zorn.models.min_gru import MinGRUCell, MinGRUState
 from zorn.models.rollout import (
     Batch,
     RecurrentModel,
@@ -15,18 +18,25 @@ from zorn.models.rollout import (
     mean_tokens,
     row_losses,
 )
+from zorn.models.scan import linear_scan
 from zorn.models.state import State, map_state
 
 __all__ = [
     "CELLS",
     "Batch",
     "BlockLinear",
+    "DNCCell",
+    "DNCMemory",
+    "DNCState",
     "Drive",
     "GRUCell",
     "GRUState",
     "LSTMCell",
     "LSTMState",
     "LanguageModel",
+    "MinGRUCell",
+    "MinGRUState",
+    "ParallelCell",
     "RecurrentCell",
     "RecurrentMap",
     "RecurrentModel",
@@ -34,6 +44,7 @@ __all__ = [
     "State",
     "TokenObjective",
     "evaluation_mode",
+    "linear_scan",
     "map_state",
     "mean_tokens",
     "parameter_count",

@@ -31,13 +31,25 @@ class RecurrentCell(Protocol):
         ...
 
 
+@runtime_checkable
+class ParallelCell(RecurrentCell, Protocol):
+    """A cell that can also take a whole chunk of time at once, its recurrence being a scan."""
+
+    def parallel(self, drive: Drive, state: State) -> tuple[Tensor, State]:
+        """All steps of a drive: outputs `[time, rows, H]` and the last state; equal to step after step."""
+        ...
+
+
 def run(
     cell: RecurrentCell, x: Float[Tensor, "time rows input_size"], state: State
 ) -> tuple[Float[Tensor, "time rows hidden_size"], State]:
     """Take `cell` over a chunk of time: outputs of every step, and the state to carry into the next chunk.
 
     Equal to calling the cell step by step; only faster, since one product serves the input of several
-    steps. The state that comes in is left as it was.
+    steps. A `ParallelCell` runs in parallel where gradients are recorded, as in BPTT: autograd keeps every
+    step there anyway, so that memory proportional to time is no loss. Without gradients, as under every
+    zero-order estimator, each cell goes step by step and holds no more than its state, its outputs and the
+    drive of a few steps. The state that comes in is left as it was.
 
     Raises:
         ZornError: a chunk without a time step.
@@ -50,6 +62,8 @@ def run(
     """
     if x.shape[0] == 0:
         raise ZornError(f"the input {tuple(x.shape)} [time, rows, size] has no time step: give at least one.")
+    if torch.is_grad_enabled() and isinstance(cell, ParallelCell):
+        return cell.parallel(cell.drive(x), state)
     outputs = []
     for steps in x.split(DRIVE_STEPS):
         for drive_t in zip(*(part.unbind(0) for part in cell.drive(steps)), strict=True):

@@ -10,20 +10,33 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.models.cell import run
+from zorn.models.dnc import DNCCell
+from zorn.models.dnc_memory import DNCMemory
 from zorn.models.gru import GRUCell
 from zorn.models.initialise import normal_, uniform_, without_values
 from zorn.models.lstm import LSTMCell
+from zorn.models.min_gru import MinGRUCell
 from zorn.models.sizes import head_size, require_positive
 from zorn.models.state import State
 
-CELLS: dict[str, type[LSTMCell] | type[GRUCell]] = {"lstm": LSTMCell, "gru": GRUCell}
-"""The cells that a `LanguageModel` can be built of, by name."""
+CELLS: dict[str, Any] = {"lstm": LSTMCell, "gru": GRUCell, "min-gru": MinGRUCell, "dnc": DNCCell}
+"""The cells that a `LanguageModel` can be built of, by name: classes called with (input size, hidden size,
+heads, generator=…), whose static `num_parameters` of the same three sizes counts without building."""
+
+NORMS: dict[str, Any] = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
+"""The norms before each layer and before the head, by name: classes that are called with (size, eps=…)."""
+
+NORM_EPSILON = 1e-5
+"""Added under the root of every norm, the same in every dtype."""
 
 LARGEST_HIDDEN_SIZE = 2**20
 
 
 class LanguageModel(nn.Module):
     """Next-token logits from an embedding, `num_layers` recurrent cells and a linear head with bias.
+
+    Each layer is x ← cell(norm(x)), or x ← x + cell(norm(x)) with residuals, and one more norm stands before
+    the head (pre-norm, Xiong et al. 2020).
 
     The weights depend on the sizes and `seed` alone: the global generator of torch is neither read nor moved.
     Convert with `.to(torch.bfloat16)` or `.to("cuda")` like any module.
@@ -32,18 +45,22 @@ class LanguageModel(nn.Module):
         vocabulary: V, number of tokens.
         hidden_size: H, units of every layer, a multiple of `num_heads`.
         embedding_size: size of a token's vector; None is `hidden_size`.
-        cell: "lstm" or "gru".
+        cell: "lstm", "gru", "min-gru" or "dnc"; see `CELLS`.
+        memory: sizes of the memory of a "dnc"; None is `DNCMemory()`, and the only choice for other cells.
         num_layers: recurrent layers, one above the other.
-        num_heads: blocks of the recurrent weights; 1 is dense.
+        num_heads: blocks of the recurrent weights, those of its controller in a "dnc"; 1 is dense, and the
+            only choice for "min-gru".
+        norm: "none", "layer" (Ba et al. 2016) or "rms" (Zhang & Sennrich 2019).
+        residual: add each layer's input to its output (He et al. 2015).
         tie_embedding: the head's weight is the embedding's (Press & Wolf 2017).
         seed: of the first values, 0 up to 2⁶⁴ − 1. Embedding N(0, 1), or when tied the head's
             Uniform(−1/√H, 1/√H); cells as they say.
 
     Raises:
-        ConfigError: a size below 1, an unknown cell, heads that do not divide H, or a tied embedding of
-            another size than H.
+        ConfigError: a size below 1, an unknown cell or norm, heads that do not divide H, a memory for a cell
+            without one, or a tied embedding or residuals with another embedding size than H.
 
-    >>> model = LanguageModel(vocabulary=50, hidden_size=16, cell="gru")
+    >>> model = LanguageModel(50, hidden_size=16, cell="gru", num_layers=2, norm="rms", residual=True)
     >>> logits, state = model(torch.zeros(2, 7, dtype=torch.int64))
     >>> logits.shape
     torch.Size([2, 7, 50])
@@ -58,15 +75,25 @@ class LanguageModel(nn.Module):
         *,
         embedding_size: int | None = None,
         cell: str = "lstm",
+        memory: DNCMemory | None = None,
         num_layers: int = 1,
         num_heads: int = 1,
+        norm: str = "none",
+        residual: bool = False,
         tie_embedding: bool = False,
         seed: int = 0,
     ) -> None:
         embedding_size = hidden_size if embedding_size is None else embedding_size
         require_positive(vocabulary=vocabulary, embedding_size=embedding_size, num_layers=num_layers)
         head_size(hidden_size, num_heads)
-        cell_class = _cell_class(cell)
+        cell_class, further = _cell_class(cell, memory)
+        norm_class = _norm_class(norm)
+        if residual and embedding_size != hidden_size:
+            raise ConfigError(
+                f"embedding_size {embedding_size} differs from hidden_size {hidden_size}, but a residual "
+                "adds the embedding to the first layer's output and needs both equal: leave embedding_size "
+                "out, or take residual=False."
+            )
         if tie_embedding and embedding_size != hidden_size:
             raise ConfigError(
                 f"embedding_size {embedding_size} differs from hidden_size {hidden_size}, but a tied "
@@ -77,12 +104,13 @@ class LanguageModel(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.embedding = without_values(nn.Embedding(vocabulary, embedding_size, device="meta"))
+        sizes = [embedding_size, *[hidden_size] * num_layers]
+        self.norms = nn.ModuleList(norm_class(size, eps=NORM_EPSILON) for size in sizes[:-1])
+        self.final_norm = norm_class(hidden_size, eps=NORM_EPSILON)
         self.cells = nn.ModuleList(
-            cell_class(
-                embedding_size if layer == 0 else hidden_size, hidden_size, num_heads, generator=generator
-            )
-            for layer in range(num_layers)
+            cell_class(size, hidden_size, num_heads, generator=generator, **further) for size in sizes[:-1]
         )
+        self.residual = residual
         self.head = without_values(nn.Linear(hidden_size, vocabulary, device="meta"))
         for parameter in self.head.parameters():
             uniform_(parameter, hidden_size**-0.5, generator)
@@ -98,8 +126,11 @@ class LanguageModel(nn.Module):
         vocabulary: int,
         *,
         cell: str = "lstm",
+        memory: DNCMemory | None = None,
         num_layers: int = 1,
         num_heads: int = 1,
+        norm: str = "none",
+        residual: bool = False,
         tie_embedding: bool = False,
         seed: int = 0,
     ) -> "LanguageModel":
@@ -118,11 +149,16 @@ class LanguageModel(nn.Module):
         require_positive(
             parameters=parameters, vocabulary=vocabulary, num_layers=num_layers, num_heads=num_heads
         )
-        cell_class = _cell_class(cell)
+        cell_class, further = _cell_class(cell, memory)
+        norm_vectors = sum(
+            parameter.numel() for parameter in _norm_class(norm)(1, eps=NORM_EPSILON).parameters()
+        )
 
         def count(hidden_size: int) -> int:
             tables = (1 if tie_embedding else 2) * vocabulary * hidden_size + vocabulary
-            return tables + num_layers * cell_class.num_parameters(hidden_size, hidden_size, num_heads)
+            norms = (num_layers + 1) * norm_vectors * hidden_size
+            layer = cell_class.num_parameters(hidden_size, hidden_size, num_heads, **further)
+            return tables + norms + num_layers * layer
 
         if parameters < count(num_heads):
             raise ConfigError(
@@ -140,8 +176,11 @@ class LanguageModel(nn.Module):
             vocabulary,
             hidden_size,
             cell=cell,
+            memory=memory,
             num_layers=num_layers,
             num_heads=num_heads,
+            norm=norm,
+            residual=residual,
             tie_embedding=tie_embedding,
             seed=seed,
         )
@@ -159,11 +198,14 @@ class LanguageModel(nn.Module):
         """
         before = self.initial_state(tokens.shape[0]) if state is None else state
         after = []
-        x = self.embedding(tokens).transpose(0, 1)
-        for cell, cell_state in zip(self.cells, before, strict=True):
-            x, cell_state = run(cell, x, cell_state)
+        x = self.embedding(tokens)
+        # Time-major for the cells; rows first for every other module, as members side by side need it.
+        for norm, cell, cell_state in zip(self.norms, self.cells, before, strict=True):
+            y, cell_state = run(cell, norm(x).transpose(0, 1), cell_state)
+            y = y.transpose(0, 1)
+            x = x + y if self.residual else y
             after.append(cell_state)
-        return self.head(x.transpose(0, 1).contiguous()), tuple(after)
+        return self.head(self.final_norm(x).contiguous()), tuple(after)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -175,7 +217,19 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _cell_class(name: str) -> type[LSTMCell] | type[GRUCell]:
+def _cell_class(name: str, memory: DNCMemory | None) -> tuple[Any, dict[str, DNCMemory]]:
+    """The class of a cell, and the keywords that it takes beside its sizes."""
     if name not in CELLS:
         raise ConfigError(f"cell is {name!r}, but it must be one of {', '.join(CELLS)}.")
-    return CELLS[name]
+    if memory is not None and name != "dnc":
+        raise ConfigError(
+            f'memory is {memory} for the cell {name!r}, but only a "dnc" has a memory: leave memory out, or '
+            'take cell="dnc".'
+        )
+    return CELLS[name], {} if memory is None else {"memory": memory}
+
+
+def _norm_class(name: str) -> Any:
+    if name not in NORMS:
+        raise ConfigError(f"norm is {name!r}, but it must be one of {', '.join(NORMS)}.")
+    return NORMS[name]

@@ -1,0 +1,230 @@
+"""The addressing of the Differentiable Neural Computer's memory (Graves et al. 2016, Nature 538, Methods):
+one pure function for each of its formulas, over rows of memories.
+
+Letters: M = memory, N = slots of it, W = width of a slot, R = read heads; w = weights over the slots, none
+negative and together at most 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from zorn.errors import ConfigError
+from zorn.models.sizes import require_positive
+
+COSINE_EPSILON = 1e-6
+"""Added to squared lengths, so that the cosine with an empty slot is 0 and has a finite gradient."""
+
+
+@dataclass(frozen=True)
+class DNCMemory:
+    """Sizes of the external memory of a `DNCCell`, and its kind.
+
+    Args:
+        slots: N, at least 1.
+        width: W, numbers in a slot, at least 1; at least 2 where `simple`, whose layer norm makes a constant
+            of one number.
+        read_heads: R, at least 1.
+        simple: the simplified, layer-normalised memory of arXiv 2505.17852 (2025), `SimpleMemory`, instead of
+            that of Graves et al. (2016), `DynamicMemory`.
+
+    Raises:
+        ConfigError: a size below its least.
+
+    >>> DNCMemory(slots=32)
+    DNCMemory(slots=32, width=16, read_heads=1, simple=False)
+    """
+
+    slots: int = 16
+    width: int = 16
+    read_heads: int = 1
+    simple: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive(slots=self.slots, width=self.width, read_heads=self.read_heads)
+        if self.simple and self.width < 2:
+            raise ConfigError(
+                "width is 1, but a simple memory is layer-normalised over its width, which makes a constant "
+                "of one number: give width=2 or more, or simple=False."
+            )
+
+
+def content_weights(
+    memory: Float[Tensor, "rows slots width"],
+    keys: Float[Tensor, "rows heads width"],
+    strengths: Float[Tensor, "rows heads"],
+) -> Float[Tensor, "rows heads slots"]:
+    """Slots that look like a key: softmax over n of β k·M[n] / (|k| |M[n]|), each |v|² + 10⁻⁶ in place of
+    |v|².
+
+    Args:
+        memory: M.
+        keys: k of each head.
+        strengths: β of each head, at least 1; the larger, the sharper.
+
+    >>> memory = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> content_weights(memory, torch.tensor([[[0.0, 5.0]]]), torch.tensor([[3.0]]))
+    tensor([[[0.0474, 0.9526]]])
+    """
+    sharpness = strengths * (keys.square().sum(-1) + COSINE_EPSILON).rsqrt()
+    inverse_lengths = (memory.square().sum(-1) + COSINE_EPSILON).rsqrt()
+    products = torch.bmm(keys * sharpness.unsqueeze(-1), memory.mT)
+    return (products * inverse_lengths.unsqueeze(1)).softmax(-1)
+
+
+def retention(
+    free_gates: Float[Tensor, "rows heads"], read_weights: Float[Tensor, "rows heads slots"]
+) -> Float[Tensor, "rows slots"]:
+    """How much of each slot the heads that just read it leave in use: ψ = Π_i (1 − f_i w_i), in [0, 1].
+
+    Args:
+        free_gates: f of each read head, in [0, 1]; 1 frees what it read.
+        read_weights: w of each read head, of the step before.
+
+    >>> retention(torch.tensor([[1.0, 0.5]]), torch.tensor([[[0.5, 0.0], [1.0, 0.0]]]))
+    tensor([[0.2500, 1.0000]])
+    """
+    return (1 - free_gates.unsqueeze(-1) * read_weights).prod(1)
+
+
+def usage_after(
+    usage: Float[Tensor, "rows slots"],
+    write_weights: Float[Tensor, "rows slots"],
+    retention: Float[Tensor, "rows slots"],
+) -> Float[Tensor, "rows slots"]:
+    """Which slots are in use: u' = (u + w − u w) ψ, in [0, 1]; w of the last write, ψ the `retention`.
+
+    >>> usage_after(torch.tensor([[0.5, 0.0]]), torch.tensor([[0.5, 0.0]]), torch.ones(1, 2))
+    tensor([[0.7500, 0.0000]])
+    """
+    return torch.addcmul(usage, write_weights, 1 - usage).mul_(retention)
+
+
+def allocation_weights(usage: Float[Tensor, "rows slots"]) -> Float[Tensor, "rows slots"]:
+    """The free list: a[φ_j] = (1 − u[φ_j]) Π_{i<j} u[φ_i], φ the slots by rising usage, equals by number.
+
+    All of it on the least used slot where that is free; nothing where no slot is. The order is a constant to
+    the gradient, which is thus that of one piece of a function continuous across pieces.
+
+    >>> allocation_weights(torch.tensor([[0.5, 1.0, 0.25]]))
+    tensor([[0.1250, 0.0000, 0.7500]])
+    """
+    rising, order = usage.sort(dim=-1, stable=True)
+    others_used = F.pad(rising.cumprod(-1)[:, :-1], (1, 0), value=1.0)
+    return torch.empty_like(usage).scatter(1, order, (1 - rising) * others_used)
+
+
+def write_weights(
+    content: Float[Tensor, "rows slots"],
+    allocation: Float[Tensor, "rows slots"],
+    allocation_gate: Float[Tensor, "rows 1"],
+    write_gate: Float[Tensor, "rows 1"],
+) -> Float[Tensor, "rows slots"]:
+    """Where to write: w = g_w (g_a a + (1 − g_a) c), both gates in [0, 1]; a write gate of 0 writes nothing.
+
+    >>> content, allocation = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> write_weights(content, allocation, torch.tensor([[0.25]]), torch.tensor([[0.5]]))
+    tensor([[0.3750, 0.1250]])
+    """
+    return write_gate * content.lerp(allocation, allocation_gate)
+
+
+def memory_after(
+    memory: Float[Tensor, "rows slots width"],
+    write_weights: Float[Tensor, "rows slots"],
+    erase: Float[Tensor, "rows width"],
+    vector: Float[Tensor, "rows width"],
+) -> Float[Tensor, "rows slots width"]:
+    """What a write leaves: M' = M ∘ (1 − w eᵀ) + w vᵀ; a slot of weight 0 keeps every bit.
+
+    >>> memory, erase = torch.full((1, 2, 2), 4.0), torch.tensor([[1.0, 0.0]])
+    >>> memory_after(memory, torch.tensor([[0.0, 1.0]]), erase, torch.ones(1, 2))
+    tensor([[[4., 4.],
+             [1., 5.]]])
+    """
+    weights = write_weights.unsqueeze(2)
+    # Not M + w (v − e M): that would leave a rounding error of the old content in a slot written over.
+    kept = torch.addcmul(memory, memory, weights * erase.unsqueeze(1), value=-1)
+    return kept.addcmul_(weights, vector.unsqueeze(1))
+
+
+def link_after(
+    link: Float[Tensor, "rows slots slots"],
+    write_weights: Float[Tensor, "rows slots"],
+    precedence: Float[Tensor, "rows slots"],
+) -> Float[Tensor, "rows slots slots"]:
+    """How far slot i was written right after slot j: (1 − w[i] − w[j]) L[i, j] + w[i] p[j]; 0 where i = j.
+
+    Args:
+        link: L; its rows and its columns each sum to at most 1.
+        write_weights: w of this write.
+        precedence: p before this write.
+
+    >>> link_after(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]))
+    tensor([[[0.0000, 0.0000],
+             [0.5000, 0.0000]]])
+    """
+    after, before = write_weights.unsqueeze(2), write_weights.unsqueeze(1)
+    new = ((1 - after) - before).mul_(link).addcmul_(after, precedence.unsqueeze(1))
+    new.diagonal(dim1=1, dim2=2).zero_()
+    return new
+
+
+def precedence_after(
+    precedence: Float[Tensor, "rows slots"], write_weights: Float[Tensor, "rows slots"]
+) -> Float[Tensor, "rows slots"]:
+    """How far each slot was the last one written: p' = (1 − Σ w) p + w.
+
+    >>> precedence_after(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.0]]))
+    tensor([[0.7500, 0.2500]])
+    """
+    return torch.addcmul(write_weights, 1 - write_weights.sum(-1, keepdim=True), precedence)
+
+
+def directional_weights(
+    link: Float[Tensor, "rows slots slots"], read_weights: Float[Tensor, "rows heads slots"]
+) -> tuple[Float[Tensor, "rows heads slots"], Float[Tensor, "rows heads slots"]]:
+    """The slots written before, Lᵀ w, and after, L w, those that each head read: (backward, forward).
+
+    >>> link = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])  # slot 1 was written after slot 0
+    >>> directional_weights(link, torch.tensor([[[0.75, 0.25]]]))
+    (tensor([[[0.2500, 0.0000]]]), tensor([[[0.0000, 0.7500]]]))
+    """
+    return _weighted_sums(read_weights, link), torch.bmm(read_weights, link.mT)
+
+
+def read_weights(
+    modes: Float[Tensor, "rows heads 3"],
+    backward: Float[Tensor, "rows heads slots"],
+    content: Float[Tensor, "rows heads slots"],
+    forward: Float[Tensor, "rows heads slots"],
+) -> Float[Tensor, "rows heads slots"]:
+    """Where each head reads: w = π_1 b + π_2 c + π_3 f, π the head's modes, none negative and together 1.
+
+    >>> b, c, f = torch.eye(3).view(3, 1, 1, 3)
+    >>> read_weights(torch.tensor([[[0.5, 0.25, 0.25]]]), b, c, f)
+    tensor([[[0.5000, 0.2500, 0.2500]]])
+    """
+    back, look, ahead = modes.split(1, dim=-1)
+    return (back * backward).addcmul_(look, content).addcmul_(ahead, forward)
+
+
+def read_vectors(
+    memory: Float[Tensor, "rows slots width"], read_weights: Float[Tensor, "rows heads slots"]
+) -> Float[Tensor, "rows heads width"]:
+    """What each head reads: r = Mᵀ w.
+
+    >>> read_vectors(torch.tensor([[[4.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[0.25, 0.5]]]))
+    tensor([[[1., 1.]]])
+    """
+    return _weighted_sums(read_weights, memory)
+
+
+def _weighted_sums(weights: Tensor, vectors: Tensor) -> Tensor:
+    """`weights` [rows, heads, n] times `vectors` [rows, n, k]: [rows, heads, k]."""
+    if weights.shape[1] == 1:  # torch's batched product of a single row is three times slower (2.13, CPU)
+        return (vectors * weights.mT).sum(1, keepdim=True)
+    return torch.bmm(weights, vectors)
