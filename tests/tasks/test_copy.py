@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.tasks import IGNORE, CopyTask
-from zorn.tasks.copy import EVALUATION_ROWS
+from zorn.tasks import EVALUATION_ROWS, IGNORE, CopyTask
 
 VOCABULARY = 29
 

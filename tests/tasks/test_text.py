@@ -273,3 +273,39 @@ def test_the_untold_nats_are_in_the_bits_per_byte(tmp_path):
     told = evaluation.loss * evaluation.tokens
     untold = 9 * math.log(254)
     assert evaluation.bits_per_byte == pytest.approx((told + untold) / math.log(2) / 9)
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "alphabet"])
+def test_overfitting_is_one_batch_and_says_so(tokenizer):
+    task = _task(overfit=True, tokenizer=tokenizer)
+    batch = task.training_batch(0)
+    assert all(map(torch.equal, task.training_batch(17), batch))
+    assert all(map(torch.equal, _task(tokenizer=tokenizer).training_batch(0), batch))
+    assert (task.splits, task.validation_splits) == (SPLITS, ("validation",))
+    for split in SPLITS:
+        data = task.evaluation_data(split)
+        assert data.split == "overfit batch"
+        assert all(map(torch.equal, data.batch, batch))
+    with pytest.raises(ConfigError, match=r"split must be one of .* got 'dev'"):
+        task.evaluation_data("dev")
+
+
+def test_overfitting_counts_the_bytes_that_the_batch_predicts(bpe_task):
+    task = _task(tokenizer=bpe_task.tokenizer, overfit=True)
+    targets = task.training_batch(0).targets
+    size = sum(len(task.decode([token]).encode()) for token in targets.flatten().tolist())
+    evaluation = task.evaluate(Uniform(300))
+    assert evaluation.split == "overfit batch"
+    assert evaluation.tokens == 4 * 16 < size
+    assert evaluation.bits_per_byte == pytest.approx(4 * 16 * math.log2(300) / size, rel=1e-6)
+    assert evaluation.sequence_accuracy is None
+
+
+def test_overfitting_with_escapes_tells_what_they_leave_untold(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes(b"ab" * 40 + b"x" * 20)
+    tokenizer = _task(source=path, length=4, tokenizer="alphabet", validation_fraction=0.1, test_fraction=0.1)
+    other = tmp_path / "other"
+    other.write_bytes(b"y" * 100)
+    task = _task(source=other, length=4, tokenizer=tokenizer.tokenizer, overfit=True)
+    assert task.evaluation_data("test").untold_nats == pytest.approx(16 * math.log(256 - 2))

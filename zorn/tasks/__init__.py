@@ -1,12 +1,21 @@
 """Tasks: data, objectives and metrics.
 
-`TextTask` and `CopyTask` give a batch for every step and evaluate a model, both deterministic from their
-seed.
+A task gives a batch for every step and evaluates a model, both deterministic from its seed. `TextTask` is
+next-token prediction of a text; the transduction tasks (copy, reverse, sort, repeat-copy, add) read a source
+and write its answer. An objective says what training minimises: `TokenCrossEntropy`, or any function of a row
+through `RowScore`.
 """
 
-from zorn.tasks.copy import CopyTask, copy_batch
+from zorn.tasks.add import AddTask
+from zorn.tasks.copy import CopyTask
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
+from zorn.tasks.objective_names import OBJECTIVES
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy, sequence_error, token_error_rate
+from zorn.tasks.repeat_copy import RepeatCopyTask
+from zorn.tasks.reverse import ReverseTask
+from zorn.tasks.row_score import RowScore, greedy_tokens
+from zorn.tasks.scores import edit_distance, exact_match
+from zorn.tasks.sort import SortTask
 from zorn.tasks.task import SPLITS, Evaluation, EvaluationData, Task
 from zorn.tasks.text import PYTHON_DOCS, TextTask, read_source
 from zorn.tasks.tokenizers import (
@@ -16,29 +25,49 @@ from zorn.tasks.tokenizers import (
     Tokenizer,
     tokenizer_from_json,
 )
+from zorn.tasks.transduction import (
+    EVALUATION_ROWS,
+    TRANSDUCTION_SPLITS,
+    Strings,
+    TransductionTask,
+    transduction_batch,
+)
 from zorn.tasks.yardsticks import bigram_bits_per_byte, unigram_bits_per_byte
 
 __all__ = [
+    "EVALUATION_ROWS",
     "IGNORE",
+    "OBJECTIVES",
     "PYTHON_DOCS",
     "SPLITS",
+    "TRANSDUCTION_SPLITS",
+    "AddTask",
     "AlphabetTokenizer",
     "BpeTokenizer",
     "ByteTokenizer",
     "CopyTask",
     "Evaluation",
     "EvaluationData",
+    "RepeatCopyTask",
+    "ReverseTask",
+    "RowScore",
+    "SortTask",
+    "Strings",
     "Task",
     "TextTask",
     "TokenCrossEntropy",
     "TokenMetrics",
     "Tokenizer",
+    "TransductionTask",
     "bigram_bits_per_byte",
     "bits_per_byte",
-    "copy_batch",
+    "edit_distance",
+    "exact_match",
+    "greedy_tokens",
     "read_source",
     "sequence_error",
     "token_error_rate",
     "tokenizer_from_json",
+    "transduction_batch",
     "unigram_bits_per_byte",
 ]

@@ -9,11 +9,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.models import Batch, RecurrentModel, evaluation_mode
+from zorn.models import Batch, RecurrentModel, RowObjective, TokenObjective, evaluation_mode
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
-from zorn.tasks.objectives import TokenCrossEntropy
 
 SPLITS = ("train", "validation", "test")
+"""The splits that every task has."""
 
 _CHUNK_LOGITS = 2**22  # logits in one chunk of an evaluation: 16 MiB of float32
 
@@ -78,14 +78,23 @@ class Task(ABC):
     Attributes:
         name: the task's name on the command line.
         vocabulary: how many tokens there are; tokens are in [0, vocabulary).
-        objective: what is minimised in training.
+        objective: what training minimises unless it is told to take another, such as `OBJECTIVES[name]()`.
+            What `evaluate` reports does not depend on it.
+        splits: the names that `evaluate` knows.
 
     All tensors are on the CPU; `evaluate` moves each chunk to the model's device.
     """
 
     name: str
     vocabulary: int
-    objective: TokenCrossEntropy
+    objective: TokenObjective | RowObjective
+    splits: tuple[str, ...] = SPLITS
+
+    @property
+    def validation_splits(self) -> tuple[str, ...]:
+        """The splits that are evaluated while training goes on, the one that the best model is chosen by
+        first."""
+        return ("validation",)
 
     @abstractmethod
     def training_batch(self, step: int) -> Batch:
@@ -126,7 +135,7 @@ class Task(ABC):
         Args:
             model: has `initial_state(rows)` and maps `(inputs [rows, time], state)` to
                 `(logits [rows, time, vocabulary], state)`.
-            split: "train", "validation" or "test".
+            split: one of `splits`.
             time_chunk: time steps run at once, at least 1; changes the result by rounding only. By default as
                 many as keep the logits of a chunk under 16 MiB.
 
@@ -193,16 +202,18 @@ def check_seed(seed: int) -> None:
     check_whole_number("seed", seed, minimum=0, maximum=2**64 - 1)
 
 
-def check_split(split: str) -> None:
-    """Checks the name of a split.
+def check_split(split: str, splits: Sequence[str]) -> None:
+    """Checks the name of a split of a task, against `Task.splits`.
 
     Raises:
-        ConfigError: it is none of "train", "validation" and "test".
+        ConfigError: it is none of `splits`.
 
     Example:
-        >>> check_split("test")
+        >>> check_split("dev", SPLITS)
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: split must be one of 'train', 'validation', 'test', got 'dev'
     """
-    check_choice("split", split, SPLITS)
+    check_choice("split", split, splits)
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

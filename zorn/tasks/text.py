@@ -58,6 +58,9 @@ class TextTask(Task):
         length: tokens that a window predicts (T), at least 1.
         seed: of the windows, 64 bits.
         validation_fraction, test_fraction: shares of the bytes, each above 0, together below 1.
+        overfit: the same one batch (that of step 0) at every step; `evaluate` then evaluates that batch, each
+            window from the initial state, whichever split is asked for, and its `Evaluation.split` is
+            "overfit batch".
 
     Attributes:
         tokenizer: the tokenizer; `tokenizer.to_json()` goes into a checkpoint.
@@ -89,6 +92,7 @@ class TextTask(Task):
         seed: int,
         validation_fraction: float = 0.05,
         test_fraction: float = 0.05,
+        overfit: bool = False,
     ):
         _check_tokenizer(tokenizer, vocabulary_size)
         check_whole_number("batch", batch, minimum=1)
@@ -104,9 +108,11 @@ class TextTask(Task):
         self._batch = batch
         self._length = length
         self._seed = seed
+        self._overfit = overfit
 
     def training_batch(self, step: int) -> Batch:
         """The windows of a step: inputs and targets `[batch, length]`, the targets one token ahead."""
+        step = 0 if self._overfit else step
         tokens = self.tokens["train"]
         starts = integers(
             self._seed, step, data_stream(0), self._batch, len(tokens) - self._length, device="cpu"
@@ -115,8 +121,12 @@ class TextTask(Task):
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
     def evaluation_data(self, split: str) -> EvaluationData:
-        """The split in 16 streams, the last ones padded with targets of -100."""
-        check_split(split)
+        """The split in 16 streams, the last ones padded with targets of -100; or the one batch, when
+        overfitting."""
+        check_split(split, self.splits)
+        if self._overfit:
+            batch = self.training_batch(0)
+            return self._data("overfit batch", batch, predicted=batch.targets)
         tokens = self.tokens[split].long()
         predicted = tokens[1:]
         streams = min(EVALUATION_STREAMS, len(predicted))
@@ -124,12 +134,7 @@ class TextTask(Task):
         padding = streams * time - len(predicted)
         inputs = torch.cat([tokens[:-1], tokens.new_zeros(padding)]).view(streams, time)
         targets = torch.cat([predicted, tokens.new_full((padding,), IGNORE)]).view(streams, time)
-        total_bytes = int(self.tokenizer.token_bytes()[predicted].sum())
-        untold = float(self.tokenizer.untold_nats()[predicted].sum())
-        batch = Batch(inputs, targets)
-        return EvaluationData(
-            split, batch, total_bytes=total_bytes, untold_nats=untold, whole_sequences=False
-        )
+        return self._data(split, Batch(inputs, targets), predicted)
 
     def encode(self, text: str) -> Int[Tensor, " time"]:
         """The tokens of a text, int64."""
@@ -138,6 +143,12 @@ class TextTask(Task):
     def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
         """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
         return self.tokenizer.decode([int(token) for token in tokens])
+
+    def _data(self, name: str, batch: Batch, predicted: Tensor) -> EvaluationData:
+        """What is evaluated, with what the predicted tokens stand for."""
+        total_bytes = int(self.tokenizer.token_bytes()[predicted].sum())
+        untold = float(self.tokenizer.untold_nats()[predicted].sum())
+        return EvaluationData(name, batch, total_bytes=total_bytes, untold_nats=untold, whole_sequences=False)
 
 
 def read_source(source: str | Path) -> bytes:

@@ -83,5 +83,5 @@ def bigram_probabilities(text: Int64[Tensor, " time"]) -> Float64[Tensor, "256 2
 
 
 def _bytes(task: TextTask, split: str) -> Tensor:
-    check_split(split)
+    check_split(split, task.splits)
     return torch.from_numpy(numpy.frombuffer(task.text[split], dtype=numpy.uint8).astype(numpy.int64))

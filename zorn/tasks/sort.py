@@ -1,0 +1,48 @@
+"""The sort task: read some letters, then write them in alphabetical order."""
+
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from zorn.tasks.transduction import LETTERS, MARKS, Drawer, Strings, TransductionTask, random_letters
+
+
+@final
+class SortTask(TransductionTask):
+    """Random letters in alphabetical order, each as often as it was read, and each uniform from 26.
+
+    There are 29 tokens: the letters a to z are 0 to 25, the separator `|` 26, the end `.` 27, the padding `_`
+    28. Rows are padded to 2 · maximum_length + 1 time steps. For the letters "cab" and a maximum of 4:
+
+        inputs   c    a    b    |    a    b    c    _    _
+        targets  -100 -100 -100 a    b    c    .    -100 -100
+
+    The L letters of the answer and the end count.
+
+    Lengths, splits, arguments and errors are those of `TransductionTask`.
+
+    Example:
+        >>> task = SortTask(batch=2, minimum_length=1, maximum_length=3, seed=0)
+        >>> inputs, targets = task.training_batch(step=0)
+        >>> [task.decode(row) for row in inputs]
+        ['sil|ils', 'kv|kv__']
+        >>> targets[0]
+        tensor([-100, -100, -100,    8,   11,   18,   27])
+    """
+
+    name = "sort"
+    symbols = LETTERS + MARKS
+    vocabulary = len(symbols)
+    content = "the letters a to z"
+    prompt = "hello|"
+
+    def sources_and_answers(
+        self, lengths: Int64[Tensor, " rows"], longest: int, draw: Drawer
+    ) -> tuple[Strings, Strings]:
+        """Letters, and the same letters sorted."""
+        letters = random_letters(lengths, longest, draw)
+        beyond = torch.arange(longest) >= lengths[:, None]
+        ordered = letters.tokens.masked_fill(beyond, len(LETTERS)).sort(1).values  # the last ones are unread
+        return letters, Strings(ordered, lengths)
