@@ -6,8 +6,10 @@ from zorn.perturbations.dense import Dense
 from zorn.perturbations.draw import Draw, NoiseKind
 from zorn.perturbations.evaluate import Objective, Workload, member_losses
 from zorn.perturbations.fold import FusedSGD, fold_into_grad, round_stochastically
+from zorn.perturbations.inspection import ParameterReport, inspect_model
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.member_noise import MemberNoise
+from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.perturbation import BoundPerturbation, GradientBlock, Perturbation
 from zorn.perturbations.rank_one import RankOne
 from zorn.perturbations.rules import Rule, find_rule, register_rule
@@ -21,8 +23,10 @@ __all__ = [
     "GradientBlock",
     "Layout",
     "MemberNoise",
+    "MemberwiseRule",
     "NoiseKind",
     "Objective",
+    "ParameterReport",
     "Perturbation",
     "RankOne",
     "Rule",
@@ -30,6 +34,7 @@ __all__ = [
     "Workload",
     "find_rule",
     "fold_into_grad",
+    "inspect_model",
     "member_losses",
     "register_rule",
     "round_stochastically",

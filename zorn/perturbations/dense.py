@@ -4,6 +4,10 @@
 Members are evaluated one at a time, each sign on a scratch copy of the weights: θ itself is never changed, so
 nothing drifts. It needs no rules and so serves any module, and it is the reference that the others are tested
 against.
+
+A direction is drawn once for both signs and all micro-batches of its member, and once more for the fold. In
+between its signs are kept in one bit a weight (a thirty-second of float32 weights); normals are kept as they
+are, which takes the memory of one more copy of the weights.
 """
 
 from collections.abc import Iterator
@@ -16,6 +20,8 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.perturbations.draw import Draw, NoiseKind, check_noise_kind, noise, stream_of
+from zorn.perturbations.open_blocks import open_block
+from zorn.perturbations.packed_signs import pack_signs, unpack_signs
 from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
 from zorn.perturbations.targets import Target, trainable_targets
 
@@ -25,7 +31,8 @@ class Dense(Perturbation):
     """Directions with independent entries; one member at a time, on a scratch copy of the weights.
 
     Args:
-        noise: "rademacher" (signs, the default, as in the paper) or "gaussian".
+        noise: "rademacher" (signs, the default, as in the paper) or "gaussian", which holds a copy more of
+            the weights.
 
     Raises:
         ConfigError: an unknown `noise`.
@@ -58,9 +65,9 @@ class _BoundDense(BoundPerturbation):
             for module in model.modules()
             if isinstance(module, nn.Embedding) and module.padding_idx is not None
         }
-        self._scratch: list[Tensor] | None = (
-            None  # allocated at first use, kept for all members of the estimate
-        )
+        self._scratch: list[Tensor] | None = None  # allocated at first use, kept for all members
+        self._kept_of: tuple[int, int, range] | None = None  # seed, step and member of what is kept
+        self._kept: dict[tuple[int, int], Tensor] = {}  # its direction: (parameter, start of the slice) to z
 
     @contextmanager
     def members(
@@ -73,21 +80,17 @@ class _BoundDense(BoundPerturbation):
                 "members and "
                 f"{len(signs)} signs: loop over them, or use RankOne"
             )
-        with torch.inference_mode(mode=False), torch.no_grad():
-            if self._scratch is None:
-                self._scratch = [
-                    torch.empty_like(t.parameter, memory_format=torch.contiguous_format) for t in self.targets
-                ]
-            for target, scratch in zip(self.targets, self._scratch, strict=True):
-                self._perturb(target, scratch, draw, members, signs[0])
-        originals = [target.parameter.data for target in self.targets]
-        try:
-            for target, scratch in zip(self.targets, self._scratch, strict=True):
-                target.parameter.data = scratch
-            yield
-        finally:
-            for target, original in zip(self.targets, originals, strict=True):
-                target.parameter.data = original
+        parameters = [target.parameter for target in self.targets]
+        with open_block(written=parameters, read=()):
+            scratch = self._moved(draw, members, signs[0])
+            originals = [parameter.data for parameter in parameters]
+            try:
+                for parameter, moved in zip(parameters, scratch, strict=True):
+                    parameter.data = moved
+                yield
+            finally:
+                for parameter, original in zip(parameters, originals, strict=True):
+                    parameter.data = original
 
     def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         for target in self.targets:
@@ -105,14 +108,39 @@ class _BoundDense(BoundPerturbation):
                     total.addmv_(z.t(), scaled[members.start : members.stop])
                 yield GradientBlock(target, start, total)
 
-    def _perturb(self, target: Target, scratch: Tensor, draw: Draw, members: range, sign: int) -> None:
-        """scratch = θ + s ε z, in slices, computed at least in float32."""
-        weight, result = target.parameter.reshape(-1), scratch.view(-1)
-        for start in range(0, weight.numel(), FOLD_ELEMENTS):
-            part = weight[start : start + FOLD_ELEMENTS]
-            z = self._direction(target, draw, members, start, part.numel())[0]
-            wide = torch.promote_types(part.dtype, torch.float32)
-            result[start : start + part.numel()] = torch.add(part.to(wide), z, alpha=sign * draw.epsilon)
+    @torch.inference_mode(mode=False)  # or a caller's inference mode would get into the scratch copy
+    @torch.no_grad()
+    def _moved(self, draw: Draw, members: range, sign: int) -> list[Tensor]:
+        """θ + s ε z of every target, on the scratch copy, in slices, computed at least in float32."""
+        if self._scratch is None:
+            self._scratch = [
+                torch.empty_like(t.parameter, memory_format=torch.contiguous_format) for t in self.targets
+            ]
+        key = draw.seed, draw.step, members
+        if self._kept_of != key:
+            self._kept_of, self._kept = key, {}
+        for target, scratch in zip(self.targets, self._scratch, strict=True):
+            weight, result = target.parameter.reshape(-1), scratch.view(-1)
+            for start in range(0, weight.numel(), FOLD_ELEMENTS):
+                part = weight[start : start + FOLD_ELEMENTS]
+                z = self._kept_direction(target, draw, members, start, part.numel())
+                wide = torch.promote_types(part.dtype, torch.float32)
+                result[start : start + part.numel()] = torch.add(part.to(wide), z, alpha=sign * draw.epsilon)
+        return self._scratch
+
+    def _kept_direction(self, target: Target, draw: Draw, members: range, start: int, count: int) -> Tensor:
+        """Elements start .. start + count of the one member's z, drawn where they are not kept, and kept."""
+        place, signs = (target.number, start), self._structure.noise == "rademacher"
+        kept = self._kept.get(place)
+        if kept is None:
+            z = self._direction(target, draw, members, start, count)[0]
+            self._kept[place] = pack_signs(z) if signs else z
+            return z
+        if not signs:
+            return kept
+        z = unpack_signs(kept, count, target.parameter.dtype)
+        self._clear_padding(target, z, start)
+        return z
 
     def _direction(self, target: Target, draw: Draw, members: range, start: int, count: int) -> Tensor:
         """Elements start .. start + count of z, [len(members), count]; 0 in a padding row."""
@@ -121,6 +149,10 @@ class _BoundDense(BoundPerturbation):
         z = noise(
             kind, draw, members, stream, count, offset=start, dtype=parameter.dtype, device=parameter.device
         )
-        padding = self._padding.get(id(parameter), range(0))
-        z[:, max(padding.start - start, 0) : max(padding.stop - start, 0)] = 0
+        self._clear_padding(target, z, start)
         return z
+
+    def _clear_padding(self, target: Target, z: Tensor, start: int) -> None:
+        """Zeros for the elements of a padding row, in place. z: [.., elements start and after]."""
+        padding = self._padding.get(id(target.parameter), range(0))
+        z[..., max(padding.start - start, 0) : max(padding.stop - start, 0)] = 0

@@ -62,7 +62,7 @@ class MemberNoise:
         self.signs = len(signs)
         self.visited = False
         self._group = group
-        self._site = site
+        self.site = site
         scale = signs.double() * epsilon / math.sqrt(self.rank)
         self._scales = {dtype: scale.to(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -93,7 +93,7 @@ class MemberNoise:
         if rows % pairs or (self._group is not None and rows != pairs * self._group and pairs > 1):
             expected = f"{pairs * self._group}" if self._group else f"a multiple of {pairs}"
             raise ConfigError(
-                f"module {self._site!r} was called with a tensor of shape {tuple(x.shape)}; members side "
+                f"module {self.site!r} was called with a tensor of shape {tuple(x.shape)}; members side "
                 "by side "
                 f"need the rows in front (expected {expected}: {self.signs} signs × {self.members} members "
                 "× their "
@@ -101,6 +101,19 @@ class MemberNoise:
             )
         self.visited = True
         return x.unflatten(0, (self.signs, self.members, rows // pairs))
+
+    def moved(self, parameter: Tensor, name: str, lane: int) -> Tensor:
+        """θ + s ε z of one lane; lane l holds the rows of sign l // M and member l % M, in their order.
+
+        Summed at least in float32, then rounded to the parameter's dtype. For a layout of one column and a
+        row factor of its own.
+        """
+        sign, member = divmod(lane, self.members)
+        wide = torch.promote_types(parameter.dtype, torch.float32)
+        z = torch.stack([a[member].to(wide) for a in self.factors[name].rows]).sum(0)
+        scale = float(self._scales[torch.float64][sign])
+        moved = torch.add(parameter.to(wide), z.view(parameter.shape), alpha=scale)
+        return moved.to(parameter.dtype)
 
     def signed(self, scores: Tensor, trailing: int) -> Tensor:
         """`scores` [.., S, M, g, `trailing` more] times each row's s ε / √rank, multiplied at least in

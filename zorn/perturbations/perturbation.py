@@ -42,6 +42,10 @@ class BoundPerturbation(ABC):
         Rows lie as [signs, members, group], flattened, along the first dimension of the model's input;
         `group` None takes g from the number of rows. On leaving the block, also by an exception, the model is
         as it was.
+
+        Raises:
+            ConfigError: the model is perturbed in another block or thread; nothing is changed.
+            UncoveredParameterError: on leaving, the model ran and a module to perturb was never called.
         """
 
     @abstractmethod

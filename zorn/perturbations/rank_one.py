@@ -26,10 +26,14 @@ from zorn.perturbations.draw import (
     stream_of,
 )
 from zorn.perturbations.member_noise import Factors, MemberNoise
+from zorn.perturbations.memberwise import MemberwiseRule
+from zorn.perturbations.open_blocks import open_block
 from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.rules import Replaced
 from zorn.perturbations.targets import Site, StructuredTarget, structured_sites
 
 _Place = tuple[torch.dtype, torch.device]
+_Replace = Callable[[nn.Module, str, Callable[..., Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class RankOne(Perturbation):
 class _BoundRankOne(BoundPerturbation):
     def __init__(self, structure: RankOne, model: nn.Module) -> None:
         self._structure = structure
+        self._model = model
         self._targets, self._sites = structured_sites(model)
         self.targets = list(self._targets)
 
@@ -79,27 +84,22 @@ class _BoundRankOne(BoundPerturbation):
     def members(
         self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
     ) -> Iterator[None]:
-        sign_vector = torch.tensor(signs, device=self._targets[0].parameter.device)
-        factors = self._factors(draw, members)
-        attached: list[tuple[Site, MemberNoise]] = []
-        with _replaced_methods() as replace:
-            for site in self._sites:
-                member_noise = MemberNoise(
-                    {name: factors[target.number] for name, target in site.targets.items()},
-                    signs=sign_vector,
-                    members=len(members),
-                    group=group,
-                    epsilon=draw.epsilon,
-                    site=site.name,
-                )
-                attached.append((site, member_noise))
-                for method, function in site.rule.perturbed(site.module, member_noise).items():
-                    replace(site.module, method, function)
-            yield
+        moved = [
+            target.parameter
+            for site in self._sites
+            if isinstance(site.rule, MemberwiseRule)
+            for target in site.targets.values()
+        ]
+        modules, parameters = [site.module for site in self._sites], [t.parameter for t in self._targets]
+        with open_block(written=[*modules, *moved], read=parameters), _replaced_methods() as replace:
+            attached = self._attach(draw, members, signs, group, replace)
+            with _calls_of(self._model) as calls:
+                yield
+        visited = [own.visited for _, own in attached]
         silent = [
             target.name for site, own in attached if not own.visited for target in site.targets.values()
         ]
-        if silent:
+        if silent and (calls or any(visited)):
             raise UncoveredParameterError(
                 f"{', '.join(silent)} would be perturbed, but the model's forward never called the "
                 "module(s) that hold them "
@@ -107,6 +107,27 @@ class _BoundRankOne(BoundPerturbation):
                 "requires_grad_(False), "
                 "register a rule for the module that reads them, or use the Dense structure"
             )
+
+    def _attach(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None, replace: _Replace
+    ) -> list[tuple[Site, MemberNoise]]:
+        """Put every site under the noise of the members."""
+        sign_vector = torch.tensor(signs, device=self._targets[0].parameter.device)
+        factors = self._factors(draw, members)
+        attached: list[tuple[Site, MemberNoise]] = []
+        for site in self._sites:
+            member_noise = MemberNoise(
+                {name: factors[target.number] for name, target in site.targets.items()},
+                signs=sign_vector,
+                members=len(members),
+                group=group,
+                epsilon=draw.epsilon,
+                site=site.name,
+            )
+            attached.append((site, member_noise))
+            for method, function in site.rule.perturbed(site.module, member_noise).items():
+                replace(site.module, method, function)
+        return attached
 
     def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         for target in self._targets:
@@ -211,7 +232,7 @@ def _column_stream(target: StructuredTarget, i: int) -> int:
 
 
 @contextmanager
-def _replaced_methods() -> Iterator[Callable[[nn.Module, str, Callable[..., Any]], None]]:
+def _replaced_methods() -> Iterator[_Replace]:
     """Gives `replace(module, method, function)`, which holds on the instance until the block is left."""
     undo: list[Callable[[], None]] = []
 
@@ -221,10 +242,26 @@ def _replaced_methods() -> Iterator[Callable[[nn.Module, str, Callable[..., Any]
             undo.append(lambda: module.__dict__.__setitem__(method, earlier))
         else:
             undo.append(lambda: module.__dict__.__delitem__(method))
-        module.__dict__[method] = function
+        module.__dict__[method] = Replaced(function)
 
     try:
         yield replace
     finally:
         for revert in reversed(undo):
             revert()
+
+
+@contextmanager
+def _calls_of(model: nn.Module) -> Iterator[list[bool]]:
+    """A list that is no longer empty once the model has been called."""
+    calls: list[bool] = []
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        if not calls:
+            calls.append(True)
+
+    handle = model.register_forward_pre_hook(note)
+    try:
+        yield calls
+    finally:
+        handle.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -20,7 +21,8 @@ class Rule(ABC):
     `zorn/perturbations/standard_rules.py`.
 
     Rows of all signs, members and group sequences lie along the first dimension of what the module is called
-    with; `MemberNoise` holds the members' factors and adds their perturbation to an output.
+    with; `MemberNoise` holds the members' factors and adds their perturbation to an output. For a layer that
+    need not be fast there is `MemberwiseRule`, which fits any layer as it is.
 
     Example: a layer that scales its input, y = x · gain
 
@@ -73,13 +75,22 @@ def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
     _RULES[module_type] = rule
 
 
+class Replaced(partial[Any]):
+    """A method of a rule, in place of a module's own for the length of a `with` block."""
+
+
 def find_rule(module: nn.Module) -> Rule | None:
     """The rule of the module's type, or of the nearest base class whose `forward` it has not overridden (in
     its class or on the instance); None without one."""
-    if "forward" in module.__dict__:
+    if has_own_forward(module):
         return None
     for base in type(module).__mro__:
         rule = _RULES.get(base)
         if rule is not None:
             return rule if type(module).forward is base.forward else None
     return None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether the user has put a forward on this very instance, which a rule for its type would leave out."""
+    return not isinstance(module.__dict__.get("forward"), Replaced | None)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zorn.errors import UncoveredParameterError
+from zorn.errors import UncoveredParameterError, ZornError
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.rules import Rule, find_rule
+from zorn.perturbations.uncovered import Uncovered, explain
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,25 @@ def trainable_targets(model: nn.Module) -> list[Target]:
     return targets
 
 
-def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:
-    """The targets with their layouts, and the modules to attach to.
+@dataclass(frozen=True)
+class Survey:
+    """How a model's parameters are covered by rules."""
 
-    Raises:
-        UncoveredParameterError: a parameter requires a gradient and no rule covers it (all are named), or two
-        modules that share a
-            parameter disagree on its layout.
-    """
-    targets = {id(target.parameter): target for target in trainable_targets(model)}
+    targets: list[StructuredTarget]
+    """Those that a rule covers, each once, in the order of `model.named_parameters()`."""
+    sites: list[Site]
+    uncovered: list[Uncovered]
+    """Those that no rule covers, module by module."""
+    refused: dict[int, ZornError]
+    """Why a rule does not take a parameter, by the parameter's number."""
+
+
+def survey(model: nn.Module) -> Survey:
+    """Look up the rule of every module with parameters to train; nothing is raised."""
     numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
+    names = [name for name, _ in model.named_parameters()]
     structured: dict[int, StructuredTarget] = {}
-    sites: list[Site] = []
-    uncovered: list[str] = []
+    result = Survey([], [], [], {})
     for module_name, module in model.named_modules():
         own = {
             name: p
@@ -80,38 +87,56 @@ def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Sit
         if not own:
             continue
         rule = find_rule(module)
-        layouts = rule.layouts(module) if rule is not None else {}
+        try:
+            layouts = rule.layouts(module) if rule is not None else {}
+        except ZornError as error:
+            result.refused.update((numbers[id(parameter)], error) for parameter in own.values())
+            continue
         site_targets: dict[str, StructuredTarget] = {}
         for name, parameter in own.items():
             if name not in layouts:
-                uncovered.append(f"{module_name}.{name}".lstrip(".") + f" (in {type(module).__name__})")
+                result.uncovered.append(Uncovered(f"{module_name}.{name}".lstrip("."), parameter, module))
                 continue
-            layout, target = layouts[name], targets[id(parameter)]
+            layout, number = layouts[name], numbers[id(parameter)]
             assert layout.size == parameter.numel(), (
-                f"{target.name}: a layout of {layout.size} for {parameter.numel()} elements"
+                f"{names[number]}: a layout of {layout.size} for {parameter.numel()} elements"
             )
             source = parameter if layout.row_source is None else getattr(module, layout.row_source)
             # a source that is no parameter (a parametrized weight) has no noise to share
-            row_number = numbers.get(id(source), target.number)
-            found = StructuredTarget(target.name, target.number, parameter, layout, row_number)
-            earlier = structured.setdefault(id(parameter), found)
+            row_number = numbers.get(id(source), number)
+            found = StructuredTarget(names[number], number, parameter, layout, row_number)
+            earlier = structured.setdefault(number, found)
             if (earlier.layout, earlier.row_number) != (layout, found.row_number):
-                raise UncoveredParameterError(
-                    f"{target.name} is shared by modules whose rules lay out its noise differently: "
-                    f"{earlier.layout} "
-                    f"with the row factor of parameter {earlier.row_number} and, in {module_name}, "
-                    f"{layout} with that "
-                    f"of parameter {found.row_number}: freeze it with requires_grad_(False), unshare it, "
-                    "or use the "
-                    "Dense structure"
-                )
+                result.refused[number] = _disagreement(earlier, found, module_name)
             site_targets[name] = earlier
         if rule is not None:
-            sites.append(Site(module_name, module, rule, site_targets))
-    if uncovered:
-        raise UncoveredParameterError(
-            f"no perturbation rule covers {', '.join(uncovered)}: register a rule for the module's type with "
-            "zorn.register_rule(ModuleType, rule), freeze the parameter with requires_grad_(False), "
-            "or use the Dense structure, which needs no rules"
-        )
-    return [structured[id(target.parameter)] for target in targets.values()], sites
+            result.sites.append(Site(module_name, module, rule, site_targets))
+    result.targets.extend(structured[number] for number in sorted(structured))
+    return result
+
+
+def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:
+    """The targets with their layouts, and the modules to attach to.
+
+    Raises:
+        UncoveredParameterError: a parameter requires a gradient and no rule covers it (all are named, with
+            code that helps), two modules that share a parameter disagree on its layout, or nothing requires a
+            gradient.
+        ConfigError: a rule refuses its module.
+    """
+    trainable_targets(model)
+    found = survey(model)
+    for error in found.refused.values():
+        raise error
+    if found.uncovered:
+        raise UncoveredParameterError(explain(found.uncovered))
+    return found.targets, found.sites
+
+
+def _disagreement(earlier: StructuredTarget, found: StructuredTarget, module_name: str) -> ZornError:
+    return UncoveredParameterError(
+        f"{earlier.name} is shared by modules whose rules lay out its noise differently: {earlier.layout} "
+        f"with the row factor of parameter {earlier.row_number} and, in {module_name}, {found.layout} with "
+        f"that of parameter {found.row_number}: freeze it with requires_grad_(False), unshare it, or use the "
+        "Dense structure"
+    )
