@@ -1,45 +1,26 @@
 """zorn: Zero-Order Recurrent Networks, trained with forward passes only.
 
 The public surface, by room: models and batches, perturbation structures and rules, estimators, tasks and
-objectives. The trainer is `zorn.training`, the command line `zorn`.
+objectives; `zorn.public` lists it. The trainer is `zorn.training`, the command line `zorn`.
 """
 
-from zorn.errors import (
-    CheckpointError,
-    ConfigError,
-    NonFiniteLossError,
-    UncoveredParameterError,
-    ZornError,
-)
-from zorn.estimators import BPTT, CDRGE, FDRGE, Estimate, Population
-from zorn.models import Batch, LanguageModel, sample
-from zorn.perturbations import Dense, FusedSGD, Layout, MemberNoise, RankOne, Rule, register_rule
-from zorn.tasks import CopyTask, TextTask, TokenCrossEntropy
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BPTT",
-    "CDRGE",
-    "FDRGE",
-    "Batch",
-    "CheckpointError",
-    "ConfigError",
-    "CopyTask",
-    "Dense",
-    "Estimate",
-    "FusedSGD",
-    "LanguageModel",
-    "Layout",
-    "MemberNoise",
-    "NonFiniteLossError",
-    "Population",
-    "RankOne",
-    "Rule",
-    "TextTask",
-    "TokenCrossEntropy",
-    "UncoveredParameterError",
-    "ZornError",
-    "register_rule",
-    "sample",
-]
+if TYPE_CHECKING:
+    from zorn.public import *  # noqa: F403
+    from zorn.public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the public names when the first is used: torch takes seconds, and the command line must be
+        able to catch Ctrl-C before."""
+        import importlib
+
+        if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")):
+            public = importlib.import_module("zorn.public")
+            globals().update({known: getattr(public, known) for known in [*public.__all__, "__all__"]})
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module 'zorn' has no attribute {name!r}")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from zorn.cli import entry, main
+from zorn.cli import main
 
 TINY = ["--batch", "4", "--population", "4", "--hidden-size", "4"]
 COPY = ["--task", "copy", *TINY]
@@ -56,6 +56,38 @@ def test_train_evaluate_generate_resume(tmp_path, capsys, monkeypatch):
     assert main([*train, "--overwrite"]) == 0
 
 
+def test_a_task_with_answers_is_evaluated_longer_smoothed_and_answered(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    lengths = ["--minimum-length", "1", "--maximum-length", "2"]
+    assert main(["train", "--task", "reverse", *lengths, *TINY, "--steps", "1", "--out", out]) == 0
+    assert re.search(r"validation longer loss +│ +\d\.\d{3}", capsys.readouterr().out)
+
+    assert main(["evaluate", out, "--split", "test-longer"]) == 0
+    assert re.search(r"split +│ +test-longer", capsys.readouterr().out)
+
+    smoothed = ["evaluate", out, "--smoothed-epsilon", "0.3", "--members"]
+    found = []
+    for members in ("32", "128"):
+        assert main([*smoothed, members]) == 0
+        text = capsys.readouterr().out
+        plain = re.search(r"cross-entropy of 16 of 256 sequences +│ +(\d\.\d{4})", text)
+        loss, error = re.search(r"smoothed, epsilon 0\.3 +│ +(\d\.\d{4}) ± (\d\.\d{4})", text).groups()
+        assert 0.0 < abs(float(loss) - float(plain.group(1))) < 2.0
+        assert re.search(rf"members +│ +{members}", text)
+        found.append((float(loss), float(error)))
+    (few, error), (many, smaller) = found
+    assert 0 < smaller < error
+    assert abs(few - many) < 5 * (error**2 + smaller**2) ** 0.5 + 1e-4
+
+    assert main(["generate", out]) == 0
+    answer = capsys.readouterr().out
+    assert re.fullmatch(r"[a-z]+\|[a-z|_]*\.?\n", answer), (
+        "an example is asked; after its end nothing is written"
+    )
+    assert main(["generate", out, "--prompt", "abc|", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.startswith("abc|")
+
+
 def test_non_finite_losses_are_exit_code_1_and_one_line(tmp_path, capsys):
     words = [
         "--optimizer",
@@ -96,7 +128,7 @@ def test_ctrl_c_outside_training_is_one_line(capsys, monkeypatch):
     def interrupted(_words):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(entry.COMMANDS, "evaluate", interrupted)
+    monkeypatch.setattr("zorn.cli.evaluate.command", interrupted)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "zorn: stopped\n"
 
@@ -105,7 +137,8 @@ def test_ctrl_c_outside_training_is_one_line(capsys, monkeypatch):
 def test_help_lists_the_commands(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^  (\w+)  ", out, re.MULTILINE) == ["train", "evaluate", "generate", "resume"]
+    names = ["train", "evaluate", "generate", "inspect", "resume"]
+    assert re.findall(r"^  (\w+)  ", out, re.MULTILINE) == names
 
 
 def test_help_of_a_command_is_complete_and_loads_no_heavy_extras(tmp_path):

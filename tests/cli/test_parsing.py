@@ -1,9 +1,11 @@
 """The words of a mistake, and what remains when only tyro knows what is wrong."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import pytest
+import tyro
 
 from zorn.cli import parsing
 from zorn.cli.parsing import UsageError, closest, leading_flags, parse
@@ -55,6 +57,43 @@ def test_flags_are_flat_and_defaults_stay():
 def test_a_mistake_is_named(words, message):
     with pytest.raises(UsageError, match=message):
         read(*words)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Words without flags, one of them needed, beside a group."""
+
+    folder: tyro.conf.Positional[Path]
+    """A folder."""
+    other: tyro.conf.Positional[str] = ""
+    """Another word."""
+    out: Path | None = None
+    """A path."""
+    name: str = ""
+    """A name."""
+    group: Group
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the run's folder is missing"),
+        (["a", "b", "c"], "unexpected word 'c'"),
+        (["a", "b", "--siez", "3"], r"unknown flag --siez"),
+        (["a", "--out", ""], "--out must be a path, got an empty text: for example --out runs/mine"),
+        (["a", "--out="], "--out must be a path, got an empty text"),
+    ],
+)
+def test_words_without_flags_are_counted_and_paths_are_not_empty(words, message):
+    default = Places(folder=tyro.MISSING, group=Group())
+    with pytest.raises(UsageError, match=message):
+        parse(Places, words, prog="zorn places", default=default)
+
+
+def test_a_word_without_a_flag_can_be_left_out():
+    default = Places(folder=tyro.MISSING, group=Group())
+    found = parse(Places, ["a", "--name", "", "--out", "b"], prog="zorn places", default=default)
+    assert (found.folder, found.other, found.name, found.out) == (Path("a"), "", "", Path("b"))
 
 
 def test_what_only_tyro_understands_is_put_into_one_line(monkeypatch):

@@ -54,10 +54,37 @@ def test_underscores_and_negations_are_understood():
     assert config.optimizer.clip_norm == 0.5
 
 
+def test_the_papers_presets_are_the_papers():
+    """arXiv 2505.17852: the smallest LSTM on copy, the whole batch for each member, ε = lr."""
+    for name, population, rate in (("paper-96", 96, 0.1), ("paper-512", 512, 0.5)):
+        config = PRESETS[name]
+        assert (config.task.batch, config.task.minimum_length, config.task.maximum_length) == (1024, 2, 10)
+        model = config.model
+        assert (model.hidden_size, model.num_heads, model.embedding_size) == (240, 12, 100)
+        estimator = config.estimator
+        assert (estimator.estimator, estimator.structure, estimator.noise) == (
+            "cd-rge",
+            "dense",
+            "rademacher",
+        )
+        assert (estimator.population, estimator.group_size) == (population, 0)
+        assert config.population_multiple == 1
+        optimizer = config.optimizer
+        assert (optimizer.optimizer, optimizer.learning_rate, optimizer.tie_epsilon) == ("sgd", rate, True)
+        assert (optimizer.momentum, optimizer.weight_decay, optimizer.clip_norm) == (0.0, 0.0, None)
+
+
+@pytest.mark.parametrize("name", ["copy-adamw", "copy-sgd", "copy-tbptt"])
+def test_baselines_have_the_task_and_the_model_of_what_they_are_compared_with(name):
+    assert PRESETS[name].task == PRESETS["copy"].task
+    assert PRESETS[name].model == PRESETS["copy"].model
+    assert PRESETS[name].estimator.exact
+
+
 def test_the_flags_are_those_on_the_list(capsys):
     """A flag is a promise: a new, renamed or dropped one is changed in flags.txt on purpose."""
     found = []
-    for command in ("train", "evaluate", "generate", "resume"):
+    for command in ("train", "evaluate", "generate", "inspect", "resume"):
         assert main([command, "--help"]) == 0
         help_text = capsys.readouterr().out
         found += [

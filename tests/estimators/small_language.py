@@ -1,8 +1,14 @@
 """The model, batches and structures that the tests of the estimators share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import jaxtyping
 import torch
 from torch import nn
 
+from zorn.estimators import BPTT, TBPTT
 from zorn.models import Batch, LanguageModel
 from zorn.perturbations import Dense, RankOne
 
@@ -17,6 +23,7 @@ STRUCTURES = {
     "dense": Dense(),
     "dense gaussian": Dense(noise="gaussian"),
 }
+EXACT = {"bptt": BPTT, "tbptt": partial(TBPTT, truncation=3)}
 
 
 def language_model(dtype: torch.dtype = torch.float64, **options) -> LanguageModel:
@@ -74,3 +81,39 @@ def folded(population, model: nn.Module, coefficients: torch.Tensor) -> dict[str
     for block in bound.fold(population.draw, coefficients):
         flat[block.target.name][block.start : block.start + len(block.values)] = block.values.double()
     return {t.name: flat[t.name].view_as(t.parameter) for t in bound.targets}
+
+
+def snapshot(model):
+    """All that an estimate must leave as it was: values, objects, storage, attributes and training flags."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        "values": {name: tensor.detach().clone() for name, tensor in tensors.items()},
+        "objects": {
+            name: (id(tensor), tensor.data_ptr(), tensor.stride()) for name, tensor in tensors.items()
+        },
+        "attributes": {name: sorted(module.__dict__) for name, module in model.named_modules()},
+        "training": {name: module.training for name, module in model.named_modules()},
+    }
+
+
+def assert_unchanged(model, before):
+    after = snapshot(model)
+    assert_same(after.pop("values"), before["values"])
+    assert after == {key: value for key, value in before.items() if key != "values"}
+
+
+def model_in_mixed_modes():
+    model = language_model(torch.float32)
+    model.train()
+    model.head.eval()
+    return model
+
+
+@contextmanager
+def without_type_checks() -> Iterator[None]:
+    """As users run zorn: the types in signatures are checked in the tests only."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from elsewhere import answer, mean_square
@@ -18,17 +19,18 @@ from small_language import (
     language_batch,
     language_model,
     weights,
+    without_type_checks,
 )
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.estimators import CDRGE, FDRGE
+from zorn.estimators import CDRGE, FDRGE, SPSA15
 from zorn.models import Batch
 from zorn.perturbations import FusedSGD
 from zorn.tasks import TokenCrossEntropy
 
 each_structure = pytest.mark.parametrize("structure", STRUCTURES)
-each_estimator = pytest.mark.parametrize("kind", [CDRGE, FDRGE])
+each_estimator = pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15])
 
 
 def ask(kind, structure="rank one", **options):
@@ -74,22 +76,24 @@ def test_settings_changed_between_ask_and_tell_change_nothing(kind, structure):
     assert estimator.step == 1234
 
 
+LOSSES = torch.tensor([[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0], [1.0, 1.0, 0.0, 2.0]], dtype=torch.float64)
+"""Of three signs and four members."""
+
+BY_HAND = {  # at ε = 1/4: the coefficients, and the loss that is reported
+    CDRGE: ([-4.0, 8.0, 0.0, 1.0], 12.5 / 8),
+    FDRGE: ([-8.0, 16.0, 0.0, 2.0], 5 / 4),
+    SPSA15: ([-4.0 / 32**0.1, 8.0 / 32**0.1, 0.0, 1.0 / 8**0.1], 4 / 4),  # κ = 32, 32, 0 (the floor is 1), 8
+}
+
+
 @each_structure
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (CDRGE, [[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]]),
-        (FDRGE, [[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]]),
-    ],
-)
-def test_tell_is_the_mean_of_coefficients_times_directions(kind, expected, structure):
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_tell_is_the_mean_of_coefficients_times_directions(kind, structure):
     estimator, model, population = ask(kind, structure, epsilon=0.25)
-    losses = torch.tensor(expected)
-    span = {CDRGE: 0.5, FDRGE: 0.25}[kind]
-    coefficients = torch.tensor([-2.0, 4.0, 0.0, 0.5], dtype=torch.float64) / span
-    found = estimator.tell(model, population, losses, forward_passes=12)
-    assert torch.equal(found.coefficients, coefficients)
-    assert found.loss == {CDRGE: 12.5 / 8, FDRGE: 5 / 4}[kind]
+    coefficients = torch.tensor(BY_HAND[kind][0], dtype=torch.float64)
+    found = estimator.tell(model, population, LOSSES[: len(kind.signs)], forward_passes=12)
+    torch.testing.assert_close(found.coefficients, coefficients, rtol=1e-14, atol=0)
+    assert found.loss == BY_HAND[kind][1]
     assert found.forward_passes == 12
     assert found.dropped == 0
     assert found.coefficient_norm == pytest.approx(float((coefficients.square().sum() / 4).sqrt()))
@@ -98,7 +102,7 @@ def test_tell_is_the_mean_of_coefficients_times_directions(kind, expected, struc
     )
 
 
-@each_estimator
+@pytest.mark.parametrize("kind", [CDRGE, FDRGE])
 def test_shaping_is_applied_to_the_coefficients_before_they_are_averaged(kind):
     estimator, model, population = ask(kind, shaping=lambda c: c.sign() * 3)
     losses = torch.tensor([[1.0, 4.0, 0.0, 2.5], [3.0, 0.0, 0.0, 2.0]])
@@ -167,6 +171,36 @@ def test_losses_of_any_real_dtype(dtype):
     losses = torch.tensor([[1, 4, 0, 2], [3, 0, 0, 2]], dtype=dtype)
     found = estimator.tell(model, population, losses)
     assert found.coefficients.tolist() == pytest.approx([-100, 200, 0, 0])
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.array, lambda losses: np.array(losses, dtype=np.int32)])
+def test_losses_as_sequences_and_arrays(convert):
+    estimator, model, population = ask(CDRGE)
+    found = estimator.tell(model, population, convert([[1.1, 4.0, 0.0, 2.0], [3.0, 0.0, 0.0, 2.0]]))
+    first = int(1.1) if "int" in str(getattr(convert([[1.1]]), "dtype", "")) else 1.1  # in full precision
+    assert found.coefficients.tolist() == [(first - 3.0) / (2 * 0.01), 4 / (2 * 0.01), 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (
+            torch.zeros(2, POPULATION, dtype=torch.complex64),
+            "losses must be real numbers, got torch.complex64",
+        ),
+        (np.zeros((2, POPULATION), dtype=complex), "losses must be real numbers, got torch.complex128"),
+        ([[1j] * POPULATION] * 2, "losses must be real numbers, got torch.complex128"),
+        ([["low"] * POPULATION] * 2, r"losses must be a table of real numbers.* got a value of type list"),
+        ([[1.0] * POPULATION, [1.0]], r"losses must be a table of real numbers"),
+        ([[None] * POPULATION] * 2, r"losses must be a table of real numbers"),
+        ("zeros", r"losses must be a table of real numbers.* got 'zeros'"),
+    ],
+)
+def test_losses_that_are_no_real_numbers(losses, message):
+    estimator, model, population = ask(CDRGE)
+    with without_type_checks(), pytest.raises(ConfigError, match=message):
+        estimator.tell(model, population, losses)
+    assert not gradients(model)
 
 
 def test_losses_that_carry_a_graph_are_only_read():

@@ -11,7 +11,7 @@ import zorn
 @pytest.mark.parametrize(
     "perturbation", [zorn.RankOne(), zorn.RankOne(rank=2, noise="gaussian"), zorn.Dense()]
 )
-@pytest.mark.parametrize("estimator", [zorn.CDRGE, zorn.FDRGE])
+@pytest.mark.parametrize("estimator", [zorn.CDRGE, zorn.FDRGE, zorn.SPSA15])
 def test_an_estimate_is_that_of_the_cpu(estimator, perturbation):
     found = {}
     for device in ("cpu", "cuda"):

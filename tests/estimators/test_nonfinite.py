@@ -14,11 +14,12 @@ from small_language import (
 )
 
 from zorn.errors import NonFiniteLossError
-from zorn.estimators import BPTT, CDRGE, FDRGE
+from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT
 from zorn.perturbations import FusedSGD
+from zorn.tasks import TokenCrossEntropy
 
 POPULATION = 8
-LOSSES = torch.arange(16.0, dtype=torch.float64).view(2, 8).square()
+LOSSES = torch.arange(24.0, dtype=torch.float64).view(3, 8).square()
 
 
 def asked(kind, structure="rank one", **options):
@@ -28,13 +29,15 @@ def asked(kind, structure="rank one", **options):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "sign"), [(CDRGE, 0), (CDRGE, 1), (FDRGE, 0), (FDRGE, 1), (SPSA15, 0), (SPSA15, 1), (SPSA15, 2)]
+)
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("kind", [CDRGE, FDRGE])
 def test_a_member_is_dropped_and_the_average_is_over_the_rest(kind, structure, sign, value):
     estimator, model, population = asked(kind, structure)
-    clean = estimator.tell(model, population, LOSSES).coefficients
-    losses = LOSSES.clone()
+    every = LOSSES[: len(population.signs)]
+    clean = estimator.tell(model, population, every).coefficients
+    losses = every.clone()
     losses[sign, 2] = value
     found = estimator.tell(model, population, losses)
     rest = clean.clone()
@@ -42,14 +45,15 @@ def test_a_member_is_dropped_and_the_average_is_over_the_rest(kind, structure, s
     assert found.dropped == 1
     assert torch.equal(found.coefficients, rest)
     kept = torch.arange(8) != 2
-    assert found.loss == float(LOSSES[:, kept].mean() if kind is CDRGE else LOSSES[1, kept].mean())
+    reported = {CDRGE: every, FDRGE: every[1], SPSA15: every[-1]}[kind]
+    assert found.loss == float(reported[..., kept].mean())
     assert_close(gradients(model), folded(population, model, rest / 7), rtol=1e-12, atol=1e-12)
 
 
 def test_shaping_sees_only_those_that_are_kept():
     seen = []
     estimator, model, population = asked(CDRGE, shaping=lambda c: seen.append(len(c)) or c)
-    losses = LOSSES.clone()
+    losses = LOSSES[:2].clone()
     losses[0, :3] = torch.nan
     estimator.tell(model, population, losses)
     assert seen == [5]
@@ -65,7 +69,7 @@ def test_more_than_the_allowed_share_raises_and_changes_nothing(share, bad, rais
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
     before, before_gradients = weights(model), gradients(model)
-    losses = LOSSES.clone()
+    losses = LOSSES[:2].clone()
     losses[1, :bad] = torch.nan
     update = FusedSGD(learning_rate=0.1) if fused else None
     if not raises:
@@ -100,15 +104,21 @@ def test_a_diverged_row_is_dropped_through_the_whole_estimate(structure):
     assert torch.equal(found.coefficients, clean.coefficients * kept)
 
 
+class NotANumber(TokenCrossEntropy):
+    def token_losses(self, outputs, targets):
+        return super().token_losses(outputs, targets) * torch.nan
+
+
+@pytest.mark.parametrize("estimator", [BPTT(), TBPTT(truncation=2)])
 @pytest.mark.parametrize("fused", [False, True])
-def test_bptt_raises_with_the_weights_unchanged_and_no_gradient(fused):
+def test_exact_ones_raise_with_the_weights_unchanged_and_no_gradient(estimator, fused):
     model = language_model()
     before = weights(model)
-    with pytest.raises(NonFiniteLossError, match="step 0: the loss is nan"):
-        BPTT().estimate(
+    with pytest.raises(NonFiniteLossError, match="the loss is nan"):
+        estimator.estimate(
             model,
             language_batch(),
-            lambda outputs, targets: outputs.mean((1, 2)) * torch.nan,
+            NotANumber(),
             FusedSGD(learning_rate=0.1) if fused else None,
         )
     assert_same(weights(model), before)

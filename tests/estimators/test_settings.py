@@ -5,7 +5,7 @@ import torch
 from small_language import language_batch, language_model
 
 from zorn.errors import ConfigError, UncoveredParameterError
-from zorn.estimators import BPTT, CDRGE, FDRGE
+from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15
 from zorn.perturbations import Dense, FusedSGD, RankOne
 from zorn.tasks import TokenCrossEntropy
 
@@ -28,10 +28,10 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [CDRGE, FDRGE])
+@pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15])
 @pytest.mark.parametrize(("name", "value"), SETTINGS)
 def test_a_setting_outside_its_range(kind, name, value):
-    with pytest.raises(ConfigError, match=f"^{name}: got {value}, expected"):
+    with pytest.raises(ConfigError, match=rf"^{name} must be a .*, got {value}"):
         kind(**{"population": 4, "epsilon": 0.1, name: value})
 
 
@@ -42,6 +42,40 @@ def test_a_setting_outside_its_range(kind, name, value):
 def test_the_ends_of_the_ranges_are_allowed(options):
     estimator = CDRGE(population=1, epsilon=1e-30, micro_batch=1, time_chunk=1, group_size=1, **options)
     assert estimator.population == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("curvature_power", -0.1),
+        ("curvature_power", 1.1),
+        ("curvature_power", float("nan")),
+        ("curvature_floor", 0.0),
+        ("curvature_floor", -1.0),
+        ("curvature_floor", float("inf")),
+        ("curvature_floor", float("nan")),
+    ],
+)
+def test_the_settings_of_the_curvature(name, value):
+    with pytest.raises(ConfigError, match=rf"^{name} must be a number .*, got {value}"):
+        SPSA15(population=4, epsilon=0.1, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_population_is_checked_when_a_schedule_sets_it(value):
+    estimator = CDRGE(population=4, epsilon=0.1)
+    with pytest.raises(ConfigError, match=f"population must be a whole number of at least 1, got {value}"):
+        estimator.population = value
+    assert estimator.population == 4
+
+
+def test_a_population_set_between_steps_is_the_next_ones():
+    model, estimator = language_model(), CDRGE(population=4, epsilon=0.1)
+    earlier = estimator.ask(model)
+    estimator.population = 12
+    assert (earlier.size, estimator.ask(model).size) == (4, 12)
+    found = estimator.estimate(model, language_batch(), TokenCrossEntropy())
+    assert len(found.coefficients) == 12
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
@@ -88,7 +122,7 @@ def test_an_unknown_noise(structure):
 
 @pytest.mark.parametrize("value", [0, -2])
 def test_the_micro_batch_of_bptt(value):
-    with pytest.raises(ConfigError, match=f"micro_batch: got {value}, expected 1 or more"):
+    with pytest.raises(ConfigError, match=f"micro_batch must be a whole number of at least 1, got {value}"):
         BPTT(micro_batch=value)
 
 

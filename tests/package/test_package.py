@@ -13,11 +13,12 @@ import pytest
 import zorn
 
 PACKAGE = Path(zorn.__file__).parent
-ORDER = ["errors", "random", "models", "perturbations", "estimators", "tasks", "training", "cli"]
+ORDER = ["errors", "checks", "random", "models", "perturbations", "estimators", "tasks", "training", "cli"]
 INDEPENDENT = {("tasks", "perturbations"), ("tasks", "estimators")}
 """Layers that know nothing of each other, whatever their order."""
 
 PUBLIC = [
+    "AddTask",
     "BPTT",
     "Batch",
     "CDRGE",
@@ -31,16 +32,27 @@ PUBLIC = [
     "LanguageModel",
     "Layout",
     "MemberNoise",
+    "MemberwiseRule",
     "NonFiniteLossError",
+    "ParameterReport",
     "Population",
     "RankOne",
+    "RepeatCopyTask",
+    "ReverseTask",
+    "RowScore",
     "Rule",
+    "SPSA15",
+    "SmoothedLoss",
+    "SortTask",
+    "TBPTT",
     "TextTask",
     "TokenCrossEntropy",
     "UncoveredParameterError",
     "ZornError",
+    "inspect_model",
     "register_rule",
     "sample",
+    "smoothed_loss",
 ]
 
 
@@ -59,13 +71,23 @@ def test_every_public_name_is_documented(name):
         "BPTT",
         "CDRGE",
         "FDRGE",
+        "SPSA15",
+        "TBPTT",
         "Dense",
         "RankOne",
         "FusedSGD",
+        "MemberwiseRule",
         "LanguageModel",
+        "AddTask",
         "CopyTask",
+        "RepeatCopyTask",
+        "ReverseTask",
+        "RowScore",
+        "SortTask",
         "TextTask",
+        "inspect_model",
         "sample",
+        "smoothed_loss",
     ],
 )
 def test_what_a_user_calls_has_an_example(name):

@@ -41,6 +41,13 @@ def assert_mean_is_not(samples: Tensor, wrong: float) -> None:
     assert abs(float(deviation(samples, wrong))) > SIGMAS
 
 
+def assert_same_mean(first: Tensor, second: Tensor) -> None:
+    """Two independent samples, [K, …] and [L, …], have the same mean in every component."""
+    variance = first.var(0) / len(first) + second.var(0) / len(second)
+    deviations = (first.mean(0) - second.mean(0)) / variance.sqrt()
+    assert deviations.abs().max() < SIGMAS, f"{deviations} standard errors apart"
+
+
 def assert_mean_vector(samples: Tensor, expected: Tensor) -> None:
     """The mean of [K, d] samples is `expected`: along it, in every component, and in all of them together.
 

@@ -1,10 +1,14 @@
 """Checkpoints: what is saved comes back, damage is noticed, and a crash while saving loses nothing."""
 
+import contextlib
 import json
 import os
 import random
+import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +51,14 @@ class Tied(nn.Module):
 def progress(step: int) -> Progress:
     estimator = {"step": step, "seed": 5, "epsilon": 0.1 + 0.2}
     return Progress(
-        step=step, seconds=step / 3, forward_passes=8 * step, dropped=1, seed=5, estimator=estimator
+        step=step,
+        seconds=step / 3,
+        forward_passes=8 * step,
+        dropped=1,
+        seed=5,
+        estimator=estimator,
+        settings={"hidden_size": 8, "time_chunk": None},
+        text={"bytes": 3, "sha256": "ab"},
     )
 
 
@@ -122,17 +133,97 @@ def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path):
     model = Tied()
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, progress(step), model, None, keep=9)
-    manifest = tmp_path / "step-00000003" / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes()[:-30])
-    (tmp_path / "step-00000002" / "manifest.json").unlink()
+    (tmp_path / "step-00000003" / "manifest.json").unlink()
     (tmp_path / ".saving-step-00000004").mkdir()
-    assert latest_checkpoint(tmp_path).name == "step-00000001"
+    (tmp_path / "step-of-mine").mkdir()
+    assert latest_checkpoint(tmp_path).name == "step-00000002"
     with pytest.raises(
-        CheckpointError, match=r"step-00000003 is no checkpoint.*step-00000001 before it is intact"
+        CheckpointError, match=r"step-00000003 is no checkpoint.*step-00000002 before it is intact"
     ):
         load_checkpoint(tmp_path / "step-00000003", model)
     save_checkpoint(tmp_path, progress(5), model, None, keep=9)
     assert not (tmp_path / ".saving-step-00000004").exists()
+    assert (tmp_path / "step-of-mine").exists()
+
+
+def test_a_damaged_manifest_of_the_newest_is_an_error_and_never_an_older_checkpoint(tmp_path):
+    model = Tied()
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, progress(step), model, None, keep=9)
+    newest = tmp_path / "step-00000003"
+    manifest = newest / "manifest.json"
+    whole = manifest.read_bytes()
+    for damaged in (b"", b"[]", whole[:-30], whole.replace(b"float32", b"float33")):
+        manifest.write_bytes(damaged)
+        with pytest.raises(CheckpointError) as caught:
+            latest_checkpoint(tmp_path)
+        assert str(caught.value) == (
+            f"the manifest of the newest checkpoint {newest} is damaged; {tmp_path / 'step-00000002'} before "
+            f"it is intact: move or delete {newest} to go on from there"
+        )
+    shutil.rmtree(newest)
+    assert latest_checkpoint(tmp_path).name == "step-00000002"
+
+
+def test_the_newest_is_the_one_of_the_largest_step_not_of_the_last_name(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, progress(step), Tied(), None)
+    assert latest_checkpoint(tmp_path).name == "step-100000000"
+    save_checkpoint(tmp_path, progress(100_000_001), Tied(), None)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-100000000", "step-100000001"]
+
+
+def test_a_checkpoint_under_another_name_loads_and_its_damage_is_told(tmp_path):
+    path = save_checkpoint(tmp_path, progress(1), Tied(), None).rename(tmp_path / "best")
+    assert load_checkpoint(path, Tied()) == progress(1)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"best/model\.safetensors is missing; no intact checkpoint"):
+        load_checkpoint(path, Tied())
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """The system refuses to make files longer than this, as a full disk does at some byte."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("refused", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
+def test_a_disk_that_refuses_is_an_os_error_and_leaves_what_was_there(tmp_path, refused):
+    """At the last byte of one of the files, each longer than the one before."""
+    model = Tied(size=1)
+    optimizer = OPTIMIZERS["adam"](model.parameters())
+    train(model, optimizer, 1)
+    path = save_checkpoint(tmp_path, progress(1), model, optimizer, keep=1)
+    before = {file: file.read_bytes() for file in path.iterdir()}
+    sizes = {file.name: len(content) for file, content in before.items()}
+    assert sizes["model.safetensors"] < sizes["optimizer.safetensors"] < sizes["manifest.json"]
+    with file_size_limit(sizes[refused] - 1), pytest.raises(OSError, match="File too large"):
+        save_checkpoint(tmp_path, progress(2), model, optimizer, keep=1)
+    assert list(tmp_path.iterdir()) == [path]
+    assert {file: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_step_whose_replacement_fails_stays(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path, progress(1), Tied(), None)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name.startswith(".saving-"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr("pathlib.Path.rename", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        save_checkpoint(tmp_path, progress(1), Tied(seed=1), None)
+    model = Tied(seed=2)
+    load_checkpoint(latest_checkpoint(tmp_path), model)
+    assert torch.equal(model.head.weight, Tied().head.weight)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_damaged_byte_and_every_cut_is_noticed(tmp_path):
@@ -154,7 +245,8 @@ def test_every_damaged_byte_and_every_cut_is_noticed(tmp_path):
             for damaged in (bytes(flipped), whole[:place]):
                 file.write_bytes(damaged)
                 with pytest.raises(
-                    CheckpointError, match=r"step-00000001 before it is intact: delete .*step-00000002"
+                    CheckpointError,
+                    match=r"step-00000001 before it is intact: move or delete .*step-00000002",
                 ):
                     load_checkpoint(path, model, optimizer)
         file.unlink()
@@ -202,10 +294,10 @@ def test_an_optimizer_needs_saved_state(tmp_path):
 
 
 def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
-    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 3)
     path = save_checkpoint(tmp_path, progress(1), Tied(), None)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 2, this zorn reads format 1"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 3, this zorn reads format 2"):
         load_checkpoint(path, Tied())
 
 
@@ -218,10 +310,12 @@ def test_the_format_is_frozen(tmp_path):
     path = save_checkpoint(tmp_path, progress(3), model, torch.optim.SGD(model.parameters(), lr=0.5))
     manifest = json.loads((path / "manifest.json").read_text())
     assert list(manifest) == [
-        *("format", "zorn", "torch", "step", "seconds", "forward_passes", "dropped", "seed", "estimator"),
-        *("model", "aliases", "optimizer", "files", "sha256"),
+        *("format", "zorn", "torch", "progress", "model", "aliases", "optimizer", "files", "sha256"),
     ]
-    assert manifest["format"] == 1
+    assert list(manifest["progress"]) == [
+        *("step", "seconds", "forward_passes", "dropped", "seed", "estimator", "settings", "text"),
+    ]
+    assert manifest["format"] == 2
     assert manifest["model"] == {"weight": "float32 [1, 2]", "bias": "float32 [1]"}
     assert manifest["optimizer"]["dict"][0] == ["state", {"dict": []}]
     assert manifest["files"]["model.safetensors"] == {

@@ -8,7 +8,16 @@ import pytest
 from zorn.training.interruption import Interruption
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def python_handles_ctrl_c():
+    """A shell starts background jobs with SIGINT ignored; the test must not depend on that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("python_handles_ctrl_c")
 def test_the_first_signal_only_asks(number):
     before = signal.getsignal(number)
     with Interruption() as interruption:
@@ -19,20 +28,26 @@ def test_the_first_signal_only_asks(number):
     assert signal.getsignal(number) == before
 
 
-@pytest.fixture
-def python_handles_ctrl_c():
-    """A shell starts background jobs with SIGINT ignored; the test must not depend on that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("python_handles_ctrl_c")
 def test_a_second_ctrl_c_stops_at_once():
     with Interruption():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_what_the_process_was_started_to_ignore_stays_ignored():
+    """As under nohup, and in a shell's background jobs."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interruption.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_put_back_without_a_signal():

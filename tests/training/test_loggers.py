@@ -47,3 +47,11 @@ def test_tensorboard_shows_each_step_once_over_a_resume(tmp_path):
         (3, 30.0),
         (4, 40.0),
     ]
+
+
+def test_tensorboard_keeps_the_splits_apart(tmp_path):
+    with MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "events") as log:
+        for split in ("validation", "validation-longer"):
+            log.write(record(1) | {"kind": "evaluation", "split": split})
+    found = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert found.Tags()["scalars"] == ["validation/loss", "validation-longer/loss"]

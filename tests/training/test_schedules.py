@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from zorn.training.config import OptimizerConfig
-from zorn.training.schedules import cosine, epsilon_at, learning_rate_at, warmup
+from zorn.training.config import EstimatorConfig, OptimizerConfig
+from zorn.training.schedules import cosine, epsilon_at, learning_rate_at, population_at, warmup
 
 
 def test_warmup_is_a_line_that_ends_at_one():
@@ -36,3 +36,13 @@ def test_epsilon_moves_alone_or_with_the_learning_rate():
     tied = OptimizerConfig(learning_rate=0.04, tie_epsilon=True, schedule="cosine", warmup_steps=2)
     for step, progress in [(0, 0.0), (1, 0.2), (9, 0.9)]:
         assert epsilon_at(tied, 0.5, step, progress) == learning_rate_at(tied, step, progress)
+
+
+def test_the_population_moves_in_equal_ratios_and_whole_multiples():
+    grows = EstimatorConfig(population=8, final_population=128)
+    assert [population_at(grows, 8, share / 4) for share in range(5)] == [8, 16, 32, 64, 128]
+    assert [population_at(grows, 8, share / 8) for share in range(5)] == [8, 8, 16, 24, 32]
+    shrinks = EstimatorConfig(population=128, final_population=8)
+    assert [population_at(shrinks, 1, share / 8) for share in (0, 1, 8)] == [128, 91, 8]
+    assert population_at(EstimatorConfig(population=6, final_population=1), 1, 1.0) == 1
+    assert population_at(EstimatorConfig(population=6), 4, 0.9) == 6

@@ -1,18 +1,19 @@
-"""`zorn COMMAND ...`: finds the command, and turns errors into one line and an exit code."""
+"""`zorn COMMAND ...`: finds the command, and turns errors into one line and an exit code.
 
+Light to import, and a command's module is loaded when it is wanted: torch takes seconds, in which Ctrl-C must
+be caught already.
+"""
+
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from zorn.cli import evaluate, generate, resume, train
-from zorn.cli.parsing import UsageError, closest
+import zorn
+from zorn.cli.process import STOPPED, prepare
 from zorn.errors import NonFiniteLossError, ZornError
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train.command,
-    "evaluate": evaluate.command,
-    "generate": generate.command,
-    "resume": resume.command,
-}
+COMMANDS = ("train", "evaluate", "generate", "inspect", "resume")
+"""Each a module of `zorn.cli` with a function `command`: words to exit code."""
 
 HELP = """usage: zorn COMMAND [OPTIONS]
 
@@ -22,6 +23,7 @@ commands:
   train      train a model; without options: the main job, about three minutes
   evaluate   evaluate a trained model on the validation or the test split
   generate   let a trained model write
+  inspect    list what would be perturbed in a model, and how
   resume     go on with a run that was stopped, or extend one
 
   zorn COMMAND --help shows the options of a command, zorn --version the version.
@@ -29,24 +31,16 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; `argv` are its words without the program's name, by default those of the process.
+    """Run a command; `argv` are its words without the program's name. Without them it is the process's own
+    command, and its signals and standard output are set up.
 
-    Returns the exit code: 0, 1 when training stopped on non-finite losses, 2 for bad input, 130 after Ctrl-C.
+    Returns the exit code: 0, 1 when training stopped on non-finite losses, 2 for bad input or a disk that
+    refuses, 130 after Ctrl-C or SIGTERM.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if words[0] == "--version":
-        import zorn
-
-        print(f"zorn {zorn.__version__}")
-        return 0
+    if argv is None:
+        prepare()
     try:
-        if words[0] not in COMMANDS:
-            hint = closest(words[0], list(COMMANDS)) or f"one of {', '.join(COMMANDS)}"
-            raise UsageError(f"unknown command {words[0]!r}: did you mean {hint}?")
-        return COMMANDS[words[0]](words[1:])
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except NonFiniteLossError as error:
         return _fail(error, 1)
     except (
@@ -59,7 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         print("zorn: stopped", file=sys.stderr)
-        return 130
+        return STOPPED
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="", flush=True)
+        return 0
+    if words[0] == "--version":
+        print(f"zorn {zorn.__version__}", flush=True)
+        return 0
+    if words[0] not in COMMANDS:
+        from zorn.cli.parsing import UsageError, closest
+
+        hint = closest(words[0], COMMANDS) or f"one of {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {words[0]!r}: did you mean {hint}?")
+    code = importlib.import_module(f"zorn.cli.{words[0]}").command(words[1:])
+    print(end="", flush=True)  # here, where a refusal is caught
+    return code
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -4,36 +4,98 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from zorn.cli.parsing import parse
+from zorn.checks import check_number, check_whole_number
+from zorn.cli.parsing import UsageError, closest, parse
+from zorn.estimators import smoothed_loss
+from zorn.models import Batch, row_losses
+from zorn.tasks import Task
+from zorn.training.build import build_perturbation
 from zorn.training.load import load_run
+from zorn.training.run_folder import RunFolder
+
+SMOOTHED_ROWS = 16
+"""Sequences that the smoothed loss is taken over, at most: each member reads them all twice."""
+
+SMOOTHED_TIME_CHUNK = 64
+"""Time steps run at once for it; changes nothing but memory and speed."""
+
+MEMBERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
-    """Evaluate the newest checkpoint of a run. Training never looks at the test split."""
+    """Evaluate the newest checkpoint of a run. Training never looks at the test splits."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
-    split: Literal["train", "validation", "test"] = "validation"
-    """What to evaluate on."""
+    split: str = "validation"
+    """What to evaluate on: train, validation, test; for tasks other than text also validation-longer and
+    test-longer, which are longer than any sequence of training."""
+    smoothed_epsilon: float | None = None
+    """Also print the smoothed loss at this scale, above 0: the mean loss under random perturbations of the
+    weights, on the first 16 sequences of the split. None: not."""
+    members: int = MEMBERS
+    """Perturbations that the smoothed loss is averaged over, at least 2, each with both signs."""
 
 
 def command(words: Sequence[str]) -> int:
     """Evaluate from command-line words; returns the exit code."""
     asked = parse(Evaluate, words, prog="zorn evaluate")
+    if asked.smoothed_epsilon is None and asked.members != MEMBERS:
+        raise UsageError(
+            "--members belongs to --smoothed-epsilon, which is missing: give it or leave both out"
+        )
+    if asked.smoothed_epsilon is not None:
+        check_number("smoothed_epsilon", asked.smoothed_epsilon, above=True)
+        check_whole_number("members", asked.members, minimum=2)
     task, model = load_run(asked.run)
-    evaluation = task.evaluate(model, asked.split)
+    if asked.split not in task.splits:
+        hint = closest(asked.split, task.splits)
+        raise UsageError(
+            f"--split must be one of {', '.join(task.splits)}, got {asked.split!r}"
+            + (f": did you mean {hint}?" if hint else "")
+        )
+    rows = _smoothed(asked, task, model) if asked.smoothed_epsilon is not None else {}
     table = Table(title=str(asked.run), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    for name, value in dataclasses.asdict(evaluation).items():
+    for name, value in dataclasses.asdict(task.evaluate(model, asked.split)).items():
         if value is not None:
             table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+    for name, value in rows.items():
+        table.add_row(name, value)
     Console().print(table)
     return 0
+
+
+def _smoothed(asked: Evaluate, task: Task, model: nn.Module) -> dict[str, str]:
+    """The smoothed loss of the run's objective on the first sequences of a split, beside the plain loss."""
+    assert asked.smoothed_epsilon is not None
+    config = RunFolder(asked.run).read_config()
+    device = next(model.parameters()).device
+    data = task.evaluation_data(asked.split).batch
+    batch = Batch(*(part[:SMOOTHED_ROWS].to(device) for part in data))
+    with torch.inference_mode():
+        plain = row_losses(model, batch, task.objective, time_chunk=SMOOTHED_TIME_CHUNK).mean()
+    found = smoothed_loss(
+        model,
+        batch,
+        task.objective,
+        epsilon=asked.smoothed_epsilon,
+        members=asked.members,
+        perturbation=build_perturbation(config.estimator),
+        time_chunk=SMOOTHED_TIME_CHUNK,
+    )
+    shown = f"{len(batch.inputs)} of {len(data.inputs)} sequences"
+    return {
+        f"{config.task.objective} of {shown}": f"{float(plain):.4f}",
+        f"smoothed, epsilon {asked.smoothed_epsilon:g}": f"{found.loss:.4f} ± {found.standard_error:.4f}",
+        "members": str(found.members),
+    }

@@ -9,7 +9,11 @@ import tyro
 
 from zorn.cli.parsing import UsageError, parse
 from zorn.models import sample
-from zorn.training.load import load_run
+from zorn.tasks import TransductionTask
+from zorn.training.load import load_writer
+
+END = "."
+"""How the end of an answer is written in every task but text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +22,11 @@ class Generate:
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
-    prompt: str = "The "
-    """Text to go on with, at least one character."""
+    prompt: str = ""
+    """What to go on with: for text any text, for the other tasks a question and the separator, such as
+    'hello|' (copy, reverse, sort), '3cab|' (repeat-copy), '907+153|' (add). Empty: 'The ', or an example."""
     length: int = 400
-    """Tokens to write, at least 1."""
+    """Tokens to write, at least 1; but for text the answer's end comes first."""
     temperature: float = 0.8
     """0 takes the likeliest token, 1 is the model's own distribution, more is flatter; at least 0."""
     seed: int = 0
@@ -31,15 +36,16 @@ class Generate:
 def command(words: Sequence[str]) -> int:
     """Generate from command-line words; returns the exit code."""
     asked = parse(Generate, words, prog="zorn generate")
-    if not asked.prompt:
-        raise UsageError(
-            'prompt must be at least one character, got an empty text: for example --prompt "The "'
-        )
     if not 0 <= asked.seed < 2**64:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, got {asked.seed}: leave it out")
-    task, model = load_run(asked.run)
+    writer, model = load_writer(asked.run)
     device = next(model.parameters()).device
-    prompt = task.encode(asked.prompt).unsqueeze(0).to(device)
-    tokens = sample(model, prompt, asked.length, temperature=asked.temperature, seed=asked.seed)
-    sys.stdout.write(asked.prompt + task.decode(tokens[0]) + "\n")
+    prompt = asked.prompt or writer.prompt
+    tokens = writer.encode(prompt).unsqueeze(0).to(device)
+    written = sample(model, tokens, asked.length, temperature=asked.temperature, seed=asked.seed)
+    answer = writer.decode(written[0])
+    if isinstance(writer, TransductionTask):
+        before, end, _ = answer.partition(END)
+        answer = before + end
+    sys.stdout.write(prompt + answer + "\n")
     return 0

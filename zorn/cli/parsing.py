@@ -8,15 +8,17 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
 
 from zorn.errors import ZornError
-from zorn.training.config import flag
+from zorn.training.checks import flag
 
 Command = TypeVar("Command")
 
@@ -29,10 +31,11 @@ def parse(kind: type[Command], words: Sequence[str], *, prog: str, default: Comm
     """Make a dataclass from command-line words; nested groups are flat flags, `--help` prints and exits.
 
     Raises:
-        UsageError: an unknown flag, a value of the wrong type, a missing or a left-over word.
+        UsageError: an unknown flag, a value of the wrong type, a missing, an empty or a left-over word.
         ZornError: what the dataclass itself raises for a value outside its range.
         SystemExit: after `--help`.
     """
+    _refuse_empty_paths(kind, words)
     errors = io.StringIO()
     options: dict[str, Any] = {} if default is None else {"default": default}
     try:
@@ -87,9 +90,8 @@ def _mistake(kind: type, words: Sequence[str]) -> str | None:
     """The first word that does not fit, in words; None when all do."""
     flags = _flags(kind)
     waiting = list(words)
-    places = (
-        len(typing.get_type_hints(kind, include_extras=True)) - len(flags) if not _has_groups(kind) else 0
-    )
+    words_wanted, words_needed = _positionals(kind)
+    places = words_wanted
     while waiting:
         word, _, value = waiting.pop(0).partition("=")
         if not word.startswith("-"):
@@ -111,11 +113,29 @@ def _mistake(kind: type, words: Sequence[str]) -> str | None:
             value = waiting.pop(0)
         if not _fits(value, flags[name]):
             return f"{word} must be {_wanted(flags[name])}, got {value!r}"
-    return "the run's folder is missing" if places > 0 else None
+    return "the run's folder is missing" if words_wanted - places < words_needed else None
 
 
-def _has_groups(kind: type) -> bool:
-    return any(dataclasses.is_dataclass(annotation) for annotation in typing.get_type_hints(kind).values())
+def _positionals(kind: type) -> tuple[int, int]:
+    """How many words without a flag a dataclass takes, and how many of them it needs."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = [
+        field
+        for field in dataclasses.fields(kind)
+        if typing.get_origin(hints[field.name]) is typing.Annotated
+    ]
+    return len(found), sum(field.default is dataclasses.MISSING for field in found)
+
+
+def _refuse_empty_paths(kind: type, words: Sequence[str]) -> None:
+    """An empty text would be read as the path of the folder one stands in."""
+    flags = _flags(kind)
+    for word, after in itertools.zip_longest(words, words[1:]):
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        paths = Path in (flags.get(name), *typing.get_args(flags.get(name)))
+        if paths and (value if equals else after) == "":
+            raise UsageError(f"{name} must be a path, got an empty text: for example {name} runs/mine")
 
 
 def _fits(value: str, annotation: Any) -> bool:

@@ -9,6 +9,7 @@ Chaubard and Kochenderfer (2025), arXiv 2505.17852; two-sided SPSA with many dir
 
 from typing import final
 
+from jaxtyping import Float64
 from torch import Tensor
 
 from zorn.estimators.zero_order import ZeroOrderEstimator
@@ -35,12 +36,12 @@ class CDRGE(ZeroOrderEstimator):
 
     signs = (1, -1)
 
-    @staticmethod
-    def coefficients(losses: Tensor, epsilon: float) -> Tensor:
+    def coefficients(
+        self, losses: Float64[Tensor, "signs members"], epsilon: float
+    ) -> Float64[Tensor, " members"]:
         """(L⁺ − L⁻) / 2ε."""
         return (losses[0] - losses[1]) / (2 * epsilon)
 
-    @staticmethod
-    def loss(losses: Tensor) -> Tensor:
+    def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
         """Mean over members and signs."""
         return losses.mean()

@@ -9,6 +9,7 @@ Nesterov and Spokoiny (2017), "Random gradient-free minimization of convex funct
 
 from typing import final
 
+from jaxtyping import Float64
 from torch import Tensor
 
 from zorn.estimators.zero_order import ZeroOrderEstimator
@@ -28,12 +29,12 @@ class FDRGE(ZeroOrderEstimator):
 
     signs = (1, 0)
 
-    @staticmethod
-    def coefficients(losses: Tensor, epsilon: float) -> Tensor:
+    def coefficients(
+        self, losses: Float64[Tensor, "signs members"], epsilon: float
+    ) -> Float64[Tensor, " members"]:
         """(L⁺ − L) / ε."""
         return (losses[0] - losses[1]) / epsilon
 
-    @staticmethod
-    def loss(losses: Tensor) -> Tensor:
+    def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
         """Mean of L(θ) over members' sequences."""
         return losses[1].mean()

@@ -4,12 +4,24 @@ own."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
+from zorn.checks import check_number, check_seed, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.arguments import (
+    as_losses,
+    check_batch,
+    check_model,
+    check_perturbation,
+    check_shaping,
+    check_update,
+)
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.shaping import Shaping, none
 from zorn.models import Batch
@@ -50,7 +62,8 @@ class ZeroOrderEstimator(ABC):
 
     Attributes:
         step: of the next `ask`; set it to repeat or resume a run.
-        epsilon: may be set between steps, by a schedule; each population carries the ε it was drawn with.
+        epsilon, population: may be set between steps, by a schedule; a `Population` carries the ε that it was
+            drawn with and its own size.
 
     Raises:
         ConfigError: an argument outside its range.
@@ -71,19 +84,18 @@ class ZeroOrderEstimator(ABC):
         shaping: Shaping = none,
         maximum_nonfinite_share: float = 0.5,
     ) -> None:
-        _at_least_one("population", population)
-        _at_least_one("micro_batch", micro_batch)
-        if group_size is not None:
-            _at_least_one("group_size", group_size)
-        if time_chunk is not None:
-            _at_least_one("time_chunk", time_chunk)
-        if not 0 <= seed < 1 << 64:
-            raise ConfigError(f"seed: got {seed}, expected 0 to 2**64 - 1")
-        if not 0 <= maximum_nonfinite_share <= 1:
-            raise ConfigError(f"maximum_nonfinite_share: got {maximum_nonfinite_share}, expected 0 to 1")
+        perturbation = perturbation if perturbation is not None else RankOne()
+        check_perturbation(perturbation)
+        check_whole_number("micro_batch", micro_batch, minimum=1)
+        for name, size in (("group_size", group_size), ("time_chunk", time_chunk)):
+            if size is not None:
+                check_whole_number(name, size, minimum=1)
+        check_seed(seed)
+        check_shaping(shaping)
+        check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
         self.population = population
         self.epsilon = epsilon
-        self.perturbation = perturbation if perturbation is not None else RankOne()
+        self.perturbation = perturbation
         self.group_size = group_size
         self.seed = seed
         self.micro_batch = micro_batch
@@ -93,16 +105,23 @@ class ZeroOrderEstimator(ABC):
         self.step = 0
 
     @property
+    def population(self) -> int:
+        """n, the members of the next step."""
+        return self._population
+
+    @population.setter
+    def population(self, members: int) -> None:
+        check_whole_number("population", members, minimum=1)
+        self._population = members
+
+    @property
     def epsilon(self) -> float:
         """ε, the standard deviation of one weight's perturbation."""
         return self._epsilon
 
     @epsilon.setter
     def epsilon(self, value: float) -> None:
-        if not 0 < value < float("inf"):
-            raise ConfigError(
-                f"epsilon: got {value}, expected a number above 0 (0.001 to 0.1 suits most models)"
-            )
+        check_number("epsilon", value, above=True, hint="0.001 to 0.1 suits most models")
         self._epsilon = float(value)
 
     def estimate(
@@ -125,6 +144,9 @@ class ZeroOrderEstimator(ABC):
             UncoveredParameterError: a parameter without a rule.
             NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
         """
+        check_model(model)
+        check_batch(batch)
+        check_update(update)
         if update is not None:
             update.check(self.perturbation.bind(model).targets)
         population = self.ask(model)
@@ -135,8 +157,10 @@ class ZeroOrderEstimator(ABC):
         """The next question: which members to evaluate, at which ε. Advances `step`.
 
         Raises:
+            ConfigError: a model that is no module.
             UncoveredParameterError: a parameter without a rule.
         """
+        check_model(model)
         self.perturbation.bind(model)
         draw = Draw(seed=self.seed, step=self.step, epsilon=self.epsilon)
         self.step += 1
@@ -147,6 +171,8 @@ class ZeroOrderEstimator(ABC):
     ) -> tuple[Tensor, int]:
         """Answer a question here: losses [len(signs), population] float64, and the forward passes that it
         took."""
+        check_model(model)
+        check_batch(batch)
         bound = population.perturbation.bind(model)
         work = Workload(
             population=population.size,
@@ -171,7 +197,7 @@ class ZeroOrderEstimator(ABC):
         self,
         model: nn.Module,
         population: Population,
-        losses: Tensor,
+        losses: Tensor | np.ndarray | Sequence[Sequence[float]],
         update: FusedSGD | None = None,
         *,
         forward_passes: int = 0,
@@ -182,28 +208,24 @@ class ZeroOrderEstimator(ABC):
         Args:
             model: with the weights that the losses were evaluated at.
             population: from `ask`.
-            losses: [len(population.signs), population.size] real numbers.
+            losses: [len(population.signs), population.size] real numbers: a tensor, an array or nested
+                sequences.
             update: as in `estimate`.
             forward_passes: of the evaluation, for the record.
 
         Raises:
-            ConfigError: losses of another shape, or a population of another estimator.
+            ConfigError: losses of another shape or that are not real, or a population of another estimator.
             NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
         """
+        check_model(model)
+        check_update(update)
         if population.signs != self.signs:
             raise ConfigError(
-                f"population: got one with signs {population.signs}, expected {self.signs}: it was asked "
-                "of another "
-                f"estimator than {type(self).__name__}"
+                f"population: got one with signs {population.signs}, expected {self.signs}: it was asked of "
+                f"another estimator than {type(self).__name__}"
             )
-        expected = (len(population.signs), population.size)
-        if tuple(losses.shape) != expected:
-            raise ConfigError(
-                f"losses: got shape {tuple(losses.shape)}, expected {expected}, one row for each of "
-                f"{population.signs}"
-            )
-        losses = losses.to("cpu", torch.float64)
-        finite = losses.isfinite().all(0)
+        table = as_losses(losses, population.signs, population.size)
+        finite = table.isfinite().all(0)
         kept = int(finite.sum())
         dropped = population.size - kept
         if kept == 0 or dropped > self.maximum_nonfinite_share * population.size:
@@ -218,7 +240,7 @@ class ZeroOrderEstimator(ABC):
         if update is not None:
             update.check(bound.targets)
         coefficients = torch.zeros(population.size, dtype=torch.float64)
-        coefficients[finite] = self.coefficients(losses[:, finite], population.draw.epsilon)
+        coefficients[finite] = self.coefficients(table[:, finite], population.draw.epsilon)
         weights = torch.zeros_like(coefficients)
         weights[finite] = self.shaping(coefficients[finite]) / kept
         blocks = bound.fold(population.draw, weights)
@@ -226,7 +248,7 @@ class ZeroOrderEstimator(ABC):
             fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, population.draw)
         )
         return Estimate(
-            loss=float(self.loss(losses[:, finite])),
+            loss=float(self.loss(table[:, finite])),
             coefficients=coefficients,
             gradient_norm=norm,
             forward_passes=forward_passes,
@@ -241,17 +263,12 @@ class ZeroOrderEstimator(ABC):
         """Restore what `state_dict` gave."""
         self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
 
-    @staticmethod
     @abstractmethod
-    def coefficients(losses: Tensor, epsilon: float) -> Tensor:
-        """c [n] from finite losses [len(signs), n]."""
+    def coefficients(
+        self, losses: Float64[Tensor, "signs members"], epsilon: float
+    ) -> Float64[Tensor, " members"]:
+        """c, from finite losses in the order of `signs`."""
 
-    @staticmethod
     @abstractmethod
-    def loss(losses: Tensor) -> Tensor:
-        """The loss to report, from finite losses [len(signs), n]."""
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name}: got {value}, expected 1 or more")
+    def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
+        """The loss to report, from finite losses."""

@@ -7,48 +7,95 @@ import torch
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.estimators import BPTT, CDRGE, FDRGE, SHAPINGS
-from zorn.models import LanguageModel
-from zorn.perturbations import Dense, FusedSGD, RankOne
-from zorn.tasks import CopyTask, TextTask, tokenizer_from_json
-from zorn.training.config import Config, EstimatorConfig, OptimizerConfig
+from zorn.estimators import BPTT, CDRGE, FDRGE, SHAPINGS, SPSA15, TBPTT
+from zorn.models import DNCMemory, LanguageModel
+from zorn.perturbations import Dense, FusedSGD, Perturbation, RankOne
+from zorn.tasks import (
+    OBJECTIVES,
+    AddTask,
+    CopyTask,
+    RepeatCopyTask,
+    ReverseTask,
+    SortTask,
+    TextTask,
+    TransductionTask,
+)
+from zorn.training.config import Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
 from zorn.training.run_folder import RunFolder
 
-Estimator = CDRGE | FDRGE | BPTT
+Estimator = CDRGE | FDRGE | SPSA15 | BPTT | TBPTT
 
 
-def build_task(config: Config, folder: RunFolder | None = None) -> TextTask | CopyTask:
-    """The task of a run. With the run's folder, a tokenizer that was learned is read from there."""
-    task = config.task
-    if task.task == "copy":
-        return CopyTask(
-            batch=task.batch,
-            minimum_length=task.minimum_length,
-            maximum_length=task.maximum_length,
-            seed=config.run.seed,
-            overfit=task.overfit,
-        )
-    kept = folder is not None and folder.tokenizer.is_file()
+def build_task(config: Config, folder: RunFolder | None = None) -> TextTask | TransductionTask:
+    """The task of a run. With the run's folder, a tokenizer that was learned is read from there.
+
+    Raises ConfigError for a text that is missing or too short.
+
+    >>> from zorn.training import BudgetConfig
+    >>> task = build_task(Config(task=TaskConfig(task="sort"), budget=BudgetConfig(steps=1)))
+    >>> task.name, task.vocabulary
+    ('sort', 29)
+    """
+    seed = config.run.seed
+    if config.task.task == "text":
+        task = _text(config.task, seed, folder)
+    else:
+        task = _transduction(config.task, seed)
+    task.objective = OBJECTIVES[config.task.objective]()
+    return task
+
+
+def _text(task: TaskConfig, seed: int, folder: RunFolder | None) -> TextTask:
+    kept = folder.read_tokenizer() if folder is not None and task.tokenizer != "bytes" else None
     return TextTask(
         source=task.source,
-        tokenizer=tokenizer_from_json(folder.tokenizer.read_text(encoding="utf-8"))
-        if folder is not None and kept
-        else task.tokenizer,
-        vocabulary_size=task.vocabulary_size if task.tokenizer == "bpe" and not kept else None,
+        tokenizer=kept or task.tokenizer,
+        vocabulary_size=task.vocabulary_size if task.tokenizer == "bpe" and kept is None else None,
         batch=task.batch,
         length=task.length,
-        seed=config.run.seed,
+        seed=seed,
+        overfit=task.overfit,
     )
 
 
+def _transduction(task: TaskConfig, seed: int) -> TransductionTask:
+    options: dict[str, Any] = {
+        "batch": task.batch,
+        "minimum_length": task.minimum_length,
+        "maximum_length": task.maximum_length,
+        "seed": seed,
+        "overfit": task.overfit,
+    }
+    match task.task:
+        case "copy":
+            return CopyTask(**options)
+        case "reverse":
+            return ReverseTask(**options)
+        case "sort":
+            return SortTask(**options)
+        case "repeat-copy":
+            return RepeatCopyTask(**options, maximum_repeats=task.maximum_repeats)
+        case "add":
+            return AddTask(**options)
+        case other:
+            raise AssertionError(other)
+
+
 def build_model(config: Config, vocabulary: int) -> LanguageModel:
-    """The model of a run, freshly initialised from the seed, on its device and in its number format."""
+    """The model of a run, freshly initialised from the seed, on its device and in its number format.
+
+    Raises ConfigError for sizes that do not fit each other or the memory, and for a device that cannot
+    compute.
+    """
     model = config.model
     device = _device(config.run.device)
     options: dict[str, Any] = {
         "cell": model.cell,
+        "memory": _memory(model),
         "num_layers": model.num_layers,
         "num_heads": model.num_heads,
+        "norm": model.norm,
+        "residual": model.residual,
         "tie_embedding": model.tie_embedding,
         "seed": config.run.seed,
     }
@@ -66,26 +113,50 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
         ) from error
 
 
+def _memory(model: ModelConfig) -> DNCMemory | None:
+    if model.cell != "dnc":
+        return None
+    return DNCMemory(
+        slots=model.memory_slots,
+        width=model.memory_width,
+        read_heads=model.read_heads,
+        simple=model.simple_memory,
+    )
+
+
+def build_perturbation(config: EstimatorConfig) -> Perturbation:
+    """The structure of a run's directions.
+
+    >>> build_perturbation(EstimatorConfig(structure="dense"))
+    Dense(noise='rademacher')
+    """
+    if config.structure == "dense":
+        return Dense(noise=config.noise)
+    return RankOne(rank=config.rank, noise=config.noise)
+
+
 def build_estimator(config: EstimatorConfig, seed: int) -> Estimator:
     """The estimator of a run."""
     if config.estimator == "bptt":
         return BPTT(micro_batch=config.micro_batch)
-    perturbation = (
-        RankOne(rank=config.rank, noise=config.noise)
-        if config.structure == "rank-one"
-        else Dense(noise=config.noise)
-    )
-    return (CDRGE if config.estimator == "cd-rge" else FDRGE)(
-        population=config.population,
-        epsilon=config.epsilon,
-        perturbation=perturbation,
-        group_size=config.group_size or None,
-        seed=seed,
-        micro_batch=config.micro_batch,
-        time_chunk=config.time_chunk,
-        shaping=SHAPINGS[config.shaping],
-        maximum_nonfinite_share=config.maximum_nonfinite_share,
-    )
+    if config.estimator == "tbptt":
+        assert config.truncation is not None
+        return TBPTT(truncation=config.truncation, micro_batch=config.micro_batch)
+    options: dict[str, Any] = {
+        "population": config.population,
+        "epsilon": config.epsilon,
+        "perturbation": build_perturbation(config),
+        "group_size": config.group_size or None,
+        "seed": seed,
+        "micro_batch": config.micro_batch,
+        "time_chunk": config.time_chunk,
+        "shaping": SHAPINGS[config.shaping],
+        "maximum_nonfinite_share": config.maximum_nonfinite_share,
+    }
+    if config.estimator == "spsa-1.5":
+        power, floor = config.curvature_power, config.curvature_floor
+        return SPSA15(**options, curvature_power=power, curvature_floor=floor)
+    return CDRGE(**options) if config.estimator == "cd-rge" else FDRGE(**options)
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer | None:
@@ -118,10 +189,11 @@ def set_threads(threads: int | None) -> None:
 
 
 def _device(name: str) -> torch.device:
+    """The device of this name; ConfigError unless it is there and computes (the meta device does not)."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        (torch.ones(2, device=device) + 1).sum().item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"device {name} cannot be used here ({reason}): for example --device cpu"

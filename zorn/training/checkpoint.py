@@ -5,19 +5,22 @@
                               manifest.json            everything else, with size and SHA-256 of each file
 
 A checkpoint is written to a temporary folder beside its place, synchronised to the disk, then renamed: a
-process that dies at any moment leaves the former checkpoints as they were. No pickle is written or read.
+process that dies at any moment leaves the former checkpoints as they were, and a disk that refuses leaves
+no trace of the attempt. No pickle is written or read.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,7 +28,7 @@ import zorn
 from zorn.errors import CheckpointError
 from zorn.training.tensor_tree import independent_copy, join_tree, split_tree, store_once
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -47,6 +50,10 @@ class Progress:
     """The run's seed."""
     estimator: Mapping[str, Any]
     """The estimator's own state."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that determine the run, by field: JSON values."""
+    text: Mapping[str, Any] | None = None
+    """Size ("bytes") and "sha256" of the text that is learned; None for a task without one."""
 
 
 def save_checkpoint(
@@ -63,45 +70,48 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    name = f"step-{progress.step:08d}"
-    temporary = folder / f".saving-{name}"
-    temporary.mkdir()
+    target = folder / f"step-{progress.step:08d}"
+    try:
+        temporary = folder / f".saving-{target.name}"
+        _write(temporary, progress, model, optimizer)
+        if target.exists():
+            target.rename(folder / f".replaced-{target.name}")
+        temporary.rename(target)
+        _synchronise(folder)
+        for old in checkpoints(folder)[:-keep]:
+            (old / MANIFEST).unlink()  # without it the folder is no checkpoint, however far the deletion gets
+            shutil.rmtree(old)
+    finally:
+        _remove_leftovers(folder)
+    return target
+
+
+def _write(
+    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Make a new folder and write a checkpoint's files into it, all of them on the disk at the end."""
+    folder.mkdir()
     weights, aliases = store_once(model.state_dict())
-    _write_tensors(temporary / MODEL, weights)
+    _write_tensors(folder / MODEL, weights)
     files = [MODEL]
     plain = None
     if optimizer is not None:
         plain, tensors = split_tree(optimizer.state_dict(), "optimizer")
-        _write_tensors(temporary / OPTIMIZER, tensors)
+        _write_tensors(folder / OPTIMIZER, tensors)
         files.append(OPTIMIZER)
     manifest = {
         "format": FORMAT,
         "zorn": zorn.__version__,
         "torch": torch.__version__,
-        "step": progress.step,
-        "seconds": progress.seconds,
-        "forward_passes": progress.forward_passes,
-        "dropped": progress.dropped,
-        "seed": progress.seed,
-        "estimator": dict(progress.estimator),
+        "progress": dataclasses.asdict(progress),
         "model": _table(model),
         "aliases": aliases,
         "optimizer": plain,
-        "files": {file: _fingerprint(temporary / file) for file in files},
+        "files": {file: _fingerprint(folder / file) for file in files},
     }
     manifest["sha256"] = _manifest_hash(manifest)
-    _write_synchronised(temporary / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    _synchronise(temporary)
-    target = folder / name
-    if target.exists():
-        target.rename(folder / f".replaced-{name}")
-    temporary.rename(target)
+    _write_synchronised(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     _synchronise(folder)
-    for old in checkpoints(folder)[:-keep]:
-        (old / MANIFEST).unlink()  # without it the folder is no checkpoint, however far the deletion gets
-        shutil.rmtree(old)
-    _remove_leftovers(folder)
-    return target
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -109,15 +119,46 @@ def checkpoints(folder: Path) -> list[Path]:
 
     What the tensors' files hold is verified by `load_checkpoint` only.
     """
-    return [path for path in sorted(folder.glob("step-*")) if _read_manifest(path) is not None]
+    return [path for path in _candidates(folder) if _read_manifest(path) is not None]
 
 
 def latest_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint in a folder; CheckpointError when there is none."""
-    found = checkpoints(folder)
+    """The newest checkpoint in a folder.
+
+    A folder without a manifest is what a crash left while it was deleted, and is passed over. Raises
+    CheckpointError when there is no checkpoint, or the newest has a manifest that is damaged: an older one is
+    never taken in its place without being asked for.
+    """
+    found = _candidates(folder)
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}: name the folder of a run that has saved one")
+    if _read_manifest(found[-1]) is None:
+        raise CheckpointError(
+            f"the manifest of the newest checkpoint {found[-1]} is damaged{_way_out(found[-1])}"
+        )
     return found[-1]
+
+
+def read_progress(path: Path) -> Progress:
+    """What a checkpoint holds beside weights and optimizer; CheckpointError unless its manifest is whole."""
+    manifest = _read_manifest(path)
+    if manifest is None:
+        raise CheckpointError(
+            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
+        )
+    return Progress(**manifest["progress"])
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The folders of checkpoints that have a manifest, in the order of their steps."""
+    found = [manifest.parent for manifest in folder.glob(f"step-*/{MANIFEST}")]
+    return sorted((path for path in found if _step(path) >= 0), key=_step)
+
+
+def _step(path: Path) -> int:
+    """The step in a checkpoint's name; -1 for another name."""
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Progress:
@@ -140,25 +181,16 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             tensor.copy_(saved[name])
     if optimizer is not None:
         optimizer.load_state_dict(join_tree(manifest["optimizer"], load_file(path / OPTIMIZER)))
-    return Progress(
-        step=manifest["step"],
-        seconds=manifest["seconds"],
-        forward_passes=manifest["forward_passes"],
-        dropped=manifest["dropped"],
-        seed=manifest["seed"],
-        estimator=manifest["estimator"],
-    )
+    return Progress(**manifest["progress"])
 
 
 def _verified_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are all intact; CheckpointError names the damaged one."""
     manifest = _read_manifest(path)
-    if manifest is None:
-        raise CheckpointError(
-            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
-        )
-    damage = _damage(path, manifest)
-    if damage:
+    damage = f"{path} is no checkpoint: its {MANIFEST} is missing or damaged"
+    if manifest is not None:
+        damage = _damage(path, manifest)
+    if manifest is None or damage is not None:
         raise CheckpointError(f"{damage}{_way_out(path)}")
     return manifest
 
@@ -178,9 +210,9 @@ def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
 
 def _way_out(path: Path) -> str:
     """Advice for a damaged checkpoint: the newest intact one before it."""
-    for earlier in reversed([other for other in checkpoints(path.parent) if other.name < path.name]):
+    for earlier in reversed([other for other in checkpoints(path.parent) if _step(other) < _step(path)]):
         if _damage(earlier, _read_manifest(earlier) or {}) is None:
-            return f"; {earlier} before it is intact: delete {path} to go on from there"
+            return f"; {earlier} before it is intact: move or delete {path} to go on from there"
     return "; no intact checkpoint is left before it: restore it from a copy or train again"
 
 
@@ -234,7 +266,10 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(independent_copy(tensors), path)
+    try:
+        save_file(independent_copy(tensors), path)
+    except SafetensorError as error:  # what its writer makes of an OSError
+        raise OSError(f"cannot write {path}: {error}") from error
     _synchronise(path)
 
 
@@ -253,5 +288,10 @@ def _synchronise(path: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
+    """Delete what saves that were cut short left, and put back what none of them replaced."""
+    for replaced in folder.glob(".replaced-*"):
+        place = folder / replaced.name.removeprefix(".replaced-")
+        if not place.exists():
+            replaced.rename(place)
     for leftover in [*folder.glob(".saving-*"), *folder.glob(".replaced-*")]:
         shutil.rmtree(leftover)

@@ -1,69 +1,143 @@
-"""The picture at the end of a run: the validation curve over time and forward passes, with yardsticks."""
+"""The picture at the end of a run: the validation curves over time and forward passes, with yardsticks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zorn.training.loggers import Record
 from zorn.training.progress_display import shorten
 
-INK, QUIET, BLUE = "#222222", "#8a8a8a", "#1f5fa8"
-SMALLEST_GAP = 0.062  # between two labels, as a share of the height
+INK, QUIET, BLUE, ORANGE = "#222222", "#8a8a8a", "#1f5fa8", "#b8560f"
+TALL, LOW = 4.2, 2.8
+"""Inches: the height of a panel that is alone, and of one among several."""
+SMALLEST_GAP = 0.26
+"""Inches between two labels."""
 
 
-def draw_curve(path: Path, records: Sequence[Record], yardsticks: Mapping[str, float], title: str) -> None:
-    """Write a PNG with the validation curve and the training loss, over seconds and over forward passes.
+@dataclass(frozen=True)
+class Line:
+    """One curve of a panel: label, records, values (one a record) and colour; a main one is drawn thick."""
 
-    In bits per byte where the evaluations have them, else in nats per token. `yardsticks` are horizontal
-    lines, by name, in the same unit. No window is opened, and no global state of matplotlib is changed.
+    label: str
+    records: Sequence[Record]
+    values: Sequence[float]
+    color: str
+    main: bool = True
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity, drawn over seconds and over forward passes."""
+
+    title: str
+    lines: Sequence[Line]
+    yardsticks: Mapping[str, float]
+
+
+def draw_curve(
+    path: Path,
+    records: Sequence[Record],
+    yardsticks: Mapping[str, float],
+    title: str,
+    objective: str = "cross-entropy",
+) -> None:
+    """Write a PNG with the curves of the main validation split, over seconds and over forward passes.
+
+    Text: bits per byte, with the training loss in the same unit. Other tasks: the loss in nats per token,
+    and below it the accuracies. Where another objective than cross-entropy is minimised, it has a panel of
+    its own. `yardsticks` are horizontal lines in the first panel, by name, in its unit. No window is opened,
+    and no global state of matplotlib is changed.
     """
     from matplotlib.figure import Figure  # here: matplotlib takes most of a second to import
 
+    panels = _panels(records, yardsticks, objective)
+    height = TALL if len(panels) == 1 else LOW
+    figure = Figure(figsize=(10.5, height * len(panels)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(panels), 2, sharex="col", sharey="row", squeeze=False)
+    figure.suptitle(title, x=0.012, ha="left", color=INK, fontsize=11)
+    for panel, (left, right) in zip(panels, grid, strict=True):
+        for axes, axis in ((left, "seconds"), (right, "forward_passes")):
+            _draw(axes, axis, panel)
+        left.set_ylim(*_range(panel))
+        left.set_ylabel(panel.title, color=INK)
+        _label(right, panel, SMALLEST_GAP / height)
+    for axes, axis in zip(grid[-1], ("seconds", "forward_passes"), strict=True):
+        axes.set_xlabel(axis.replace("_", " "), color=INK)
+        axes.set_xlim(0, max(record[axis] for record in records) * 1.01 or 1)
+    grid[-1][1].xaxis.set_major_formatter(lambda value, _position: shorten(value))
+    figure.savefig(path)
+
+
+def _panels(records: Sequence[Record], yardsticks: Mapping[str, float], objective: str) -> list[Panel]:
     evaluations = [record for record in records if record["kind"] == "evaluation"]
+    evaluations = [record for record in evaluations if record["split"] == evaluations[0]["split"]]
     trained = [record for record in records if record["kind"] == "train"]
     last = evaluations[-1]
     in_bits = last["bits_per_byte"] is not None
-    key = "bits_per_byte" if in_bits else "loss"
     per_nat = last["bits_per_byte"] / last["loss"] if in_bits else 1.0
-    losses = [record["loss"] * per_nat for record in trained]
 
-    figure = Figure(figsize=(10.5, 4.2), dpi=150, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    figure.suptitle(title, x=0.012, ha="left", color=INK, fontsize=11)
-    for panel, axis in zip(panels, ("seconds", "forward_passes"), strict=True):
-        for value in yardsticks.values():
-            panel.axhline(value, color=INK, linewidth=0.8, linestyle=(0, (5, 4)))
-        panel.plot([record[axis] for record in trained], losses, color=QUIET, linewidth=0.7, alpha=0.6)
+    def line(label: str, key: str, color: str = BLUE) -> Line:
         values = [record[key] for record in evaluations]
-        panel.plot([record[axis] for record in evaluations], values, color=BLUE, linewidth=1.8)
-        panel.plot(last[axis], last[key], color=BLUE, marker="o", markersize=5)
-        panel.set_xlabel(axis.replace("_", " "), color=INK)
-        panel.set_xlim(0, last[axis] * 1.01 or 1)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(colors=INK, labelsize=8.5)
-    shown = [record[key] for record in evaluations] + list(yardsticks.values()) + losses[-1:]
-    margin = 0.06 * (max(shown) - min(shown)) or 0.5
-    low, high = min(shown) - margin, max(shown) + margin
-    panels[0].set_ylim(low, high)
-    panels[0].set_ylabel("bits per byte" if in_bits else "loss, nats per token", color=INK)
-    panels[1].xaxis.set_major_formatter(lambda value, _position: shorten(value))
+        shown = f"{values[-1]:.1%}" if key.endswith("accuracy") else f"{values[-1]:.2f}"
+        return Line(f"{label} {shown}", evaluations, values, color)
 
-    labels = [(value, f"{name} {value:.2f}", INK) for name, value in yardsticks.items()]
-    labels.append((last[key], f"validation {last[key]:.2f}", BLUE))
-    if losses:
-        labels.append((losses[-1], "training batches", QUIET))
+    first = [line("validation", "bits_per_byte" if in_bits else "loss")]
+    if trained and objective == "cross-entropy":
+        losses = [record["loss"] * per_nat for record in trained]
+        first.insert(0, Line("training batches", trained, losses, QUIET, main=False))
+    panels = [Panel("bits per byte" if in_bits else "loss, nats per token", first, yardsticks)]
+    if trained and objective != "cross-entropy":
+        losses = [record["loss"] for record in trained]
+        panels.append(Panel(objective, [Line("training batches", trained, losses, QUIET, main=False)], {}))
+    if not in_bits:
+        accuracies = [line("tokens", "token_accuracy")]
+        if last["sequence_accuracy"] is not None:
+            accuracies.append(line("sequences", "sequence_accuracy", ORANGE))
+        panels.append(Panel("accuracy", accuracies, {}))
+    return panels
+
+
+def _draw(axes: Any, axis: str, panel: Panel) -> None:
+    for value in panel.yardsticks.values():
+        axes.axhline(value, color=INK, linewidth=0.8, linestyle=(0, (5, 4)))
+    for line in panel.lines:
+        width, opacity = (1.8, 1.0) if line.main else (0.7, 0.6)
+        places = [record[axis] for record in line.records]
+        axes.plot(places, line.values, color=line.color, linewidth=width, alpha=opacity)
+        if line.main:
+            axes.plot(places[-1], line.values[-1], color=line.color, marker="o", markersize=5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=8.5)
+
+
+def _range(panel: Panel) -> tuple[float, float]:
+    """What the height of a panel spans: all of its main curves and yardsticks, and where the others end."""
+    shown = list(panel.yardsticks.values())
+    only = not any(line.main for line in panel.lines)
+    for line in panel.lines:
+        shown += line.values if line.main or only else line.values[-1:]
+    margin = 0.06 * (max(shown) - min(shown)) or 0.5
+    return min(shown) - margin, max(shown) + margin
+
+
+def _label(axes: Any, panel: Panel, gap: float) -> None:
+    """Name each line at the right of its end, `gap` (a share of the height) or more apart."""
+    low, high = _range(panel)
+    labels = [(value, f"{name} {value:.2f}", INK, False) for name, value in panel.yardsticks.items()]
+    labels += [(line.values[-1], line.label, line.color, line.main) for line in panel.lines]
     labels.sort()
-    heights = spread([(value - low) / (high - low) for value, _, _ in labels], SMALLEST_GAP)
-    for height, (_, text, color) in zip(heights, labels, strict=True):
-        panels[1].annotate(
+    heights = spread([(value - low) / (high - low) for value, *_ in labels], gap)
+    for height, (_, text, color, main) in zip(heights, labels, strict=True):
+        axes.annotate(
             text,
             (1.02, height),
             xycoords="axes fraction",
             va="center",
             color=color,
             fontsize=9,
-            fontweight="bold" if color == BLUE else "normal",
+            fontweight="bold" if main else "normal",
         )
-    figure.savefig(path)
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

@@ -7,9 +7,11 @@ from typing import Any
 
 
 class Interruption:
-    """In a `with` block, the first SIGINT or SIGTERM only sets `requested`; a second acts as it did before.
+    """In a `with` block, the first SIGINT, SIGTERM or SIGHUP (a terminal that closed) only sets `requested`;
+    a second acts as it did before.
 
-    Outside the main thread, where Python does not let signals be handled, nothing is changed.
+    A signal that this process was started to ignore (nohup, a job in the background) stays ignored. Outside
+    the main thread, where Python does not let signals be handled, nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -18,8 +20,10 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
+            names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+            for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:

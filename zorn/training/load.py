@@ -1,23 +1,85 @@
 """A trained model back from its run, for evaluation and generation."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import final
+
+from jaxtyping import Int
+from torch import Tensor
 
 from zorn.models import LanguageModel
-from zorn.tasks import CopyTask, TextTask
+from zorn.tasks import ByteTokenizer, TextTask, Tokenizer, TransductionTask
 from zorn.training.build import build_model, build_task, set_threads
-from zorn.training.checkpoint import latest_checkpoint, load_checkpoint
+from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, read_progress
+from zorn.training.config import Config
+from zorn.training.identity import check_settings, check_text
 from zorn.training.run_folder import RunFolder
 
 
-def load_run(path: Path) -> tuple[TextTask | CopyTask, LanguageModel]:
+@final
+class TextCodec:
+    """Text to tokens and back, as `TextTask` does it, without the text that was learned.
+
+    Example:
+        >>> codec = TextCodec(ByteTokenizer())
+        >>> codec.decode(codec.encode("né"))
+        'né'
+    """
+
+    prompt = "The "
+    """A text that a generated one can begin with."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.vocabulary = tokenizer.vocabulary
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> Int[Tensor, " time"]:
+        """The tokens of a text, int64."""
+        return self._tokenizer.encode(text.encode()).long()
+
+    def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
+        """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
+        return self._tokenizer.decode([int(token) for token in tokens])
+
+
+def load_run(path: Path) -> tuple[TextTask | TransductionTask, LanguageModel]:
     """The task of a run and its model at the newest checkpoint; changes nothing in the folder.
 
-    Raises ConfigError when the folder is no run's, CheckpointError when the checkpoint is missing or damaged.
+    Raises ConfigError when the folder is no run's, or its settings or its text were changed since the run
+    started; CheckpointError when the checkpoint is missing or damaged.
     """
+    folder, config, checkpoint = _opened(path)
+    task = build_task(config, folder)
+    check_text(read_progress(checkpoint).text, task, config.task.source)
+    return task, _model(config, task.vocabulary, checkpoint)
+
+
+def load_writer(path: Path) -> tuple[TextCodec | TransductionTask, LanguageModel]:
+    """What reads a run's prompts and writes its answers, and the model; the text itself is not needed.
+
+    Raises what `load_run` raises, but for the text.
+    """
+    folder, config, checkpoint = _opened(path)
+    if config.task.task == "text":
+        learned = config.task.tokenizer != "bytes"
+        writer = TextCodec(folder.read_tokenizer() if learned else ByteTokenizer())
+    else:
+        writer = build_task(config, folder)
+        assert isinstance(writer, TransductionTask)
+    return writer, _model(config, writer.vocabulary, checkpoint)
+
+
+def _opened(path: Path) -> tuple[RunFolder, Config, Path]:
+    """A run's folder, its settings and its newest checkpoint, which agree with each other."""
     folder = RunFolder(path)
     config = folder.read_config()
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    check_settings(read_progress(checkpoint).settings, config)
     set_threads(config.run.threads)
-    task = build_task(config, folder)
-    model = build_model(config, task.vocabulary)
-    load_checkpoint(latest_checkpoint(folder.checkpoints), model)
-    return task, model
+    return folder, config, checkpoint
+
+
+def _model(config: Config, vocabulary: int, checkpoint: Path) -> LanguageModel:
+    model = build_model(config, vocabulary)
+    load_checkpoint(checkpoint, model)
+    return model

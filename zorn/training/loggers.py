@@ -1,12 +1,16 @@
 """Where a run's numbers go: `metrics.jsonl`, one JSON object per line, and TensorBoard."""
 
+import contextlib
+import importlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-"""One line: `kind` ("train" or "evaluation"), `step` (steps done), `seconds`, `forward_passes`, numbers."""
+"""One line: `kind` ("train" or "evaluation"), `step` (steps done), `seconds`, `forward_passes`, numbers.
+An evaluation has its `split`, too: there is one record for each of the task's validation splits."""
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -32,27 +36,47 @@ def truncate_metrics(path: Path, step: int) -> None:
 class MetricsLog:
     """Appends records to `metrics.jsonl` and to TensorBoard; close it, or use it in a `with` block.
 
-    `step` is the last step that is already logged: TensorBoard hides what an earlier process logged after it.
+    Both are written at once and by the caller's own thread, so that a disk that refuses is an OSError of
+    `write`. `step` is the last step that is already logged: TensorBoard hides what an earlier process logged
+    after it.
     """
 
     def __init__(self, metrics: Path, tensorboard: Path, step: int = 0) -> None:
-        from torch.utils.tensorboard.writer import (
-            SummaryWriter,
-        )  # here: it takes as long to import as all of zorn
+        from tensorboard.summary.writer.record_writer import RecordWriter  # here: slow to import
 
-        self._file = metrics.open("a", encoding="utf-8", buffering=1)
-        self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
+        self._event = events.Event
+        self._summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+        tensorboard.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as files:
+            self._metrics = files.enter_context(metrics.open("a", encoding="utf-8", buffering=1))
+            name = f"events.out.tfevents.{time.time():.6f}.zorn"  # TensorBoard reads files in order of name
+            self._events = RecordWriter(files.enter_context((tensorboard / name).open("wb")))
+            self._log_event(file_version="brain.Event:2")
+            self._log_event(step=step + 1, session_log=events.SessionLog(status=events.SessionLog.START))
+            self._files = files.pop_all()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._writer.close()
+        self._files.close()
 
     def write(self, record: Record) -> None:
-        """Log one record; in TensorBoard its numbers are named `kind/name` over the step."""
-        self._file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "step" and math.isfinite(value):
-                self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        """Log one record; in TensorBoard its numbers are named `train/name` or `split/name` over the step.
+
+        Raises OSError when the disk refuses.
+        """
+        group = record.get("split", record["kind"])  # or the splits of one step would hide each other
+        self._metrics.write(json.dumps(record) + "\n")
+        numbers = {
+            f"{group}/{name}": value
+            for name, value in record.items()
+            if isinstance(value, (int, float)) and name != "step" and math.isfinite(value)
+        }
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+        self._log_event(step=record["step"], summary=self._summary(value=values))
+
+    def _log_event(self, **content: Any) -> None:
+        self._events.write(self._event(wall_time=time.time(), **content).SerializeToString())
+        self._events.flush()

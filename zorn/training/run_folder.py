@@ -2,11 +2,15 @@
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from zorn.errors import ConfigError
+from zorn.tasks import Tokenizer, tokenizer_from_json
 from zorn.training.config import Config, config_from_json, config_to_json
+from zorn.training.run_lock import LOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +74,39 @@ class RunFolder:
             raise ConfigError(
                 f"cannot make the folder {self.path}: {existing} is a file: choose another --out"
             )
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise ConfigError(f"cannot write to {existing}: choose another --out, or change its permissions")
-        if self.path.exists() and any(self.path.iterdir()):
+        _check_writable(existing, "choose another --out, or change its permissions")
+        if self.path.exists() and any(entry.name != LOCK for entry in self.path.iterdir()):
             if not overwrite:
                 raise ConfigError(
                     f"{self.path} is not empty: choose another --out, or replace the run with --overwrite"
                 )
             if not self.config.is_file():
                 raise ConfigError(f"{self.path} holds other files than a run's: choose another --out")
+            try:
+                self.read_config()
+            except ConfigError as error:
+                raise ConfigError(
+                    f"--overwrite replaces nothing but a run of this zorn, and {error}: choose another --out"
+                ) from error
 
-    def create(self, config: Config, *, overwrite: bool) -> None:
-        """Make the folder and write the settings; removes the files of an earlier run, and no others.
+    def check_resumable(self) -> None:
+        """Raise ConfigError unless the files of the run can be written; changes nothing."""
+        _check_writable(self.path, "change its permissions, or copy the run")
 
-        Raises ConfigError when `check_new` does, or when the system refuses.
+    def create(self, config: Config, *, overwrite: bool, tokenizer: str | None = None) -> None:
+        """Make the folder and write the settings, and a tokenizer's JSON where one was learned; removes the
+        files of an earlier run, and no others.
+
+        Raises ConfigError when `check_new` does, or when the system refuses; an earlier run is whole then.
         """
         self.check_new(overwrite=overwrite)
+        earlier = (self.summary, self.curve, self.sample, self.metrics, self.tokenizer)
         try:
-            for old in (self.summary, self.curve, self.sample, self.metrics, self.tokenizer):
-                old.unlink(missing_ok=True)
-            for old in (self.tensorboard, self.checkpoints):
-                if old.exists():
-                    shutil.rmtree(old)
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_config(config)
+            with _moved_aside(self.path / ".replaced", (*earlier, self.tensorboard, self.checkpoints)):
+                if tokenizer is not None:
+                    self.tokenizer.write_text(tokenizer, encoding="utf-8")
+                self.write_config(config)
         except OSError as error:
             raise ConfigError(
                 f"cannot write to {self.path} ({error.strerror}): choose another --out"
@@ -102,8 +115,11 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         """Write `config.json` in one move, so that it is never half there."""
         temporary = self.config.with_suffix(".tmp")
-        temporary.write_text(config_to_json(config), encoding="utf-8")
-        temporary.replace(self.config)
+        try:
+            temporary.write_text(config_to_json(config), encoding="utf-8")
+            temporary.replace(self.config)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def read_config(self) -> Config:
         """The settings of the run; ConfigError when this is no run's folder or the file does not fit."""
@@ -112,4 +128,46 @@ class RunFolder:
                 f"{self.path} is not the folder of a run: it has no {self.config.name}: "
                 "name the folder that zorn train wrote"
             )
-        return config_from_json(self.config.read_text(encoding="utf-8"), str(self.config))
+        try:
+            text = self.config.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.config} is no text ({error}): restore it or train again") from error
+        return config_from_json(text, str(self.config))
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was learned from the run's text; ConfigError when it is gone or damaged."""
+        if not self.tokenizer.is_file():
+            raise ConfigError(
+                f"{self.tokenizer} is missing, and its tokens cannot be told from the text alone: "
+                "restore it from a copy or train again"
+            )
+        return tokenizer_from_json(self.tokenizer.read_text(encoding="utf-8"))
+
+
+def _check_writable(folder: Path, advice: str) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to {folder}: {advice}")
+
+
+@contextmanager
+def _moved_aside(aside: Path, places: Iterable[Path]) -> Iterator[None]:
+    """Move files and folders, where there are some, into the folder `aside` next to them: deleted when the
+    block ends well, put back when it fails, with what the block wrote in their places removed."""
+    earlier, new = [], []
+    for place in places:
+        (earlier if place.exists() else new).append(place)
+    if aside.exists():  # of a process that was killed here
+        shutil.rmtree(aside)
+    aside.mkdir()
+    try:
+        for place in earlier:
+            place.rename(aside / place.name)
+        yield
+    except BaseException:
+        for place in new:
+            place.unlink(missing_ok=True)
+        for place in aside.iterdir():
+            place.replace(aside.parent / place.name)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)

@@ -1,8 +1,9 @@
-"""How the learning rate and ε move over a run: functions of the step and of the share of the budget used."""
+"""How the learning rate, ε and the population move over a run: functions of the step and of the share of the
+budget used."""
 
 import math
 
-from zorn.training.config import OptimizerConfig
+from zorn.training.config import EstimatorConfig, OptimizerConfig
 
 
 def warmup(step: int, warmup_steps: int) -> float:
@@ -39,3 +40,18 @@ def epsilon_at(config: OptimizerConfig, epsilon: float, step: int, progress: flo
         return learning_rate_at(config, step, progress)
     falls = config.epsilon_schedule == "cosine"
     return epsilon * (cosine(progress, config.schedule_floor) if falls else 1.0)
+
+
+def population_at(config: EstimatorConfig, multiple: int, progress: float) -> int:
+    """Members of a step when `progress` (0 to 1) of the budget is used, a multiple of `multiple`.
+
+    Between `population` and `final_population` in equal ratios, rounded to the nearest multiple.
+
+    >>> config = EstimatorConfig(population=16, final_population=256)
+    >>> [population_at(config, 4, progress / 4) for progress in range(5)]
+    [16, 32, 64, 128, 256]
+    """
+    if config.final_population is None:
+        return config.population
+    exact = config.population * (config.final_population / config.population) ** progress
+    return max(1, round(exact / multiple)) * multiple

@@ -3,21 +3,22 @@
 import json
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from zorn.tasks import CopyTask, TextTask, bigram_bits_per_byte, unigram_bits_per_byte
+from zorn.tasks import Task, TextTask, bigram_bits_per_byte, unigram_bits_per_byte
 from zorn.training.loggers import Record
 from zorn.training.progress_display import clock, shorten
 
 Summary = dict[str, Any]
 
 
-def yardsticks_of(task: TextTask | CopyTask) -> dict[str, float]:
-    """Bits per byte of the byte models that only count, on the validation split, by name; empty for copy."""
+def yardsticks_of(task: Task) -> dict[str, float]:
+    """Bits per byte of the byte models that only count, on the validation split; none but for text."""
     if not isinstance(task, TextTask):
         return {}
     return {
@@ -27,24 +28,38 @@ def yardsticks_of(task: TextTask | CopyTask) -> dict[str, float]:
 
 
 def make_summary(
-    evaluation: Record, yardsticks: dict[str, float], *, parameters: int, dropped: int
+    evaluations: Sequence[Record],
+    yardsticks: Mapping[str, float],
+    *,
+    objective: str,
+    parameters: int,
+    dropped: int,
 ) -> Summary:
-    """The summary of a run from its last evaluation.
+    """The summary of a run from its last evaluations, one record for each split, the main one first.
 
     Bits are per byte of text, losses in nats per token, `forward_passes` in rows, memory in bytes. What a
-    task does not have (bits per byte and yardsticks for copy, sequence accuracy for text) is left out.
+    task does not have (bits per byte and yardsticks but for text, sequence accuracy for text) is left out.
+    The figures of a further split carry its name: `validation_longer_loss` is of `validation-longer`.
     """
+    main, *others = evaluations
     figures = {
-        "validation_bits_per_byte": evaluation["bits_per_byte"],
+        "validation_bits_per_byte": main["bits_per_byte"],
         "unigram_bits_per_byte": yardsticks.get("unigram"),
         "bigram_bits_per_byte": yardsticks.get("bigram"),
-        "validation_loss": evaluation["loss"],
-        "token_accuracy": evaluation["token_accuracy"],
-        "sequence_accuracy": evaluation["sequence_accuracy"],
-        "forward_passes": evaluation["forward_passes"],
+        "validation_loss": main["loss"],
+        "token_accuracy": main["token_accuracy"],
+        "sequence_accuracy": main["sequence_accuracy"],
+    }
+    for other in others:
+        split = other["split"].replace("-", "_")
+        names = ("loss", "token_accuracy", "sequence_accuracy")
+        figures |= {f"{split}_{name}": other[name] for name in names}
+    figures |= {
+        "objective": objective,
+        "forward_passes": main["forward_passes"],
         "dropped_members": dropped,
-        "seconds": evaluation["seconds"],
-        "steps": evaluation["step"],
+        "seconds": main["seconds"],
+        "steps": main["step"],
         "parameters": parameters,
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -79,7 +94,9 @@ def print_summary(console: Console, summary: Summary, title: str) -> None:
     console.print(table)
 
 
-def _shown(name: str, value: float | int) -> str:
+def _shown(name: str, value: float | int | str) -> str:
+    if isinstance(value, str):
+        return value
     if name == "seconds":
         return clock(value)
     if name == "peak_memory_bytes":

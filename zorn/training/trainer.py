@@ -22,14 +22,22 @@ from zorn.training.build import (
     fused_update,
     set_threads,
 )
-from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from zorn.training.checkpoint import (
+    Progress,
+    latest_checkpoint,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
 from zorn.training.config import BudgetConfig, Config
 from zorn.training.curve import draw_curve
+from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
 from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.run_folder import RunFolder
-from zorn.training.schedules import epsilon_at, learning_rate_at
+from zorn.training.run_lock import locked
+from zorn.training.schedules import epsilon_at, learning_rate_at, population_at
 from zorn.training.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
 
 SAMPLE_PROMPT = "The "
@@ -53,8 +61,13 @@ class Trainer:
 
     Raises:
         ConfigError: settings that cannot work: a text that is missing, a folder that cannot be written, a
-            device that is not there; a run to resume that is finished.
+            device that is not there; a run to resume that is finished, or whose config.json or text was
+            changed since it started.
         CheckpointError: a run to resume whose newest checkpoint is damaged.
+
+    Attributes:
+        step: steps done.
+        saved_step: the step of the newest checkpoint; None before the first.
     """
 
     def __init__(
@@ -69,14 +82,19 @@ class Trainer:
         self.folder = RunFolder(config.run.out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
         self.console = console or Console()
         self._overwrite, self._resumed = overwrite, resume
-        if not resume:
+        if resume:
+            self.folder.check_resumable()
+            check_settings(read_progress(latest_checkpoint(self.folder.checkpoints)).settings, config)
+        else:
             self.folder.check_new(overwrite=overwrite)
         set_threads(config.run.threads)
         self.task = build_task(self.config, self.folder if resume else None)
+        self._text = text_fingerprint(self.task)
         self.model = build_model(config, self.task.vocabulary)
         self.estimator = build_estimator(config.estimator, config.run.seed)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.step = self.forward_passes = self.dropped = 0
+        self.saved_step: int | None = None
         self._earlier_seconds = 0.0
         self._started: float | None = None
         if resume:
@@ -103,8 +121,14 @@ class Trainer:
         return cls(config, resume=True, console=console)
 
     def _restore(self) -> None:
-        progress = load_checkpoint(latest_checkpoint(self.folder.checkpoints), self.model, self.optimizer)
-        self.step, self.forward_passes = progress.step, progress.forward_passes
+        newest = latest_checkpoint(self.folder.checkpoints)
+        check_text(read_progress(newest).text, self.task, self.config.task.source)
+        progress = load_checkpoint(newest, self.model, self.optimizer)
+        self.step, self.saved_step, self.forward_passes = (
+            progress.step,
+            progress.step,
+            progress.forward_passes,
+        )
         self.dropped, self._earlier_seconds = progress.dropped, progress.seconds
         self.estimator.load_state_dict(dict(progress.estimator))
         if self._share_used() >= 1 and self.folder.summary.exists():
@@ -116,55 +140,78 @@ class Trainer:
     def run(self) -> Summary:
         """Train until the budget is used; returns the summary, which is also in `summary.json`.
 
+        One process at a time can train in a folder. The first SIGINT, SIGTERM or SIGHUP ends the run after
+        the step, its evaluation and a save; a second one acts as it did outside.
+
         Raises:
-            KeyboardInterrupt: after SIGINT or SIGTERM, when the step is finished and saved.
+            KeyboardInterrupt: after such a signal; `saved_step` tells what is saved.
             NonFiniteLossError: too many members had non-finite losses; the last good weights are saved.
-            ConfigError: the folder cannot be written.
+            ConfigError: the folder cannot be written, or another process trains in it.
+            OSError: the disk refused; the newest checkpoint is whole.
         """
-        self._open_folder()
+        try:
+            with Interruption() as interruption, locked(self.folder.path):
+                self._open_folder()
+                self._train(interruption)
+                return self._finish()
+        except OSError as error:
+            saved = f"step {self.saved_step} is saved: mend that, then go on with zorn resume"
+            saved = "nothing is saved" if self.saved_step is None else saved
+            raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
+
+    def _train(self, interruption: Interruption) -> None:
         self._started = self._saved_at = time.perf_counter()
         share = self._share_used()
         display = ProgressDisplay(
             self.console, progress=share, step=self.step, forward_passes=self.forward_passes
         )
-        log = MetricsLog(self.folder.metrics, self.folder.tensorboard, self.step)
-        with Interruption() as interruption, log, display:
+        with MetricsLog(self.folder.metrics, self.folder.tensorboard, self.step) as log, display:
             if not self._resumed:
                 self._save()
-                self._evaluate(log, display)
-            while share < 1:
+            if self.step == 0:
+                self._evaluate_once(log, display)
+            while share < 1 and not interruption.requested:
                 self._train_step(share, log, display)
                 before, share = share, self._share_used()
                 evaluations = self.config.run.evaluations
                 if int(share * evaluations) > int(before * evaluations):
                     self._evaluate(log, display)
-                if interruption.requested:
-                    self._save()
-                    raise KeyboardInterrupt
                 if time.perf_counter() - self._saved_at >= self.config.run.checkpoint_seconds or share >= 1:
                     self._save()
-            records = read_metrics(self.folder.metrics)
-            if not any(record["kind"] == "evaluation" and record["step"] == self.step for record in records):
-                self._evaluate(log, display)
-        return self._finish()
+            if share < 1:
+                self._save()
+                raise KeyboardInterrupt
+            self._evaluate_once(log, display)
+
+    def _evaluate_once(self, log: MetricsLog, display: ProgressDisplay) -> None:
+        """Evaluate unless this step is in the log already."""
+        records = read_metrics(self.folder.metrics)
+        if not any(record["kind"] == "evaluation" and record["step"] == self.step for record in records):
+            self._evaluate(log, display)
 
     def _open_folder(self) -> None:
-        if self._resumed:
-            truncate_metrics(self.folder.metrics, self.step)
-            self.folder.summary.unlink(missing_ok=True)
-            self.folder.write_config(self.config)
-        else:
-            self.folder.create(self.config, overwrite=self._overwrite)
+        if not self._resumed:
+            tokenizer = None
             if isinstance(self.task, TextTask) and self.config.task.tokenizer != "bytes":
-                self.folder.tokenizer.write_text(self.task.tokenizer.to_json(), encoding="utf-8")
+                tokenizer = self.task.tokenizer.to_json()
+            self.folder.create(self.config, overwrite=self._overwrite, tokenizer=tokenizer)
+            return
+        newest = latest_checkpoint(self.folder.checkpoints)
+        if read_progress(newest).step != self.step:
+            raise ConfigError(f"{newest} was written by another process meanwhile: resume the run again")
+        truncate_metrics(self.folder.metrics, self.step)
+        self.folder.write_config(self.config)
+        self.folder.summary.unlink(missing_ok=True)
 
     def _train_step(self, share: float, log: MetricsLog, display: ProgressDisplay) -> None:
         config = self.config.optimizer
         learning_rate = learning_rate_at(config, self.step, share)
         record: Record = {"kind": "train", "learning_rate": learning_rate}
         if isinstance(self.estimator, ZeroOrderEstimator):
+            multiple = self.config.population_multiple
             self.estimator.epsilon = epsilon_at(config, self.config.estimator.epsilon, self.step, share)
-            record["epsilon"] = self.estimator.epsilon
+            self.estimator.population = population_at(self.config.estimator, multiple, share)
+            record |= {"epsilon": self.estimator.epsilon, "population": self.estimator.population}
         batch = self.task.training_batch(self.step)
         batch = Batch(*(part.to(self.config.run.device) for part in batch))
         try:
@@ -203,18 +250,19 @@ class Trainer:
         return estimate
 
     def _evaluate(self, log: MetricsLog, display: ProgressDisplay) -> None:
-        evaluation = self.task.evaluate(self.model, "validation")
-        record: Record = {
-            "kind": "evaluation",
-            "step": self.step,
-            "seconds": self._seconds(),
-            "forward_passes": self.forward_passes,
-            **dataclasses.asdict(evaluation),
-        }
-        log.write(record)
-        display.evaluated(record)
+        """Evaluate all validation splits; what is shown while training is the first's."""
+        evaluations = [self.task.evaluate(self.model, split) for split in self.task.validation_splits]
+        place = {"step": self.step, "seconds": self._seconds(), "forward_passes": self.forward_passes}
+        records: list[Record] = [
+            {"kind": "evaluation", **place, **dataclasses.asdict(evaluation)} for evaluation in evaluations
+        ]
+        for record in records:
+            log.write(record)
+        display.evaluated(records[0])
 
     def _save(self) -> Path:
+        if self.saved_step == self.step:
+            return latest_checkpoint(self.folder.checkpoints)
         progress = Progress(
             step=self.step,
             seconds=self._seconds(),
@@ -222,21 +270,30 @@ class Trainer:
             dropped=self.dropped,
             seed=self.config.run.seed,
             estimator=self.estimator.state_dict(),
+            settings=run_settings(self.config),
+            text=self._text,
         )
         keep = self.config.run.keep
         saved = save_checkpoint(self.folder.checkpoints, progress, self.model, self.optimizer, keep=keep)
-        self._saved_at = time.perf_counter()
+        self.saved_step, self._saved_at = self.step, time.perf_counter()
         return saved
 
     def _finish(self) -> Summary:
         records = read_metrics(self.folder.metrics)
-        last = [record for record in records if record["kind"] == "evaluation"][-1]
+        latest = {record["split"]: record for record in records if record["kind"] == "evaluation"}
         yardsticks = yardsticks_of(self.task)
         parameters = parameter_count(self.model)
         title = f"{self.config.task.task}, {self.config.model.cell} with {parameters:,} parameters"
         title += f", {self.config.estimator.estimator}"
-        draw_curve(self.folder.curve, records, yardsticks, title)
-        summary = make_summary(last, yardsticks, parameters=parameters, dropped=self.dropped)
+        objective = self.config.task.objective
+        draw_curve(self.folder.curve, records, yardsticks, title, objective)
+        summary = make_summary(
+            list(latest.values()),
+            yardsticks,
+            objective=objective,
+            parameters=parameters,
+            dropped=self.dropped,
+        )
         write_summary(self.folder.summary, summary)
         print_summary(self.console, summary, title)
         if isinstance(self.task, TextTask):

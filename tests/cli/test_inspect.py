@@ -1,0 +1,109 @@
+"""`zorn inspect`: what is perturbed, frozen and uncovered, of flags, of a run and of a user's model."""
+
+import re
+
+import pytest
+import torch
+
+from zorn.cli import main
+from zorn.models import LanguageModel, parameter_count
+
+OWN = """
+from torch import nn
+
+def covered():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[1].bias.requires_grad_(False)
+    return model
+
+def uncovered():
+    return nn.Sequential(nn.Linear(3, 4), nn.PReLU())
+
+def tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    return model
+"""
+
+
+def inspect(capsys, *words):
+    """Exit code, the table's rows by parameter (each in one text), and the whole output."""
+    code = main(["inspect", *words])
+    text = capsys.readouterr().out
+    lines = [line.split() for line in text.splitlines() if re.match(r"^  \S+\.\S+ ", line)]
+    rows = {name: " ".join(rest) for name, *rest in lines}
+    return code, rows, text
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return str(path)
+
+
+def test_the_model_of_the_flags_is_counted(capsys):
+    words = ["--task", "add", "--hidden-size", "8", "--num-heads", "2", "--cell", "gru"]
+    code, rows, text = inspect(capsys, *words)
+    model = LanguageModel(14, 8, cell="gru", num_heads=2)
+    assert code == 0
+    assert list(rows) == [name for name, _ in model.named_parameters()]
+    assert (
+        f"{parameter_count(model)} numbers, {parameter_count(model)} perturbed, 0 frozen, 0 uncovered" in text
+    )
+    assert rows["embedding.weight"] == "14 × 8 112 perturbed rank-one, 14 × 8"
+    code, rows, text = inspect(capsys, *words, "--structure", "dense")
+    assert code == 0
+    assert rows["embedding.weight"] == "14 × 8 112 perturbed dense"
+    assert f"{parameter_count(model)} random numbers a member" in text
+
+
+def test_a_preset_brings_its_structure(capsys):
+    _, rows, text = inspect(capsys, "--preset", "paper-96")
+    assert rows["cells.0.map.weight_state"].endswith("dense")
+    assert "126,049 perturbed" in text
+    _, rows, _ = inspect(capsys, "--preset", "paper-96", "--structure", "rank-one")
+    assert "rank-one," in rows["cells.0.map.weight_state"]
+
+
+def test_a_run_is_inspected_as_it_was_trained(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    words = "--task sort --batch 4 --population 4 --group-size 0 --hidden-size 4 --structure dense --steps 1"
+    assert main(["train", *words.split(), "--out", out]) == 0
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    code, rows, _ = inspect(capsys, out)
+    assert code == 0
+    assert rows["head.weight"] == "29 × 4 116 perturbed dense"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_frozen_and_tied_parameters_are_told_and_counted_once(own, capsys):
+    code, rows, text = inspect(capsys, f"{own}:covered")
+    assert code == 0
+    assert rows["1.bias"] == "2 2 frozen"
+    assert "26 numbers, 24 perturbed, 2 frozen, 0 uncovered" in text
+    code, rows, text = inspect(capsys, f"{own}:tied")
+    assert code == 0
+    assert rows["1.weight"].endswith("tied to 0.weight")
+    assert "24 numbers, 24 perturbed" in text
+
+
+def test_what_no_rule_covers_is_exit_code_1_with_text_that_helps(own, capsys):
+    code, rows, text = inspect(capsys, f"{own}:uncovered")
+    assert code == 1
+    assert rows["1.weight"] == "1 1 uncovered no rule for PReLU"
+    assert "17 numbers, 16 perturbed, 0 frozen, 1 uncovered" in text
+    fix = 'model.get_parameter("1.weight").requires_grad_(False)'
+    assert f"    {fix}\n" in text
+    code, _, _ = inspect(capsys, f"{own}:uncovered", "--structure", "dense")
+    assert code == 0
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.PReLU())
+    eval(fix, {"model": model})
+    assert not model[1].weight.requires_grad
+
+
+def test_a_model_without_parameters_is_refused_like_an_estimator_does(capsys):
+    code, _, text = inspect(capsys, "torch.nn:Flatten")
+    assert code == 1
+    assert "has no parameter that requires a gradient" in text

@@ -1,0 +1,145 @@
+"""Slips in calling an estimator: refused before any work, by a message that says what to do."""
+
+import numpy as np
+import pytest
+import torch
+from small_language import gradients, language_batch, language_model, without_type_checks
+
+from zorn.errors import ConfigError
+from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT, smoothed_loss
+from zorn.models import Batch
+from zorn.perturbations import Dense, RankOne
+from zorn.tasks import TokenCrossEntropy
+
+WHOLE = [2.0, True, "4", np.float64(4)]
+
+SETTINGS = [
+    *((name, value) for name in ("population", "micro_batch", "seed") for value in [*WHOLE, None]),
+    *((name, value) for name in ("group_size", "time_chunk") for value in WHOLE),
+    *(
+        (name, value)
+        for name in ("epsilon", "maximum_nonfinite_share")
+        for value in ("0.1", True, None, 0.1j, torch.tensor(0.1), [0.1])
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15])
+@pytest.mark.parametrize(("name", "value"), SETTINGS)
+def test_a_setting_of_another_type(kind, name, value):
+    with without_type_checks(), pytest.raises(ConfigError, match=f"^{name} must be a .*number.*, got "):
+        kind(**{"population": 4, "epsilon": 0.1, name: value})
+
+
+@pytest.mark.parametrize("value", [0.1, 1, np.float32(0.5), np.int64(2)])
+def test_an_epsilon_of_any_real_type(value):
+    with without_type_checks():
+        estimator = CDRGE(population=4, epsilon=value)
+    assert estimator.epsilon == float(value)
+    assert type(estimator.epsilon) is float
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "got"),
+    [
+        ("dense", "got 'dense'"),
+        (Dense, "got the class Dense, not an instance of it"),
+        (1, "got a value of type int"),
+    ],
+)
+def test_a_perturbation_that_is_none(perturbation, got):
+    message = rf"perturbation must be zorn.RankOne\(\) or zorn.Dense\(\), {got}"
+    with without_type_checks():
+        with pytest.raises(ConfigError, match=message):
+            CDRGE(population=4, epsilon=0.1, perturbation=perturbation)
+        with pytest.raises(ConfigError, match=message):
+            smoothed_loss(
+                language_model(),
+                language_batch(),
+                TokenCrossEntropy(),
+                epsilon=0.1,
+                members=4,
+                perturbation=perturbation,
+            )
+
+
+def test_a_shaping_by_its_name():
+    message = r"shaping must be a function, got 'zscore': see zorn.estimators.SHAPINGS"
+    with without_type_checks(), pytest.raises(ConfigError, match=message):
+        CDRGE(population=4, epsilon=0.1, shaping="zscore")
+
+
+# ------------------------------------------------------------------------------------------------ calls
+
+
+def smoothed(model, batch, objective):
+    return smoothed_loss(model, batch, objective, epsilon=0.1, members=4)
+
+
+CALLS = {
+    "rank one": lambda *call: CDRGE(population=4, epsilon=0.1, perturbation=RankOne()).estimate(*call),
+    "dense": lambda *call: CDRGE(population=4, epsilon=0.1, perturbation=Dense()).estimate(*call),
+    "bptt": lambda *call: BPTT().estimate(*call),
+    "tbptt": lambda *call: TBPTT(truncation=2).estimate(*call),
+    "smoothed": smoothed,
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+INPUTS, TARGETS = language_batch()
+
+
+@each_call
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((INPUTS, TARGETS), r"batch must be zorn.Batch\(inputs, targets\), got \(Tensor, Tensor\): wrap it"),
+        ([INPUTS, TARGETS], r"batch must be zorn.Batch\(inputs, targets\), got a value of type list"),
+        (INPUTS, r"batch must be zorn.Batch\(inputs, targets\), got a value of type Tensor"),
+        (Batch, r"batch must be zorn.Batch\(inputs, targets\), got the class Batch"),
+        ((INPUTS.tolist(), TARGETS), r"batch.inputs must be a tensor .* got a value of type list"),
+        ((INPUTS, TARGETS.numpy()), r"batch.targets must be a tensor .* got a value of type ndarray"),
+        ((torch.tensor(1), TARGETS), r"batch.inputs must be a tensor .* got a tensor of shape \(\)"),
+        ((INPUTS, TARGETS[:3]), "got 4 rows of inputs and 3 of targets"),
+        ((INPUTS[:0], TARGETS[:0]), "got 0 rows of inputs and 0 of targets"),
+    ],
+)
+def test_a_batch_that_is_none(call, batch, message):
+    model, calls = language_model(), []
+    model.register_forward_hook(lambda *arguments: calls.append(1))
+    with without_type_checks():
+        if isinstance(batch, tuple) and "wrap" not in message:
+            batch = Batch(*batch)
+        with pytest.raises(ConfigError, match=message):
+            call(model, batch, TokenCrossEntropy())
+    assert not calls
+    assert not gradients(model)
+
+
+@each_call
+@pytest.mark.parametrize("model", [torch.nn.Linear, lambda inputs: inputs, "lstm"])
+def test_a_model_that_is_none(call, model):
+    with without_type_checks(), pytest.raises(ConfigError, match=r"^model must be a torch.nn.Module, got "):
+        call(model, language_batch(), TokenCrossEntropy())
+
+
+def test_a_model_that_is_none_in_ask_and_tell():
+    estimator = CDRGE(population=4, epsilon=0.1)
+    population = estimator.ask(language_model())
+    with without_type_checks():
+        with pytest.raises(ConfigError, match="model must be"):
+            estimator.ask("lstm")
+        with pytest.raises(ConfigError, match="model must be"):
+            estimator.evaluate("lstm", population, language_batch(), TokenCrossEntropy())
+        with pytest.raises(ConfigError, match="model must be"):
+            estimator.tell("lstm", population, torch.zeros(2, 4))
+    assert estimator.step == 1
+
+
+@pytest.mark.parametrize("name", ["rank one", "dense", "bptt", "tbptt"])
+def test_an_optimizer_as_the_update(name):
+    model, calls = language_model(), []
+    model.register_forward_hook(lambda *arguments: calls.append(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    message = r"update must be zorn.FusedSGD\(...\) or None, got a value of type SGD"
+    with without_type_checks(), pytest.raises(ConfigError, match=message):
+        CALLS[name](model, language_batch(), TokenCrossEntropy(), optimizer)
+    assert not calls

@@ -1,0 +1,82 @@
+"""Checks of settings: one clear line before any work, instead of a failure somewhere inside."""
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from zorn.errors import ConfigError
+
+
+def check_whole_number(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> None:
+    """Checks a setting that counts something.
+
+    Raises:
+        ConfigError: `value` is no whole number from `minimum` to `maximum`.
+
+    Example:
+        >>> check_whole_number("batch", 0, minimum=1)
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: batch must be a whole number of at least 1, got 0
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < minimum or (maximum is not None and value > maximum):
+        top = "" if maximum is None else f" and at most {maximum}"
+        raise ConfigError(f"{name} must be a whole number of at least {minimum}{top}, got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = 0.0,
+    maximum: float = float("inf"),
+    above: bool = False,
+    hint: str = "",
+) -> None:
+    """Checks a setting that is a finite real number.
+
+    Args:
+        above: whether `value` must be more than `minimum`, not just as much.
+        hint: what the fix could be, added to the message.
+
+    Raises:
+        ConfigError: `value` is no finite number from `minimum` to `maximum`.
+
+    Example:
+        >>> check_number("epsilon", "0.1", above=True, hint="0.001 to 0.1 suits most models")
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: epsilon must be a number above 0, got '0.1': 0.001 to 0.1 suits most models
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    if not minimum <= number <= maximum or number == float("inf") or (above and number == minimum):
+        bottom = f"above {minimum:g}" if above else f"of at least {minimum:g}"
+        top = "" if maximum == float("inf") else f" and at most {maximum:g}"
+        fix = f": {hint}" if hint else ""
+        raise ConfigError(f"{name} must be a number {bottom}{top}, got {value!r}{fix}")
+
+
+def check_seed(seed: object) -> None:
+    """Checks that a seed has 64 bits.
+
+    Raises:
+        ConfigError: it is no whole number from 0 to 2**64 - 1.
+
+    Example:
+        >>> check_seed(0)
+    """
+    check_whole_number("seed", seed, minimum=0, maximum=2**64 - 1)
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Checks a setting that has a few values.
+
+    Raises:
+        ConfigError: `value` is none of `choices`.
+
+    Example:
+        >>> check_choice("split", "training", ["train", "test"])
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: split must be one of 'train', 'test', got 'training'
+    """
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,89 @@
+"""What makes a run the run it is: kept in its checkpoints, so that no edit goes unnoticed when it goes on."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from zorn.errors import ConfigError
+from zorn.tasks import Task, TextTask
+from zorn.training.config import Config, config_to_json
+
+FREE = {"source", "micro_batch", "time_chunk"}
+"""Fields of task, model, estimator and optimizer that may be edited: the text may be moved (its content is
+compared), and memory may be traded for speed."""
+
+
+def run_settings(config: Config) -> dict[str, Any]:
+    """The settings that determine a run, by field, as JSON values: task, model, estimator, optimizer, seed
+    and number format, without the fields in `FREE`.
+
+    >>> from zorn.training import BudgetConfig
+    >>> settings = run_settings(Config(budget=BudgetConfig(steps=10)))
+    >>> settings["hidden_size"], settings["seed"], "steps" in settings, "source" in settings
+    (64, 0, False, False)
+    """
+    groups = json.loads(config_to_json(config))
+    fields = groups["task"] | groups["model"] | groups["estimator"] | groups["optimizer"]
+    fields |= {name: groups["run"][name] for name in ("seed", "dtype")}
+    return {name: value for name, value in fields.items() if name not in FREE}
+
+
+def text_fingerprint(task: Task) -> dict[str, Any] | None:
+    """Size ("bytes") and "sha256" of a task's text; None for a task without one.
+
+    >>> from zorn.tasks import CopyTask
+    >>> text_fingerprint(CopyTask(batch=1, minimum_length=1, maximum_length=2, seed=0)) is None
+    True
+    """
+    if not isinstance(task, TextTask):
+        return None
+    pieces = [task.text[split] for split in ("train", "validation", "test")]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return {"bytes": sum(map(len, pieces)), "sha256": digest.hexdigest()}
+
+
+def check_settings(saved: Mapping[str, Any], config: Config) -> None:
+    """Raise ConfigError naming the fields in which a configuration differs from what a checkpoint holds.
+
+    >>> from zorn.training import BudgetConfig, ModelConfig
+    >>> config = Config(model=ModelConfig(hidden_size=8), budget=BudgetConfig(steps=10))
+    >>> check_settings(run_settings(config), config)
+    >>> check_settings(run_settings(config) | {"hidden_size": 16}, config)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    zorn.errors.ConfigError: config.json was changed since the run started: hidden_size is 8, was 16; ...
+    """
+    present = run_settings(config)
+    names = sorted(present.keys() | saved.keys())
+    pairs = [(name, present.get(name, "absent"), saved.get(name, "absent")) for name in names]
+    changed = [f"{name} is {now}, was {before}" for name, now, before in pairs if now != before]
+    if changed:
+        raise ConfigError(
+            f"config.json was changed since the run started: {'; '.join(changed)}; put the former values "
+            "back, or train a new run with these"
+        )
+
+
+def check_text(saved: Mapping[str, Any] | None, task: Task, source: str) -> None:
+    """Raise ConfigError when a task's text is not the one that a checkpoint was trained on.
+
+    >>> task = TextTask(source="python-docs", batch=1, length=1, seed=0)
+    >>> check_text(text_fingerprint(task), task, "python-docs")
+    >>> check_text({"bytes": 7, "sha256": "0" * 64}, task, "python-docs")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    zorn.errors.ConfigError: the text source 'python-docs' has changed since the run started: it has ...
+    """
+    present = text_fingerprint(task)
+    if present == saved:
+        return
+    assert present is not None
+    assert saved is not None
+    raise ConfigError(
+        f"the text source {source!r} has changed since the run started: it has {present['bytes']} bytes and "
+        f"SHA-256 {present['sha256'][:12]}…, it had {saved['bytes']} bytes and {saved['sha256'][:12]}…; "
+        "bring the former text back, or train a new run on this one"
+    )
