@@ -4,10 +4,10 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 BIN := .venv/bin
 
-.PHONY: help train test quick lint format benchmarks clean
+.PHONY: help train test quick lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"zorn needs Python 3.11 or newer, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
@@ -34,8 +34,16 @@ format: .venv/.ready  ## mend the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.ready  ## the documentation, into site/; warnings are errors
+	$(BIN)/mkdocs build --strict
+
+docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs-serve: .venv/.ready  ## the documentation at http://127.0.0.1:8000, built anew when a page changes
+	$(BIN)/mkdocs serve
+
 benchmarks: .venv/.ready  ## every benchmark, quickly
 	for script in random_bits throughput memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
 
 clean:  ## remove the environment and everything made; runs/ is kept
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv build site *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
