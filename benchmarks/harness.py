@@ -6,6 +6,7 @@ collects `Record`s and hands them to `report`: a table, a picture, and the recor
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -19,13 +20,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 UNKNOWN = "unknown"
-FILE_WIDTH = 140  # of a table that goes to a file or pipe
+RETURN_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "16384",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""For glibc's malloc: what is freed goes back at once, so a peak is what lived together, not what the heap
+kept."""
+FILE_WIDTH = 160  # of a table that goes to a file or pipe
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Record:
 
     Attributes:
         name: what was measured, as the issue or the log calls it.
-        value: the number, a median where it was measured more than once.
+        value: the number, a median where it was measured more than once; NaN (null in the
+            JSON file) for what was not reached.
         unit: of the value, or "ratio".
         settings: everything it was measured at (sizes, dtype, threads, repeats, quartiles).
     """
@@ -53,24 +61,28 @@ class Ratio(NamedTuple):
     upper: float
 
 
-def parse_arguments(
-    name: str, description: str | None, arguments: Sequence[str] | None = None
-) -> argparse.Namespace:
-    """The flags `quick`, `json` and `picture` that all benchmarks take; from the command line unless given.
+def argument_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of the flags `quick`, `json` and `picture` that all benchmarks take.
 
     Args:
         name: of the benchmark, hence of its picture: benchmarks/out/NAME.png.
         description: shown by --help; usually the script's docstring.
-        arguments: instead of those of the command line.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller: under a minute on two cores")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller: about a minute on two cores")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the records there, as a list")
     picture = Path(__file__).parent / "out" / f"{name}.png"
     parser.add_argument(
         "--picture", type=Path, metavar="PATH", default=picture, help="where the picture goes"
     )
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(
+    name: str, description: str | None, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """The flags that all benchmarks take, from the command line unless given: see `argument_parser`."""
+    return argument_parser(name, description).parse_args(arguments)
 
 
 @contextmanager
@@ -156,7 +168,10 @@ def report(
     title: str,
     records: Sequence[Record],
     arguments: argparse.Namespace,
-    draw: Callable[[Axes], None],
+    draw: Callable[..., None],
+    *,
+    panels: tuple[int, int] = (1, 1),
+    table: Table | None = None,
 ) -> None:
     """Print the records as a table, draw the picture, and write the JSON where one was asked for.
 
@@ -164,19 +179,25 @@ def report(
         title: of table and picture.
         records: what was measured.
         arguments: from `parse_arguments`.
-        draw: fills the axes of the picture.
+        draw: fills the axes of the picture, given one by one, row by row.
+        panels: rows and columns of axes.
+        table: to print in place of one with a row for each record.
     """
     machine = environment()
     caption = ", ".join(f"{name} {value}" for name, value in machine.items())
     console = Console()
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    console.print(_table(title, records, caption))
+    if table is None:
+        console.print(_table(title, records, caption))
+    else:
+        table.title, table.caption = title, caption
+        console.print(table)
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    draw(axes)
-    axes.set_title(title)
+    rows, columns = panels
+    figure = Figure(figsize=(4 + 4 * columns, 1 + 4 * rows), layout="constrained")
+    draw(*figure.subplots(rows, columns, squeeze=False).flat)
+    figure.suptitle(title)
     figure.supxlabel(caption, fontsize=6)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.picture, dpi=150)
@@ -186,9 +207,20 @@ def report(
         rows = [asdict(record) for record in records]
         for row in rows:
             row["settings"]["environment"] = machine
+            row["value"] = None if math.isnan(row["value"]) else row["value"]
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
         console.print(f"records: {arguments.json}", soft_wrap=True)
+
+
+def process_bytes(name: str) -> int:
+    """A field of /proc/self/status, such as VmHWM (peak) or VmRSS (now), in bytes. Linux only."""
+    return int(_line_value(Path("/proc/self/status"), name).split()[0]) * 1024
+
+
+def restart_peak() -> None:
+    """Let the peak VmHWM start again from what the process holds now. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _table(title: str, records: Sequence[Record], caption: str) -> Table:
@@ -196,7 +228,8 @@ def _table(title: str, records: Sequence[Record], caption: str) -> Table:
     table = Table("name", "value", "unit", "settings", title=title, caption=caption)
     for record in records:
         settings = ", ".join(f"{name} {value}" for name, value in record.settings.items())
-        table.add_row(record.name, f"{record.value:.4g}", record.unit, settings)
+        value = "–" if math.isnan(record.value) else f"{record.value:.4g}"
+        table.add_row(record.name, value, record.unit, settings)
     return table
 
 

@@ -12,10 +12,17 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
-from harness import Record, parse_arguments, report, thread_counts
+from harness import (
+    RETURN_FREED_MEMORY,
+    Record,
+    parse_arguments,
+    process_bytes,
+    report,
+    restart_peak,
+    thread_counts,
+)
 from matplotlib.axes import Axes
 
 import zorn
@@ -25,13 +32,6 @@ VOCABULARY = 256
 ROWS = 16  # of one forward pass: 8 members and their antithetic twins
 TIME_CHUNK = 50
 WAYS = {"inference": "tab:green", "step": "tab:blue", "bptt": "tab:red"}
-RETURN_FREED_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "16384",
-    "MALLOC_TRIM_THRESHOLD_": "0",
-    "MALLOC_ARENA_MAX": "1",
-}
-"""For glibc's malloc: what is freed goes back at once, so a peak is what lived together, not what the heap
-kept."""
 OBJECTIVE = zorn.TokenCrossEntropy()
 
 
@@ -53,12 +53,6 @@ def work(way: str, model: zorn.LanguageModel, time: int, rows: int) -> None:
         zorn.BPTT().estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
 
 
-def status(name: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
 def child(way: str, hidden: int, dtype: str, time: int) -> None:
     """Print the peak memory of the work above what was held before the model was built."""
     torch.set_num_threads(1)
@@ -66,11 +60,11 @@ def child(way: str, hidden: int, dtype: str, time: int) -> None:
     work(
         way, zorn.LanguageModel(VOCABULARY, 16).to(kind), TIME_CHUNK + 1, 4
     )  # loads libraries, makes their buffers
-    before = status("VmRSS")
+    before = process_bytes("VmRSS")
     model = zorn.LanguageModel(VOCABULARY, hidden).to(kind)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here, the model built
+    restart_peak()  # with the model built
     work(way, model, time, ROWS)
-    print(json.dumps(status("VmHWM") - before))
+    print(json.dumps(process_bytes("VmHWM") - before))
 
 
 def peak(way: str, hidden: int, dtype: str, time: int) -> int:
