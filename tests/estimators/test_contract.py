@@ -167,7 +167,7 @@ def test_the_state_of_an_estimator_resumes_it(name, structure):
     estimator.estimate(model, batch, TokenCrossEntropy())
     state = estimator.state_dict()
     expected = estimator.estimate(model, batch, TokenCrossEntropy())
-    resumed = zero_order(name, structure, seed=77, epsilon=0.5)
+    resumed = zero_order(name, structure, seed=77, epsilon=0.5, population=2 * POPULATION)
     resumed.load_state_dict(state)
     found = resumed.estimate(model, batch, TokenCrossEntropy())
     assert torch.equal(found.coefficients, expected.coefficients)

@@ -162,6 +162,30 @@ def test_what_it_cannot_cut_in_time(model, objective, message):
     assert not calls
 
 
+class Counted:
+    """Cross-entropy that is a constant where no token of a piece counts."""
+
+    def counts(self, targets):
+        return targets != -100
+
+    def token_losses(self, outputs, targets):
+        losses = torch.zeros(targets.shape, dtype=outputs.dtype)
+        counted = self.counts(targets)
+        if counted.any():
+            losses[counted] = F.cross_entropy(outputs[counted], targets[counted], reduction="none")
+        return losses
+
+
+@pytest.mark.parametrize("estimator", [TBPTT(truncation=1), BPTT(micro_batch=1)], ids=["chunk", "row"])
+def test_a_piece_in_which_no_token_counts_is_a_constant(estimator):
+    model, batch = language_model(), language_batch()
+    batch.targets[:, 0] = batch.targets[1] = -100
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    expected = gradients(model)
+    estimator.estimate(model, batch, Counted())
+    assert_close(gradients(model), expected)
+
+
 def test_targets_of_another_length():
     inputs, targets = language_batch()
     with pytest.raises(

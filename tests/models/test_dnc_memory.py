@@ -293,7 +293,7 @@ def test_sizes_are_checked(name: str) -> None:
         DNCMemory(**{name: 0})
 
 
-def test_a_simple_memory_of_one_number_a_slot_is_refused() -> None:
+def test_a_simple_memory_of_two_numbers_a_slot_is_refused() -> None:
     with pytest.raises(ConfigError, match="layer-normalised over its width"):
-        DNCMemory(width=1, simple=True)
+        DNCMemory(width=2, simple=True)
     assert DNCMemory(width=1).width == 1

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from zorn.errors import ConfigError, UncoveredParameterError
 from zorn.estimators import CDRGE
@@ -277,6 +278,11 @@ class Parent(nn.Module):
         (lambda: nn.GRU(4, 3), r"cannot run GRU, which puts time in front .*batch_first=True"),
         (lambda: nn.MultiheadAttention(4, 2), r"MultiheadAttention, which holds .*\(out_proj\)"),
         (lambda: nn.ParameterList([torch.ones(2)]), "ParameterList, which is no layer with a forward"),
+        (
+            lambda: prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5),
+            "Linear, which has a forward pre-hook",
+        ),
+        (lambda: nn.utils.spectral_norm(nn.Linear(4, 4)), "Linear, which has a forward pre-hook"),
     ],
 )
 def test_a_module_that_cannot_run_member_by_member_is_named(make, message):
@@ -284,6 +290,32 @@ def test_a_module_that_cannot_run_member_by_member_is_named(make, message):
     register_rule(type(model), MemberwiseRule())
     with pytest.raises(ConfigError, match=message):
         RankOne().bind(model)
+
+
+class Counting(nn.Module):
+    """A layer that writes a buffer, in place or by another tensor."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.gain, self.in_place = nn.Parameter(torch.ones(4)), in_place
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.in_place:
+            self.calls += 1
+        else:
+            self.calls = self.calls + 1
+        return x * self.gain * self.calls
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_layer_that_writes_a_buffer_is_refused(in_place):
+    register_rule(Counting, MemberwiseRule())
+    batch = Batch(torch.ones(2, 4), torch.ones(2, 4))
+    with pytest.raises(ConfigError, match="Counting runs member by member and writes a buffer"):
+        CDRGE(population=4, epsilon=0.1).estimate(
+            Counting(in_place), batch, lambda outputs, targets: outputs.sum(1)
+        )
 
 
 class Odd(nn.Module):

@@ -61,12 +61,22 @@ class ExactGradient(ABC):
         sequences = len(batch.inputs)
         normaliser = mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else None
         _clear(targets)
-        total = 0.0
+        total, differentiable = 0.0, False
         for inputs, wanted in zip(
             *(part.split(self.micro_batch or sequences) for part in batch), strict=True
         ):
             for losses in self._losses(model, Batch(inputs, wanted), objective, normaliser):
-                total += self._differentiate(losses.sum() / sequences)
+                loss = losses.sum() / sequences
+                if loss.requires_grad:  # a piece in which no token counts may be a constant
+                    loss.backward()
+                    differentiable = True
+                total += float(loss.detach())
+        if not differentiable:
+            raise ConfigError(
+                f"{type(self).__name__} needs an objective that torch can differentiate, but the losses do "
+                "not depend on the weights through autograd: use a differentiable objective, or CDRGE, which "
+                "needs no derivative"
+            )
         norm = _norm(targets)
         step, self.step = self.step, self.step + 1
         if not (math.isfinite(total) and math.isfinite(norm)):
@@ -102,16 +112,6 @@ class ExactGradient(ABC):
     ) -> Iterator[Tensor]:
         """The loss of each row, [rows], in pieces that add up to it; each is differentiated before the next
         one is computed."""
-
-    def _differentiate(self, loss: Tensor) -> float:
-        if not loss.requires_grad:
-            raise ConfigError(
-                f"{type(self).__name__} needs an objective that torch can differentiate, but the losses do "
-                "not depend on the weights through autograd: use a differentiable objective, or CDRGE, which "
-                "needs no derivative"
-            )
-        loss.backward()
-        return float(loss.detach())
 
 
 def _clear(targets: list[Target]) -> None:

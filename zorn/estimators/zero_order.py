@@ -256,12 +256,18 @@ class ZeroOrderEstimator(ABC):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: seed, step and ε."""
-        return {"seed": self.seed, "step": self.step, "epsilon": self.epsilon}
+        """What a resumed run needs: seed, step, and what schedules move, ε and the population."""
+        return {
+            "seed": self.seed,
+            "step": self.step,
+            "epsilon": self.epsilon,
+            "population": self.population,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
+        self.seed, self.step = state["seed"], state["step"]
+        self.epsilon, self.population = state["epsilon"], state["population"]
 
     @abstractmethod
     def coefficients(

@@ -25,8 +25,8 @@ class DNCMemory:
 
     Args:
         slots: N, at least 1.
-        width: W, numbers in a slot, at least 1; at least 2 where `simple`, whose layer norm makes a constant
-            of one number.
+        width: W, numbers in a slot, at least 1; at least 3 where `simple`, whose layer norm leaves of one
+            number nothing and of two only which is larger.
         read_heads: R, at least 1.
         simple: the simplified, layer-normalised memory of arXiv 2505.17852 (2025), `SimpleMemory`, instead of
             that of Graves et al. (2016), `DynamicMemory`.
@@ -45,10 +45,11 @@ class DNCMemory:
 
     def __post_init__(self) -> None:
         require_positive(slots=self.slots, width=self.width, read_heads=self.read_heads)
-        if self.simple and self.width < 2:
+        if self.simple and self.width < 3:
             raise ConfigError(
-                "width is 1, but a simple memory is layer-normalised over its width, which makes a constant "
-                "of one number: give width=2 or more, or simple=False."
+                f"width is {self.width}, but a simple memory is layer-normalised over its width, which "
+                "leaves too little of one or two numbers to tell slots apart: give width=3 or more, or "
+                "simple=False."
             )
 
 

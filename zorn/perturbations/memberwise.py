@@ -40,6 +40,7 @@ class MemberwiseRule(Rule):
       there are rows: keep it as a buffer of the layer.
     - It returns a tensor or a (nested) tuple, list or dictionary of tensors and None, rows along any
       dimension.
+    - It writes no buffer, as a running mean or a count of calls: members would not see the same one.
     - Rows do not mix, as they do in BatchNorm in training mode (estimators evaluate in inference mode).
 
     Example:
@@ -92,7 +93,14 @@ class MemberwiseRule(Rule):
                 arguments, options = _some_rows(inputs, rows, state_dimension, first, length, copies)
                 return plain(*arguments, **options)
 
+            buffers = _buffer_states(module)
             dimensions = iter(_row_dimensions(run(0, 1, 2), run(0, 1, 3), type(module).__name__))
+            if _buffer_states(module) != buffers:
+                raise ConfigError(
+                    f"{type(module).__name__} runs member by member and writes a buffer in its forward, so "
+                    "that members would not see the same one: keep it from writing in evaluation mode, or "
+                    "freeze its parameters with requires_grad_(False)"
+                )
             outputs = []
             for lane in range(lanes):
                 with _moved(module, noise, lane):
@@ -120,6 +128,11 @@ def obstacle(module: nn.Module) -> str | None:
         return f"holds modules that are perturbed by themselves ({', '.join(inside)})"
     if type(module).forward is nn.Module.forward or isinstance(module, ParametrizationList):
         return "is no layer with a forward of rows (its parameters are read by the module that holds it)"
+    if module._forward_pre_hooks:
+        return (
+            "has a forward pre-hook (weight_norm, spectral_norm, prune?) that reads its parameters before a "
+            "member's are in place"
+        )
     if isinstance(module, nn.RNNBase) and not module.batch_first:
         return "puts time in front of rows (make it with batch_first=True)"
     return None
@@ -140,6 +153,14 @@ def _moved(module: nn.Module, noise: MemberNoise, lane: int) -> Iterator[None]:
     finally:
         for parameter, data in originals:
             parameter.data = data
+
+
+def _buffer_states(module: nn.Module) -> list[tuple[str, int, int]]:
+    """Which buffers there are, and how often each was written."""
+    return [
+        (name, id(buffer), -1 if buffer.is_inference() else buffer._version)
+        for name, buffer in module.named_buffers()
+    ]
 
 
 def _number_of_rows(inputs: Any, noise: MemberNoise) -> int:
