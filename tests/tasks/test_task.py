@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zorn.checks import check_choice, check_seed, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch, LanguageModel
 from zorn.perturbations.draw import stream_of
 from zorn.tasks import IGNORE, SPLITS, EvaluationData, Task, TokenCrossEntropy
-from zorn.tasks.task import check_choice, check_seed, check_split, check_whole_number, data_stream
+from zorn.tasks.task import check_split, data_stream
 
 ROWS, TIME, VOCABULARY = 3, 10, 5
 

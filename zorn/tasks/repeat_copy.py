@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from zorn.tasks.task import check_whole_number
+from zorn.checks import check_whole_number
 from zorn.tasks.transduction import LETTERS, MARKS, Drawer, Strings, TransductionTask, random_letters
 
 DIGITS = "123456789"

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
+from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
 from zorn.tasks.objectives import IGNORE
 from zorn.tasks.score_pool import ScorePool, score_rows
-from zorn.tasks.task import check_whole_number
 
 
 def greedy_tokens(outputs: Float[Tensor, "... vocabulary"]) -> Int64[Tensor, "..."]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from zorn.checks import check_choice, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch, RecurrentModel, RowObjective, TokenObjective, evaluation_mode
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
@@ -173,35 +174,6 @@ class Task(ABC):
         )
 
 
-def check_whole_number(name: str, value: int | float, *, minimum: int, maximum: int | None = None) -> None:
-    """Checks a setting.
-
-    Raises:
-        ConfigError: `value` is no whole number from `minimum` to `maximum`.
-
-    Example:
-        >>> check_whole_number("batch", 0, minimum=1)
-        Traceback (most recent call last):
-        zorn.errors.ConfigError: batch must be a whole number of at least 1, got 0
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < minimum or (maximum is not None and value > maximum):
-        top = "" if maximum is None else f" and at most {maximum}"
-        raise ConfigError(f"{name} must be a whole number of at least {minimum}{top}, got {value!r}")
-
-
-def check_seed(seed: int) -> None:
-    """Checks that a seed has 64 bits.
-
-    Raises:
-        ConfigError: it is no whole number from 0 to 2**64 - 1.
-
-    Example:
-        >>> check_seed(0)
-    """
-    check_whole_number("seed", seed, minimum=0, maximum=2**64 - 1)
-
-
 def check_split(split: str, splits: Sequence[str]) -> None:
     """Checks the name of a split of a task, against `Task.splits`.
 
@@ -214,18 +186,3 @@ def check_split(split: str, splits: Sequence[str]) -> None:
         zorn.errors.ConfigError: split must be one of 'train', 'validation', 'test', got 'dev'
     """
     check_choice("split", split, splits)
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Checks a setting that has a few values.
-
-    Raises:
-        ConfigError: `value` is none of `choices`.
-
-    Example:
-        >>> check_choice("split", "training", ["train", "test"])
-        Traceback (most recent call last):
-        zorn.errors.ConfigError: split must be one of 'train', 'test', got 'training'
-    """
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

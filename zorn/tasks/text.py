@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from zorn.checks import check_choice, check_seed, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch
 from zorn.random import integers
@@ -17,10 +18,7 @@ from zorn.tasks.objectives import IGNORE, TokenCrossEntropy
 from zorn.tasks.task import (
     EvaluationData,
     Task,
-    check_choice,
-    check_seed,
     check_split,
-    check_whole_number,
     data_stream,
 )
 from zorn.tasks.tokenizers import AlphabetTokenizer, BpeTokenizer, ByteTokenizer, Tokenizer

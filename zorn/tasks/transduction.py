@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from zorn.checks import check_seed, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch
 from zorn.random import integers
@@ -17,9 +18,7 @@ from zorn.tasks.task import (
     SPLITS,
     EvaluationData,
     Task,
-    check_seed,
     check_split,
-    check_whole_number,
     data_stream,
 )
 
