@@ -159,11 +159,15 @@ def draw_losses(panels: Sequence[Axes], runs: dict[str, Run], title: str) -> Non
         "seconds of training": lambda point: point.seconds,
     }
     for axes, (words, value) in zip(panels, against.items(), strict=True):
-        for name, run in runs.items():
+        for number, (name, run) in enumerate(runs.items()):
             later = [point for point in run.points if point.steps]
-            style = "--" if "bptt" in name else "-"
             axes.plot(
-                [value(point) for point in later], [point.loss for point in later], style, label=name, lw=1.3
+                [value(point) for point in later],
+                [point.loss for point in later],
+                "--" if "bptt" in name else "-",
+                color=f"C{number}",
+                label=name,
+                lw=1.3,
             )
         axes.set_xscale("log")
         axes.set_ylim(0, 4)

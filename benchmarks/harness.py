@@ -32,7 +32,7 @@ RETURN_FREED_MEMORY = {
 }
 """For glibc's malloc: what is freed goes back at once, so a peak is what lived together, not what the heap
 kept."""
-FILE_WIDTH = 160  # of a table that goes to a file or pipe
+FILE_WIDTH = 190  # of a table that goes to a file or pipe
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from zorn.training.config import (
     RunConfig,
     TaskConfig,
 )
+from zorn.training.load import load_run
 from zorn.training.presets import PRESETS
 from zorn.training.run_folder import RunFolder
 from zorn.training.trainer import Trainer
@@ -35,5 +36,6 @@ __all__ = [
     "checkpoints",
     "latest_checkpoint",
     "load_checkpoint",
+    "load_run",
     "save_checkpoint",
 ]

@@ -1,4 +1,4 @@
-"""Faults that public code of zero-order training is known for, each with a test that would catch it here."""
+"""Known faults of public code: the noise, and what it is added to. `test_known_faults.py` lists them all."""
 
 from collections import Counter
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from zorn.estimators import CDRGE, FDRGE
-from zorn.models import Batch, LanguageModel
+from zorn.estimators import CDRGE, FDRGE, SPSA15
+from zorn.models import Batch, DNCMemory, LanguageModel, row_losses
 from zorn.perturbations import Dense, Draw, MemberwiseRule, RankOne, dense, register_rule, rules
 from zorn.perturbations.perturbation import FOLD_ELEMENTS
+from zorn.tasks import TokenCrossEntropy
 
 DRAW = Draw(seed=4, step=9, epsilon=0.25)
 STRUCTURES = {
@@ -22,11 +23,11 @@ each_structure = pytest.mark.parametrize("structure", STRUCTURES.values(), ids=S
 each_noise = pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 
 
-def direction(bound, member, members=8):
+def direction(bound, member, draw=DRAW, members=8):
     one = torch.zeros(members, dtype=torch.float64)
     one[member] = 1
     flat = {t.name: torch.full((t.parameter.numel(),), torch.nan, dtype=torch.float64) for t in bound.targets}
-    for block in bound.fold(DRAW, one):
+    for block in bound.fold(draw, one):
         flat[block.target.name][block.start : block.start + len(block.values)] = block.values.double()
     return {t.name: flat[t.name].view_as(t.parameter) for t in bound.targets}
 
@@ -38,7 +39,7 @@ def assert_uncorrelated(one, other):
 
 @each_structure
 def test_every_tensor_and_chunk_has_noise_of_its_own(structure):
-    """Public code seeds a generator anew for each tensor, or each chunk of one, with the same seed."""
+    """Public code seeds its generator anew, with one seed, for every tensor and every chunk of a tensor."""
     rows, columns = 2 * FOLD_ELEMENTS // 512 + 40, 512
     model = nn.ModuleDict({name: nn.Linear(columns, rows, bias=False) for name in ("one", "other")})
     model["gain"] = nn.LayerNorm(2 * FOLD_ELEMENTS + 100, bias=False)
@@ -93,16 +94,17 @@ def inputs(rows, dtype=torch.float32):
     return torch.randn(rows, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-@each_structure
+@pytest.mark.parametrize("structure", [RankOne(), Dense()], ids=["rank one", "dense"])
 @torch.no_grad()
-def test_a_hundred_perturbations_leave_bfloat16_weights_bit_identical(structure, layers):
-    """Public code adds ε z and takes it away again: single weights drift by up to 0.5 in a hundred rounds."""
-    model, x = layers.bfloat16(), inputs(2, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_hundred_perturbations_leave_the_weights_bit_identical(structure, dtype, layers):
+    """Public code adds ε z and takes it away again: in bfloat16, weights drift by up to 0.5 in 100 rounds."""
+    model, x = layers.to(dtype), inputs(2, dtype)
     before = {name: p.clone() for name, p in model.named_parameters()}
     drifted = {name: p.clone() for name, p in before.items()}
     bound, plain = structure.bind(model), model(x)
     for member in range(50):
-        z = {name: value.bfloat16() for name, value in direction(bound, member, 50).items()}
+        z = {name: value.to(dtype) for name, value in direction(bound, member, members=50).items()}
         for sign in (1, -1):
             with bound.members(DRAW, range(member, member + 1), (sign,)):
                 assert not torch.equal(model(x), plain)
@@ -116,6 +118,7 @@ def test_a_hundred_perturbations_leave_bfloat16_weights_bit_identical(structure,
 @each_structure
 @torch.no_grad()
 def test_frozen_parameters_and_buffers_are_never_perturbed(structure, layers):
+    """Public code perturbs all that a model holds, frozen parameters and buffers with it."""
     frozen = ["body.bias", "slope.weight", "norm.weight"]
     for name in frozen:
         layers.get_parameter(name).requires_grad_(False)
@@ -145,6 +148,7 @@ def test_frozen_parameters_and_buffers_are_never_perturbed(structure, layers):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["body.weight", "slope.weight", "scale.bias"])
 def test_of_a_frozen_model_only_what_is_thawed_moves_the_output(name, layers):
+    """The same fault, seen from the output."""
     layers.requires_grad_(False)
     layers.get_parameter(name).requires_grad_(True)
     for structure in (RankOne(), Dense()):
@@ -180,70 +184,20 @@ def test_noise_is_drawn_at_most_twice_a_member(kind, noise, micro_batch, monkeyp
     assert set(drawn.values()) == {2}
 
 
-@each_noise
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_what_is_kept_of_a_direction_gives_the_same_bits(noise, dtype, monkeypatch):
-    """In whatever order signs, members and steps come, and with a padding row."""
-    model = nn.ModuleDict({"embedding": nn.Embedding(9, 5, padding_idx=2), "layer": nn.Linear(5, 9)}).to(
-        dtype
-    )
-    bound = Dense(noise=noise).bind(model)
-    monkeypatch.setattr(dense, "FOLD_ELEMENTS", 24)
-    wide = torch.promote_types(dtype, torch.float32)
-    for member, sign, step in [
-        (0, 1, 9),
-        (0, -1, 9),
-        (0, 1, 9),
-        (1, -1, 9),
-        (1, 1, 9),
-        (0, 1, 9),
-        (0, -1, 8),
-    ]:
-        draw, expected = Draw(seed=4, step=step, epsilon=0.25), {}
-        for target in bound.targets:
-            p = target.parameter
-            z = dense.noise(
-                noise,
-                draw,
-                range(member, member + 1),
-                dense.stream_of(target.number, 0),
-                p.numel(),
-                dtype=dtype,
-                device=p.device,
-            )[0].view_as(p)
-            if target.name == "embedding.weight":
-                z[2] = 0
-            expected[target.name] = torch.add(p.detach().to(wide), z, alpha=sign * 0.25).to(dtype)
-        with bound.members(draw, range(member, member + 1), (sign,)):
-            for name, p in model.named_parameters():
-                assert torch.equal(p.data, expected[name])
-
-
-@pytest.mark.parametrize(("noise", "share"), [("rademacher", 1 / 32), ("gaussian", 1.0)])
-def test_what_is_kept_of_a_direction_is_as_small_as_is_said(noise, share):
-    model = nn.Linear(800, 800, bias=False)
-    bound = Dense(noise=noise).bind(model)
-    for sign in (1, -1):
-        with bound.members(DRAW, range(1), (sign,)):
-            pass
-    kept = sum(tensor.untyped_storage().nbytes() for tensor in bound._kept.values())
-    assert kept == pytest.approx(share * model.weight.nbytes, rel=1e-3)
-
-
 # ------------------------------------------------------------------------------- whose weights a row meets
 
 
 @each_structure
 @torch.no_grad()
 def test_members_never_see_weights_of_another_member(structure, layers):
-    """A member's rows are the same alone and beside others, whatever the others are given."""
+    """Public code leaves a member's perturbation in the weights that the next member is evaluated at."""
     model, group = layers.double(), 2
     bound, x, members, signs = structure.bind(model), inputs(12, torch.float64), range(3), (1, -1)
     lanes = [(sign, member) for sign in signs for member in members]
-    alone = []
+    weights, alone = {name: p.clone() for name, p in model.named_parameters()}, []
     for lane, (sign, member) in enumerate(lanes):
         z = direction(bound, member)
-        moved = {name: p + sign * DRAW.epsilon * z[name] for name, p in model.named_parameters()}
+        moved = {name: p + sign * DRAW.epsilon * z[name] for name, p in weights.items()}
         rows = x[lane * group : (lane + 1) * group]
         with bound.members(DRAW, range(member, member + 1), (sign,)):
             alone.append(model(rows))
@@ -259,3 +213,50 @@ def test_members_never_see_weights_of_another_member(structure, layers):
             found = model(others)
         torch.testing.assert_close(found[mine], alone[lane], rtol=1e-9, atol=1e-11)
         assert found.isnan().all(1).sum() == len(x) - group
+
+
+# ------------------------------------------------------------------------------------ the ε of a step
+
+
+@pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15])
+def test_epsilon_is_that_of_the_question_when_a_schedule_has_moved(kind):
+    """Public code reads ε again when the losses come back, at its next value on the schedule."""
+    model = nn.Linear(3, 2)
+    estimator = kind(population=4, epsilon=0.25)
+    asked = estimator.ask(model)
+    slopes = torch.tensor([1.0, -2.0, 0.5, 4.0], dtype=torch.float64)
+    losses = torch.stack([sign * 0.25 * slopes for sign in asked.signs])  # of a linear objective
+    estimator.epsilon = 0.125
+    found = estimator.tell(model, asked, losses)
+    assert torch.equal(found.coefficients, slopes)
+    z = torch.stack([direction(asked.perturbation.bind(model), j, asked.draw, 4)["weight"] for j in range(4)])
+    expected = (slopes[:, None, None] * z).mean(0).float()
+    torch.testing.assert_close(model.weight.grad, expected)
+
+
+# ------------------------------------------------------------------------------- parameters without effect
+
+MODELS: dict[str, dict] = {
+    **{cell: {"cell": cell} for cell in ("lstm", "gru", "min-gru")},
+    "dnc": {"cell": "dnc", "memory": DNCMemory(slots=5, width=4, read_heads=2)},
+    "dnc, simple memory": {"cell": "dnc", "memory": DNCMemory(slots=5, width=4, simple=True)},
+    "stack": {"num_layers": 2, "num_heads": 2, "norm": "layer", "residual": True},
+    "tied stack": {"cell": "gru", "num_layers": 2, "norm": "rms", "tie_embedding": True},
+}
+
+
+@pytest.mark.parametrize("structure", [RankOne(), Dense()], ids=["rank one", "dense"])
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+@torch.no_grad()
+def test_every_parameter_that_is_perturbed_changes_the_loss(structure, options):
+    """Public code perturbs parameters that nothing reads: half of them on the CPU, and one in the DNC."""
+    model = LanguageModel(7, 8, **options).double()
+    tokens = torch.randint(7, (4, 9), generator=torch.Generator().manual_seed(0))
+    batch = Batch(tokens[:, :-1], tokens[:, 1:])
+    plain = row_losses(model, batch, TokenCrossEntropy())
+    for name, parameter in model.named_parameters():
+        model.requires_grad_(False)
+        parameter.requires_grad_(True)
+        with structure.bind(model).members(DRAW, range(1), (1,)):
+            moved = row_losses(model, batch, TokenCrossEntropy())
+        assert float((moved - plain).abs().max()) > 1e-9, name

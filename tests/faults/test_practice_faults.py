@@ -1,0 +1,186 @@
+"""Known faults of public code: selection, defaults, scripts, comparisons. See `test_known_faults.py`."""
+
+import ast
+import dataclasses
+import importlib
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zorn.cli.entry import COMMANDS
+from zorn.cli.entry import main as command_line
+from zorn.models import DNCMemory, LanguageModel
+from zorn.tasks import SortTask, TextTask, TransductionTask
+from zorn.training import (
+    PRESETS,
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    Trainer,
+)
+from zorn.training.schedules import epsilon_at
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("zorn", "benchmarks", "examples", "tests")
+SCRIPTS = [
+    path
+    for folder in ("benchmarks", "examples")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "__main__" in path.read_text()
+]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a file of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def splits_seen(monkeypatch):
+    """The splits that any task evaluates from now on."""
+    seen = set()
+    for kind in (TextTask, TransductionTask):
+
+        def spy(self, split, original=kind.evaluation_data):
+            seen.add(split)
+            return original(self, split)
+
+        monkeypatch.setattr(kind, "evaluation_data", spy)
+    return seen
+
+
+# -------------------------------------------------------------------------------------- selection
+
+
+@pytest.mark.parametrize("overfit", [False, True])
+@pytest.mark.parametrize("task", ["text", "copy"])
+def test_training_never_evaluates_the_test_split(task, overfit, tmp_path, splits_seen, monkeypatch):
+    """Public code chooses settings, and the step to report, by the score on the test set."""
+    monkeypatch.setattr("zorn.training.trainer.draw_curve", lambda *_: None)
+    config = Config(
+        task=TaskConfig(task=task, batch=4, maximum_length=4, length=8, overfit=overfit),
+        model=ModelConfig(hidden_size=4),
+        estimator=EstimatorConfig(population=4),
+        budget=BudgetConfig(steps=2),
+        run=RunConfig(out=tmp_path / "run"),
+    )
+    Trainer(config).run()
+    assert "validation" in splits_seen
+    assert not {split for split in splits_seen if "test" in split}
+
+
+def test_no_benchmark_or_example_names_the_test_split(benchmark, splits_seen):
+    """The same fault, in the scripts that tune and compare."""
+    for folder in ("benchmarks", "examples"):
+        for path in (ROOT / folder).glob("*.py"):
+            words = [
+                node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
+            ]
+            assert not {"test", "test-longer"} & {word for word in words if isinstance(word, str)}, path
+    train, method = benchmark("contest").train, benchmark("transduction").METHODS[0]
+    for name in ("transduction", "overfit"):
+        task = SortTask(batch=2, minimum_length=1, maximum_length=2, seed=0)
+        train(method, LanguageModel(29, 4), task, benchmark(name).judge, seconds=0.0)
+    assert splits_seen == {"validation", "validation-longer"}
+
+
+# --------------------------------------------------------------------------------------- defaults
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "min-gru", "dnc", "dnc, simple memory"])
+def test_a_model_is_float32_unless_it_is_told_otherwise(cell):
+    """The LSTM of public code is bfloat16 by default, in which small perturbations and updates are lost."""
+    memory = DNCMemory(simple=True) if cell == "dnc, simple memory" else None
+    model = LanguageModel(7, 8, cell=cell.split(",")[0], memory=memory)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert RunConfig().dtype == "float32"
+    assert {preset.run.dtype for preset in PRESETS.values()} == {"float32"}
+
+
+def test_epsilon_follows_the_learning_rate_in_the_paper_presets_alone():
+    """The paper's code has lr = ε built in; the best of the two have nothing to do with each other."""
+    assert {name for name, preset in PRESETS.items() if preset.optimizer.tie_epsilon} == {
+        "paper-96",
+        "paper-512",
+    }
+    for rate in (1e-4, 0.1, 10.0):
+        config = OptimizerConfig(learning_rate=rate, schedule="cosine", warmup_steps=3)
+        assert {epsilon_at(config, 0.02, step, step / 8) for step in range(9)} == {0.02}
+        tied = dataclasses.replace(config, tie_epsilon=True)
+        assert epsilon_at(tied, 0.02, 8, 0.0) == rate
+
+
+# ---------------------------------------------------------------------------------------- scripts
+
+
+def test_every_file_compiles():
+    """The distributed script of public code has a syntax error: it was never run as it is."""
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    for path in files:
+        compile(path.read_text(), str(path), "exec")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_shows_its_help(path, monkeypatch, capsys):
+    """The same fault, and those that only show when a script's imports and flags are read."""
+    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(path), run_name="__main__")
+    assert not stop.value.code
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_its_help(command, capsys):
+    """The same fault, in the program itself."""
+    assert command_line([command, "--help"]) == 0
+    assert "usage" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ comparisons
+
+
+@pytest.mark.parametrize("model", ["lstm", "dnc"])
+def test_a_comparison_tells_steps_passes_and_seconds(model, benchmark):
+    """Public comparisons count steps alone, whatever a step costs, or seconds of unlike machines."""
+    contest, overfit = benchmark("contest"), benchmark("overfit")
+    points = [contest.Point(0, 0, 0.0, 3.4, {}), contest.Point(7, 700, 2.5, 0.5, {})]
+    settings = []
+    for method in overfit.METHODS[model]:
+        records = overfit.records_of(model, method, [contest.Run(points, 1000)], 5.0)
+        found = {(record.name, record.settings.get("threshold")): record.value for record in records}
+        names = ("steps_to_loss", "passes_to_loss", "seconds_to_loss")
+        assert [found[name, 1.0] for name in names] == [7, 700, 2.5]
+        assert all(math.isnan(found[name, 0.1]) for name in names)  # not reached is told, not left out
+        assert found["peak_memory_bytes", None] == 1000
+        settings += [(record.settings["threads"], record.settings["budget_seconds"]) for record in records]
+    assert set(settings) == {(1, 5.0)}  # like with like
+
+
+@pytest.mark.parametrize("model", ["lstm", "dnc"])
+def test_the_baselines_are_tuned_adamw_and_sgd_with_momentum_and_clipping(model, benchmark):
+    """Public comparisons have plain SGD as their only baseline."""
+    methods = {method.name: method for method in benchmark("overfit").METHODS[model]}
+    assert {"bptt-adamw", "bptt-sgd"} <= set(methods)
+    assert any(name.startswith("tbptt") for name in methods)
+    for settings in (methods["bptt-sgd"].optimizer, PRESETS["copy-sgd"].optimizer):
+        assert settings.optimizer == "sgd"
+        assert settings.momentum > 0
+        assert settings.clip_norm is not None
+    assert PRESETS["copy-adamw"].optimizer.optimizer == methods["bptt-adamw"].optimizer.optimizer == "adamw"
+    for name in ("bptt-adamw", "bptt-sgd"):
+        rates = {one.optimizer.learning_rate for one in benchmark("overfit").variants(methods[name])}
+        assert methods[name].optimizer.learning_rate in rates
+        assert len(rates) >= 4
