@@ -72,7 +72,9 @@ def test_the_names_of_the_methods():
     for methods in overfit.METHODS.values():
         names = [method.name for method in methods]
         assert len(set(names)) == len(names)
-        assert {"bptt-adamw", "bptt-sgd", "tbptt-1-adamw", "rank-one-fd-rge-512", "dense-paper-96"} <= set(names)
+        assert {"bptt-adamw", "bptt-sgd", "tbptt-1-adamw", "rank-one-fd-rge-512", "dense-paper-96"} <= set(
+            names
+        )
 
 
 @pytest.mark.slow
