@@ -13,8 +13,9 @@ from small_language import (
     weights,
 )
 
-from zorn.errors import NonFiniteLossError
+from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT
+from zorn.models import Batch
 from zorn.perturbations import FusedSGD
 from zorn.tasks import TokenCrossEntropy
 
@@ -123,3 +124,37 @@ def test_exact_ones_raise_with_the_weights_unchanged_and_no_gradient(estimator, 
         )
     assert_same(weights(model), before)
     assert not gradients(model)
+
+
+@pytest.mark.parametrize("update", [None, FusedSGD(learning_rate=0.1)], ids=["grad", "in place"])
+def test_losses_too_large_for_the_gradient_change_nothing(update):
+    model = torch.nn.Linear(3, 2)
+    before = weights(model)
+    batch = Batch(torch.ones(4, 3), torch.ones(4, 2))
+
+    def huge(outputs, targets):
+        return outputs.double().sum(1) * 1e300
+
+    estimator = CDRGE(population=8, epsilon=0.01)
+    with pytest.raises(NonFiniteLossError, match="too large for the gradient"):
+        estimator.estimate(model, batch, huge, update=update)
+    assert_same(weights(model), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shaping", "error", "message"),
+    [
+        (lambda c: c[:1], ConfigError, r"shaping must return a tensor of shape \(8,\).*got \(1,\)"),
+        (lambda c: c.mean(), ConfigError, "shaping must return a tensor"),
+        (lambda c: None, ConfigError, "got NoneType"),
+        (lambda c: c * float("nan"), NonFiniteLossError, "check the shaping"),
+    ],
+)
+def test_a_shaping_that_is_none_is_refused(shaping, error, message):
+    model = torch.nn.Linear(3, 2)
+    batch = Batch(torch.ones(4, 3), torch.ones(4, 2))
+    estimator = CDRGE(population=8, epsilon=0.01, shaping=shaping)
+    with pytest.raises(error, match=message):
+        estimator.estimate(model, batch, lambda outputs, targets: outputs.sum(1))
+    assert all(parameter.grad is None for parameter in model.parameters())

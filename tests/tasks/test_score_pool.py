@@ -1,5 +1,6 @@
 """Rows scored in worker processes: the same numbers, clear errors, and no process left behind."""
 
+import copy
 import gc
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ import torch
 from scores_elsewhere import count_wrong, die, moody, worker_id
 
 from zorn.errors import ConfigError, ZornError
-from zorn.tasks import RowScore
+from zorn.tasks import RowScore, edit_distance
+from zorn.tasks.score_pool import ScorePool
 
 ROWS = 40
 
@@ -162,3 +165,11 @@ def test_the_workers_end_with_a_killed_parent():
     assert (ending.returncode, errors) == (0, b"")
     killed.communicate(timeout=60)
     _wait_until(lambda: not any(map(_alive, workers)))
+
+
+def test_a_copy_starts_workers_of_its_own():
+    with closing(ScorePool(edit_distance, processes=1)) as pool:
+        pairs = [([1], [1]), ([1], [2])]
+        assert pool.scores(pairs) == [0.0, 1.0]
+        with closing(copy.deepcopy(pool)) as other:
+            assert other.scores(pairs) == pool.scores(pairs) == [0.0, 1.0]

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from zorn.training.loggers import MetricsLog, read_metrics, truncate_metrics
@@ -55,3 +56,11 @@ def test_tensorboard_keeps_the_splits_apart(tmp_path):
             log.write(record(1) | {"kind": "evaluation", "split": split})
     found = EventAccumulator(str(tmp_path / "events")).Reload()
     assert found.Tags()["scalars"] == ["validation/loss", "validation-longer/loss"]
+
+
+@pytest.mark.parametrize("damage", [b"[1]\n", b"3\n", b'{"a": 1}\n', b"\xff\xfe\n", b'{"kind": "tr'])
+def test_reading_stops_at_a_line_that_is_no_record(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    first = {"kind": "train", "step": 1}
+    path.write_bytes(json.dumps(first).encode() + b"\n" + damage + json.dumps(first).encode() + b"\n")
+    assert read_metrics(path) == [first]

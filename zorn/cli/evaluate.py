@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -63,7 +64,7 @@ def command(words: Sequence[str]) -> int:
             + (f": did you mean {hint}?" if hint else "")
         )
     rows = _smoothed(asked, task, model) if asked.smoothed_epsilon is not None else {}
-    table = Table(title=str(asked.run), title_justify="left", show_header=False)
+    table = Table(title=escape(str(asked.run)), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in dataclasses.asdict(task.evaluate(model, asked.split)).items():

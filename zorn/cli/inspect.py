@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -97,7 +98,7 @@ def _given(asked: Inspect, default: Inspect) -> list[str]:
 
 
 def _print(console: Console, reports: Sequence[ParameterReport], title: str) -> None:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("parameter", overflow="fold")
     table.add_column("shape")
     table.add_column("numbers", justify="right")

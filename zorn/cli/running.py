@@ -20,6 +20,7 @@ def train_to_the_end(trainer: Trainer) -> int:
         trainer.console.print(
             f"stopped after step {trainer.saved_step}; go on with: zorn resume {path}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         return STOPPED

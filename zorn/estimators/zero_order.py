@@ -242,7 +242,17 @@ class ZeroOrderEstimator(ABC):
         coefficients = torch.zeros(population.size, dtype=torch.float64)
         coefficients[finite] = self.coefficients(table[:, finite], population.draw.epsilon)
         weights = torch.zeros_like(coefficients)
-        weights[finite] = self.shaping(coefficients[finite]) / kept
+        weights[finite] = self._shaped(coefficients[finite]) / kept
+        limit = min(
+            torch.finfo(torch.promote_types(t.parameter.dtype, torch.float32)).max for t in bound.targets
+        )
+        total = float(weights.abs().sum())
+        if not 10 * total < limit:  # 10: more than an element of normal noise ever is
+            raise NonFiniteLossError(
+                f"step {population.draw.step}: the coefficients are not finite or too large for the "
+                f"gradient's number format (their sum is {total:g}): scale the objective down, or check "
+                "the shaping; the weights are unchanged"
+            )
         blocks = bound.fold(population.draw, weights)
         norm = (
             fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, population.draw)
@@ -254,6 +264,17 @@ class ZeroOrderEstimator(ABC):
             forward_passes=forward_passes,
             dropped=dropped,
         )
+
+    def _shaped(self, coefficients: Tensor) -> Tensor:
+        """The coefficients after the shaping, which is the user's."""
+        shaped: object = self.shaping(coefficients)
+        if not isinstance(shaped, Tensor) or shaped.shape != coefficients.shape:
+            got = tuple(shaped.shape) if isinstance(shaped, Tensor) else type(shaped).__name__
+            raise ConfigError(
+                f"shaping must return a tensor of shape {tuple(coefficients.shape)}, one number for each "
+                f"coefficient, got {got}: see zorn.estimators.shaping"
+            )
+        return shaped
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: seed, step, and what schedules move, ε and the population."""

@@ -91,6 +91,10 @@ class ScorePool:
         self._executor: ProcessPoolExecutor | None = None
         self._owner = os.getpid()
 
+    def __reduce__(self) -> tuple[type["ScorePool"], tuple[Score, int]]:
+        """A copy starts workers of its own."""
+        return ScorePool, (self._score, self._processes)
+
     def scores(self, pairs: Sequence[tuple[Any, Any]]) -> list[float]:
         """What `score_rows` gives for these pairs, in the same order.
 

@@ -14,14 +14,18 @@ An evaluation has its `split`, too: there is one record for each of the task's v
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a metrics file, up to the first line that a crash cut short; none without a file."""
+    """The records of a metrics file, up to the first line that is none (one that a crash cut short); none
+    without a file."""
     records: list[Record] = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
+                break
+            records.append(record)
     return records
 
 

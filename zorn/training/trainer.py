@@ -298,7 +298,9 @@ class Trainer:
         print_summary(self.console, summary, title)
         if isinstance(self.task, TextTask):
             self.folder.sample.write_text(self._sample(self.task), encoding="utf-8")
-        self.console.print(f"{self.folder.path}: summary.json, curve.png, checkpoints", highlight=False)
+        self.console.print(
+            f"{self.folder.path}: summary.json, curve.png, checkpoints", highlight=False, markup=False
+        )
         return summary
 
     def _sample(self, task: TextTask) -> str:
