@@ -146,3 +146,13 @@ def test_another_perturbation():
 
 def test_it_is_public():
     assert zorn.inspect_model is inspect_model
+
+
+def test_what_is_no_model_or_not_one_yet():
+    for given in (None, nn.Linear):
+        with pytest.raises(
+            ConfigError, match=r"inspect_model: got a value of type \w+, expected a torch"
+        ):
+            inspect_model(given)
+    with pytest.raises(ConfigError, match="weight has no shape yet"):
+        inspect_model(nn.LazyLinear(3))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from zorn.errors import UncoveredParameterError
+from zorn.errors import ConfigError, UncoveredParameterError
 from zorn.models import LanguageModel
-from zorn.perturbations import Dense, Draw, RankOne
+from zorn.perturbations import Dense, Draw, Layout, RankOne, Rule
 from zorn.perturbations.targets import trainable_targets
 
 DRAW = Draw(seed=1, step=2, epsilon=0.1)
@@ -159,3 +159,37 @@ def test_numbers_are_places_among_all_parameters():
     assert {t.name: t.number for t in trainable_targets(model)} == {
         name: number for name, number in numbers.items() if name != "head.weight"
     }
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.gain
+
+
+@pytest.mark.parametrize(
+    ("layouts", "message"),
+    [
+        ([], "Mistaken.layouts must return a dictionary of a zorn.Layout .* of Gain, got list"),
+        ({"gain": 3}, "Mistaken.layouts must return a dictionary of a zorn.Layout"),
+        ({"gain": Layout(rows=4)}, "gives gain of Gain a layout of 4 elements, but it has 3"),
+        (
+            {"gain": Layout(rows=3, row_source="weight")},
+            "from 'weight', which Gain does not have: name one",
+        ),
+    ],
+)
+def test_a_mistake_in_a_rule_of_ones_own_is_named(layouts, message, monkeypatch):
+    class Mistaken(Rule):
+        def layouts(self, module):
+            return layouts
+
+        def perturbed(self, module, noise):
+            raise AssertionError("never run")
+
+    monkeypatch.setattr("zorn.perturbations.targets.find_rule", lambda module: Mistaken())
+    with pytest.raises(ConfigError, match=message):
+        RankOne().bind(Gain())

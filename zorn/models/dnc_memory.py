@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from zorn.checks import check_switch
 from zorn.errors import ConfigError
 from zorn.models.sizes import require_positive
 
@@ -32,7 +33,7 @@ class DNCMemory:
             that of Graves et al. (2016), `DynamicMemory`.
 
     Raises:
-        ConfigError: a size below its least.
+        ConfigError: a size below its least, or a `simple` that is neither True nor False.
 
     >>> DNCMemory(slots=32)
     DNCMemory(slots=32, width=16, read_heads=1, simple=False)
@@ -45,6 +46,7 @@ class DNCMemory:
 
     def __post_init__(self) -> None:
         require_positive(slots=self.slots, width=self.width, read_heads=self.read_heads)
+        check_switch("simple", self.simple)
         if self.simple and self.width < 3:
             raise ConfigError(
                 f"width is {self.width}, but a simple memory is layer-normalised over its width, which "

@@ -101,7 +101,7 @@ def row_losses(
     outputs = list(chunks)
     targets = _chosen(batch.targets, rows)
     losses = objective(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), targets)
-    return _as_row_losses(losses, rows=len(targets))
+    return as_row_losses(losses, rows=len(targets))
 
 
 def mean_tokens(objective: TokenObjective, targets: Shaped[Tensor, "rows time ..."]) -> float:
@@ -183,7 +183,7 @@ def _summed_token_losses(
     return total
 
 
-def _as_row_losses(losses: object, rows: int) -> Tensor:
+def as_row_losses(losses: object, rows: int) -> Tensor:
     """The result of a row objective, checked and in float64."""
     if not isinstance(losses, Tensor) or losses.shape != (rows,) or losses.is_complex():
         got = f"{losses.dtype} {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__

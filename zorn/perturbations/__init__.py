@@ -2,6 +2,7 @@
 fold into a gradient."""
 
 from zorn.perturbations import standard_rules as standard_rules
+from zorn.perturbations.activity import Activity, BoundActivity
 from zorn.perturbations.dense import Dense
 from zorn.perturbations.draw import Draw, NoiseKind
 from zorn.perturbations.evaluate import Objective, Workload, member_losses
@@ -13,9 +14,12 @@ from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.perturbation import BoundPerturbation, GradientBlock, Perturbation
 from zorn.perturbations.rank_one import RankOne
 from zorn.perturbations.rules import Rule, find_rule, register_rule
+from zorn.perturbations.site_activity import SiteActivity
 from zorn.perturbations.targets import Target
 
 __all__ = [
+    "Activity",
+    "BoundActivity",
     "BoundPerturbation",
     "Dense",
     "Draw",
@@ -30,6 +34,7 @@ __all__ = [
     "Perturbation",
     "RankOne",
     "Rule",
+    "SiteActivity",
     "Target",
     "Workload",
     "find_rule",

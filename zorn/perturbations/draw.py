@@ -19,6 +19,7 @@ NoiseKind = Literal["rademacher", "gaussian"]
 _FACTOR_BITS = 8
 MAXIMUM_RANK = 64
 ROUNDING_FACTOR = 255  # the stream of a parameter's stochastic rounding
+ACTIVITY_FACTOR = 254  # the stream of the noise at a module's output; numbers are then those of modules
 
 
 @dataclass(frozen=True, kw_only=True)

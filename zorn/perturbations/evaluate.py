@@ -1,10 +1,10 @@
 """The losses of a population on a batch: which rows run together, and how their losses come back in member
 order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from zorn.perturbations.draw import Draw
 from zorn.perturbations.perturbation import BoundPerturbation
 
 Objective: TypeAlias = TokenObjective | RowObjective
+
+Lanes: TypeAlias = Callable[[Tensor, range, slice], Callable[..., Any]]
+"""What runs the rows of some signs (their places, a tensor), members and part of their groups: the model,
+started in states of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +98,15 @@ def member_losses(
     work: Workload,
     *,
     side_by_side: bool,
+    normaliser: float | None = None,
+    lanes: Lanes | None = None,
 ) -> tuple[Tensor, int]:
     """Each member's mean loss at θ + s ε z_j for every sign, in inference mode.
 
     Args:
         signs: of +1, −1 and 0; 0 is θ itself, evaluated once a sequence and shared by the members.
+        normaliser: tokens per row that a token objective is divided by; None is `mean_tokens` of the batch.
+        lanes: what runs which rows, for signs ±1; None: `model`, every row from its initial state.
 
     Returns:
         losses [len(signs), population] float64 on the CPU, and the number of forward passes (rows) that it
@@ -106,17 +114,19 @@ def member_losses(
     """
     sequences = len(batch.inputs)
     work.check(sequences)
-    normaliser = mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else None
+    assert lanes is None or 0 not in signs
+    if normaliser is None and isinstance(objective, TokenObjective):
+        normaliser = mean_tokens(objective, batch.targets)
     losses = torch.full((len(signs), work.population, work.group), torch.nan, dtype=torch.float64)
     passes = 0
 
-    def run(index: Tensor, copies: int) -> Tensor:
+    def run(runner: Callable[..., Any], index: Tensor, copies: int) -> Tensor:
         nonlocal passes
         index = index.repeat(copies).to(batch.inputs.device)
         passes += len(index)
         with torch.inference_mode():
             losses = row_losses(
-                model, batch, objective, time_chunk=work.time_chunk, normaliser=normaliser, rows=index
+                runner, batch, objective, time_chunk=work.time_chunk, normaliser=normaliser, rows=index
             )
         return losses.cpu()
 
@@ -131,11 +141,12 @@ def member_losses(
                     with bound.members(draw, members, some, length):
                         for part in same:
                             index = work.sequences_of(members, part, sequences)
-                            found = run(index, len(some)).view(len(some), len(members), length)
+                            runner = model if lanes is None else lanes(places, members, part)
+                            found = run(runner, index, len(some)).view(len(some), len(members), length)
                             losses[places, members.start : members.stop, part] = found
         if 0 in signs:
             pieces = torch.arange(sequences).split(work.micro_batch)
-            base = torch.cat([run(piece, 1) for piece in pieces])
+            base = torch.cat([run(model, piece, 1) for piece in pieces])
             index = work.sequences_of(range(work.population), slice(None), sequences)
             losses[signs.index(0)] = base[index].view(work.population, work.group)
     return losses.mean(-1), passes

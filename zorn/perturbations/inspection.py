@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from zorn.perturbations.dense import Dense
 from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.perturbation import Perturbation
 from zorn.perturbations.rank_one import RankOne
-from zorn.perturbations.targets import StructuredTarget, Survey, survey
+from zorn.perturbations.targets import StructuredTarget, Survey, check_materialised, survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +45,17 @@ class ParameterReport:
     noise_numbers: int
 
 
-def inspect_model(model: nn.Module, perturbation: Perturbation | None = None) -> list[ParameterReport]:
+def inspect_model(model: Any, perturbation: Perturbation | None = None) -> list[ParameterReport]:
     """What an estimator with this perturbation would do with each parameter, in the order of the modules.
 
     Nothing is run, drawn or changed, and a parameter without a rule is reported, not raised.
 
     Args:
-        model: any module.
+        model: any `nn.Module`.
         perturbation: `RankOne()` (the default) or `Dense()`.
 
     Raises:
-        ConfigError: another kind of perturbation.
+        ConfigError: another kind of perturbation, no module, or one with a lazy layer that has not run yet.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.PReLU())
@@ -65,6 +65,12 @@ def inspect_model(model: nn.Module, perturbation: Perturbation | None = None) ->
         0.bias    perturbed   1 column of 0.weight
         1.weight  uncovered   0 no rule for PReLU
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"inspect_model: got a value of type {type(model).__name__}, expected a torch.nn.Module: give "
+            "the model itself"
+        )
+    check_materialised(model)
     plan = _plan(model, RankOne() if perturbation is None else perturbation)
     reports: list[ParameterReport] = []
     first_names: dict[int, str] = {}

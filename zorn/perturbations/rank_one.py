@@ -7,7 +7,7 @@ variance. Rank r sums r such terms over √r. (Low-rank members in evolution str
 arXiv 2511.16652.)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError, UncoveredParameterError
+from zorn.errors import ConfigError
+from zorn.perturbations.attach import Replace, refuse_silent, replaced_methods
 from zorn.perturbations.draw import (
     MAXIMUM_RANK,
     Draw,
@@ -29,11 +30,9 @@ from zorn.perturbations.member_noise import Factors, MemberNoise
 from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.open_blocks import open_block
 from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
-from zorn.perturbations.rules import Replaced
 from zorn.perturbations.targets import Site, StructuredTarget, structured_sites
 
 _Place = tuple[torch.dtype, torch.device]
-_Replace = Callable[[nn.Module, str, Callable[..., Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class _BoundRankOne(BoundPerturbation):
             for target in site.targets.values()
         ]
         modules, parameters = [site.module for site in self._sites], [t.parameter for t in self._targets]
-        with open_block(written=[*modules, *moved], read=parameters), _replaced_methods() as replace:
+        with open_block(written=[*modules, *moved], read=parameters), replaced_methods() as replace:
             attached = self._attach(draw, members, signs, group, replace)
             with _calls_of(self._model) as calls:
                 yield
@@ -99,17 +98,11 @@ class _BoundRankOne(BoundPerturbation):
         silent = [
             target.name for site, own in attached if not own.visited for target in site.targets.values()
         ]
-        if silent and (calls or any(visited)):
-            raise UncoveredParameterError(
-                f"{', '.join(silent)} would be perturbed, but the model's forward never called the "
-                "module(s) that hold them "
-                "(it may read their weights directly, as nn.MultiheadAttention does): freeze them with "
-                "requires_grad_(False), "
-                "register a rule for the module that reads them, or use the Dense structure"
-            )
+        if calls or any(visited):
+            refuse_silent(silent)
 
     def _attach(
-        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None, replace: _Replace
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None, replace: Replace
     ) -> list[tuple[Site, MemberNoise]]:
         """Put every site under the noise of the members."""
         sign_vector = torch.tensor(signs, device=self._targets[0].parameter.device)
@@ -229,26 +222,6 @@ def _row_stream(target: StructuredTarget, i: int) -> int:
 
 def _column_stream(target: StructuredTarget, i: int) -> int:
     return stream_of(target.number, 2 * i + 1)
-
-
-@contextmanager
-def _replaced_methods() -> Iterator[_Replace]:
-    """Gives `replace(module, method, function)`, which holds on the instance until the block is left."""
-    undo: list[Callable[[], None]] = []
-
-    def replace(module: nn.Module, method: str, function: Callable[..., Any]) -> None:
-        if method in module.__dict__:
-            earlier = module.__dict__[method]
-            undo.append(lambda: module.__dict__.__setitem__(method, earlier))
-        else:
-            undo.append(lambda: module.__dict__.__delitem__(method))
-        module.__dict__[method] = Replaced(function)
-
-    try:
-        yield replace
-    finally:
-        for revert in reversed(undo):
-            revert()
 
 
 @contextmanager

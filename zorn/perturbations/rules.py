@@ -7,13 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.perturbations.layout import Layout
 
 if TYPE_CHECKING:
     from zorn.perturbations.member_noise import MemberNoise
+    from zorn.perturbations.site_activity import SiteActivity
 
 
 class Rule(ABC):
@@ -22,7 +24,8 @@ class Rule(ABC):
 
     Rows of all signs, members and group sequences lie along the first dimension of what the module is called
     with; `MemberNoise` holds the members' factors and adds their perturbation to an output. For a layer that
-    need not be fast there is `MemberwiseRule`, which fits any layer as it is.
+    need not be fast there is `MemberwiseRule`, which fits any layer as it is. `active` and `pullback` say how
+    it is run under activity noise (`zorn.Activity`), and have defaults.
 
     Example: a layer that scales its input, y = x · gain
 
@@ -52,6 +55,52 @@ class Rule(ABC):
 
         A parameter that is frozen has no noise; the operations of `noise` skip it by themselves.
         """
+
+    def active(self, module: Any, site: SiteActivity) -> dict[str, Callable[..., Any]]:
+        """The methods to replace under activity noise, by name: each computes what the module computes and
+        passes it through `site.at(output, *inputs)`, inputs being the tensors that `pullback` needs.
+
+        This default fits any module whose `forward` takes and returns one tensor.
+        """
+        plain = module.forward
+
+        def forward(x: Any, *further: Any, **options: Any) -> Any:
+            y = plain(x, *further, **options)
+            if further or options or not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+                raise ConfigError(
+                    f"activity noise: {type(module).__name__} takes or returns more than one tensor: "
+                    "write `active` and `pullback` in a rule of its own (help(zorn.Rule)), freeze its "
+                    "parameters with requires_grad_(False), or use the structure RankOne"
+                )
+            return site.at(y.clone(), x)
+
+        return {"forward": forward}
+
+    def pullback(self, module: Any, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """What a gradient at the module's output is for its own parameters, by name, summed over rows (and
+        time); linear in `gradient`.
+
+        This default asks autograd for the derivative of this one layer, called with `inputs`. Nothing flows
+        to other layers or back in time, and a layer that cannot be differentiated needs a rule with a
+        `pullback` of its own.
+
+        Args:
+            gradient: of the shape of the output.
+            inputs: what `active` gave to `site.at`. Calls without a time dimension come together, their rows
+                one after another.
+        """
+        names = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad]
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            y = type(module).forward(module, *(tensor.clone() for tensor in inputs))
+            if not y.requires_grad:
+                raise ConfigError(
+                    f"activity noise: the output of {type(module).__name__} does not depend on its weights "
+                    "through autograd: write `pullback` in a rule of its own (help(zorn.Rule)), or freeze "
+                    "its parameters with requires_grad_(False)"
+                )
+            parameters = [getattr(module, name) for name in names]
+            found = torch.autograd.grad(y, parameters, gradient.clone().to(y.dtype), materialize_grads=True)
+        return dict(zip(names, found, strict=True))
 
 
 _RULES: dict[type[nn.Module], Rule] = {}

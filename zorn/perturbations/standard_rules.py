@@ -12,6 +12,7 @@ from zorn.models import BlockLinear, RecurrentMap
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.member_noise import MemberNoise
 from zorn.perturbations.rules import Rule, register_rule
+from zorn.perturbations.site_activity import SiteActivity
 
 Methods = dict[str, Callable[..., Any]]
 
@@ -34,6 +35,16 @@ class LinearRule(Rule):
 
         return {"forward": forward}
 
+    def active(self, module: nn.Linear, site: SiteActivity) -> Methods:
+        """Noise on y."""
+        return {"forward": lambda x: site.at(F.linear(x, module.weight, module.bias), x)}
+
+    def pullback(self, module: nn.Linear, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ, ∂b = Σ gradient."""
+        (x,) = inputs
+        flat = gradient.flatten(0, -2)
+        return {"weight": flat.mT @ x.reshape(len(flat), -1), "bias": flat.sum(0)}
+
 
 class BlockLinearRule(Rule):
     """Block-diagonal y = W x + b; a factor pair of its own for each head."""
@@ -54,6 +65,16 @@ class BlockLinearRule(Rule):
             return noise.affine_(plain(module, x), x, "weight", "bias")
 
         return {"forward": forward}
+
+    def active(self, module: BlockLinear, site: SiteActivity) -> Methods:
+        """Noise on y."""
+        plain = type(module).forward
+        return {"forward": lambda x: site.at(plain(module, x), x)}
+
+    def pullback(self, module: BlockLinear, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ head by head, ∂b = Σ gradient."""
+        (x,) = inputs
+        return {"weight": block_products(module.weight, gradient, x), "bias": gradient.flatten(0, -2).sum(0)}
 
 
 class RecurrentMapRule(Rule):
@@ -101,6 +122,37 @@ class RecurrentMapRule(Rule):
 
         return {"drive": drive, "forward": forward}
 
+    def active(self, module: RecurrentMap, site: SiteActivity) -> Methods:
+        """Noise on the gates; the drive carries its input along."""
+        plain_drive, plain_forward = type(module).drive, type(module).forward
+
+        def drive(x: Tensor) -> tuple[Tensor, ...]:
+            return (*plain_drive(module, x), x)
+
+        def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
+            plain, x = drive
+            return site.at(plain_forward(module, (plain,), h), x, h)
+
+        return {"drive": drive, "forward": forward}
+
+    def pullback(self, module: RecurrentMap, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ, ∂R = Σ gradient hᵀ head by head, ∂b = Σ gradient."""
+        x, h = inputs
+        return {
+            "weight_input": gradient.mT @ x,
+            "weight_state": block_products(module.weight_state, gradient, h),
+            "bias": gradient.sum(0),
+        }
+
+
+def block_products(weight: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+    """Σ gradient xᵀ of each block of a block-diagonal map, in the shape of its weight."""
+    heads, rows, columns = weight.shape
+    left, right = gradient.reshape(-1, heads, rows), x.reshape(-1, heads, columns)
+    if heads == 1:
+        return (left[:, 0].mT @ right[:, 0]).unsqueeze(0)
+    return torch.einsum("nhr,nhc->hrc", left, right)
+
 
 class EmbeddingRule(Rule):
     """y = W[token]; the noise of a token's row is a[token] b."""
@@ -124,6 +176,19 @@ class EmbeddingRule(Rule):
             return noise.lookup_(F.embedding(index, module.weight), index, "weight")
 
         return {"forward": forward}
+
+    def active(self, module: nn.Embedding, site: SiteActivity) -> Methods:
+        """Noise on the vectors that are read."""
+        return {"forward": lambda index: site.at(F.embedding(index, module.weight), index)}
+
+    def pullback(self, module: nn.Embedding, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """The gradient of each vector, added up where it was read; none for the padding row."""
+        (index,) = inputs
+        total = gradient.new_zeros(module.weight.shape)
+        total.index_add_(0, index.flatten(), gradient.flatten(0, -2))
+        if module.padding_idx is not None:
+            total[module.padding_idx] = 0
+        return {"weight": total}
 
 
 def _norm_layouts(module: nn.LayerNorm | nn.RMSNorm) -> dict[str, Layout]:
@@ -211,6 +276,11 @@ class Conv1dRule(Rule):
             return noise.affine_(y.transpose(1, 2), windows(x), "weight", "bias").transpose(1, 2)
 
         return {"forward": forward}
+
+    def active(self, module: nn.Conv1d, site: SiteActivity) -> Methods:
+        """Noise on y, whose time is its last dimension; the derivative is the default's."""
+        plain = type(module).forward
+        return {"forward": lambda x: site.at(plain(module, x), x, time=2)}
 
 
 def register_standard_rules() -> None:

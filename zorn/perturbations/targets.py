@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from zorn.errors import UncoveredParameterError, ZornError
+from zorn.errors import ConfigError, UncoveredParameterError, ZornError
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.rules import Rule, find_rule
 from zorn.perturbations.uncovered import Uncovered, explain
@@ -38,6 +39,16 @@ class Site:
     module: nn.Module
     rule: Rule
     targets: dict[str, StructuredTarget]
+
+
+def check_materialised(model: nn.Module) -> None:
+    """Raise `ConfigError` for a parameter without a shape, of a lazy layer that has not run yet."""
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ConfigError(
+            f"{lazy[0]} has no shape yet, as that of a lazy layer before its first run: call the model once "
+            "on a batch, then go on"
+        )
 
 
 def trainable_targets(model: nn.Module) -> list[Target]:
@@ -88,7 +99,7 @@ def survey(model: nn.Module) -> Survey:
             continue
         rule = find_rule(module)
         try:
-            layouts = rule.layouts(module) if rule is not None else {}
+            layouts = _layouts(rule, module, own) if rule is not None else {}
         except ZornError as error:
             result.refused.update((numbers[id(parameter)], error) for parameter in own.values())
             continue
@@ -98,9 +109,6 @@ def survey(model: nn.Module) -> Survey:
                 result.uncovered.append(Uncovered(f"{module_name}.{name}".lstrip("."), parameter, module))
                 continue
             layout, number = layouts[name], numbers[id(parameter)]
-            assert layout.size == parameter.numel(), (
-                f"{names[number]}: a layout of {layout.size} for {parameter.numel()} elements"
-            )
             source = parameter if layout.row_source is None else getattr(module, layout.row_source)
             # a source that is no parameter (a parametrized weight) has no noise to share
             row_number = numbers.get(id(source), number)
@@ -113,6 +121,29 @@ def survey(model: nn.Module) -> Survey:
             result.sites.append(Site(module_name, module, rule, site_targets))
     result.targets.extend(structured[number] for number in sorted(structured))
     return result
+
+
+def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dict[str, Layout]:
+    """What a rule, perhaps a user's, says of a module; `ConfigError` where that does not fit the module."""
+    found: object = rule.layouts(module)
+    kind = type(rule).__name__
+    if not isinstance(found, dict) or not all(isinstance(layout, Layout) for layout in found.values()):
+        raise ConfigError(
+            f"{kind}.layouts must return a dictionary of a zorn.Layout for each parameter of "
+            f"{type(module).__name__}, got {type(found).__name__}: see help(zorn.Rule)"
+        )
+    for name, layout in found.items():
+        if name in own and layout.size != own[name].numel():
+            raise ConfigError(
+                f"{kind}.layouts gives {name} of {type(module).__name__} a layout of {layout.size} elements, "
+                f"but it has {own[name].numel()}: blocks × rows × columns must be that many"
+            )
+        if layout.row_source is not None and not hasattr(module, layout.row_source):
+            raise ConfigError(
+                f"{kind}.layouts lets {name} take its row factor from {layout.row_source!r}, which "
+                f"{type(module).__name__} does not have: name one of {', '.join(own)}"
+            )
+    return found
 
 
 def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:

@@ -51,6 +51,23 @@ class TokenCrossEntropy:
         losses = F.nll_loss(log_probabilities, targets.flatten(), ignore_index=IGNORE, reduction="none")
         return losses.view(targets.shape)
 
+    def output_gradient(
+        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
+    ) -> Float[Tensor, "rows time vocabulary"]:
+        """The derivative of each token's loss by its logits, softmax − one-hot; 0 where it does not count.
+
+        Example:
+            >>> TokenCrossEntropy().output_gradient(torch.zeros(1, 2, 4), torch.tensor([[1, -100]]))
+            tensor([[[ 0.2500, -0.7500,  0.2500,  0.2500],
+                     [ 0.0000,  0.0000,  0.0000,  0.0000]]])
+        """
+        counted = self.counts(targets)
+        precision = torch.promote_types(outputs.dtype, torch.float32)
+        gradient = outputs.softmax(-1, dtype=precision)
+        right = targets.masked_fill(~counted, 0).unsqueeze(-1)
+        gradient.scatter_add_(-1, right, torch.full_like(right, -1, dtype=precision))
+        return gradient.mul_(counted.unsqueeze(-1))
+
     def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
         """Which tokens count: those whose target is not -100."""
         return targets != IGNORE

@@ -104,6 +104,12 @@ class Task(ABC):
         A resumed run therefore needs no position in the data but its step.
         """
 
+    def begins(self, step: int) -> bool:
+        """Whether the rows of this step's batch are new sequences; if not, they go on where those of the step
+        before ended, so that a state carried from there still belongs to them."""
+        del step
+        return True
+
     @abstractmethod
     def evaluation_data(self, split: str) -> EvaluationData:
         """What `evaluate` runs the model on.

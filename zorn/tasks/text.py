@@ -41,6 +41,10 @@ class TextTask(Task):
     tokens that start anywhere in the training piece, all starts equally likely, each read from the initial
     state.
 
+    With `stream`, training reads the text in segments: each row of the batch is a stream of that many windows
+    that follow each other, one a step, the first input of a window the last target of the one before it. Then
+    the streams go on from new starts. What carries state from step to step forgets it where `begins` says.
+
     An evaluation reads the split in 16 contiguous streams side by side, carrying state. Every token but the
     split's first is predicted once: each stream but the first starts by reading the last token of the one
     before it. Bits per byte are the total loss over the bytes of the predicted tokens, so they can be
@@ -55,6 +59,7 @@ class TextTask(Task):
         batch: windows in a training batch, at least 1.
         length: tokens that a window predicts (T), at least 1.
         seed: of the windows, 64 bits.
+        stream: windows of a segment, at least 1, not with `overfit`; None: every window is on its own.
         validation_fraction, test_fraction: shares of the bytes, each above 0, together below 1.
         overfit: the same one batch (that of step 0) at every step; `evaluate` then evaluates that batch, each
             window from the initial state, whichever split is asked for, and its `Evaluation.split` is
@@ -88,6 +93,7 @@ class TextTask(Task):
         batch: int,
         length: int,
         seed: int,
+        stream: int | None = None,
         validation_fraction: float = 0.05,
         test_fraction: float = 0.05,
         overfit: bool = False,
@@ -96,27 +102,35 @@ class TextTask(Task):
         check_whole_number("batch", batch, minimum=1)
         check_whole_number("length", length, minimum=1)
         check_seed(seed)
+        _check_stream(stream, overfit)
         _check_fractions(validation_fraction, test_fraction)
         text = read_source(source)
         self.text = _cut(text, validation_fraction, test_fraction)
         self.tokenizer = _make_tokenizer(tokenizer, vocabulary_size, self.text["train"])
         self.vocabulary = self.tokenizer.vocabulary
         self.tokens = {split: self.tokenizer.encode(piece) for split, piece in self.text.items()}
-        _check_long_enough(source, self.text, self.tokens, length, validation_fraction, test_fraction)
         self._batch = batch
         self._length = length
+        self._windows = 1 if stream is None else stream  # of a segment
+        _check_long_enough(
+            source, self.text, self.tokens, length, self._windows, validation_fraction, test_fraction
+        )
         self._seed = seed
         self._overfit = overfit
 
     def training_batch(self, step: int) -> Batch:
         """The windows of a step: inputs and targets `[batch, length]`, the targets one token ahead."""
-        step = 0 if self._overfit else step
+        segment, window = divmod(0 if self._overfit else step, self._windows)
         tokens = self.tokens["train"]
-        starts = integers(
-            self._seed, step, data_stream(0), self._batch, len(tokens) - self._length, device="cpu"
-        )
+        last = len(tokens) - self._windows * self._length  # one after the last start of a segment
+        starts = integers(self._seed, segment, data_stream(0), self._batch, last, device="cpu")
+        starts += window * self._length
         windows = tokens[starts[:, None] + torch.arange(self._length + 1)].long()
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+
+    def begins(self, step: int) -> bool:
+        """Whether a segment begins: at every step without `stream`, at each that is a multiple of it with."""
+        return step % self._windows == 0
 
     def evaluation_data(self, split: str) -> EvaluationData:
         """The split in 16 streams, the last ones padded with targets of -100; or the one batch, when
@@ -230,6 +244,17 @@ def _make_tokenizer(
     return BpeTokenizer.train(training_text, vocabulary_size=vocabulary_size)
 
 
+def _check_stream(stream: int | None, overfit: bool) -> None:
+    if stream is None:
+        return
+    check_whole_number("stream", stream, minimum=1)
+    if overfit:
+        raise ConfigError(
+            f"stream must be None with overfit, got {stream}: one batch that is repeated does not go on; "
+            "leave out one of the two"
+        )
+
+
 def _check_fractions(validation_fraction: float, test_fraction: float) -> None:
     if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
         raise ConfigError(
@@ -243,10 +268,15 @@ def _check_long_enough(
     text: dict[str, bytes],
     tokens: dict[str, Tensor],
     length: int,
+    windows: int,
     validation_fraction: float,
     test_fraction: float,
 ) -> None:
-    fewest: dict[str, int] = {"train": length + 1, "validation": _FEWEST_TOKENS, "test": _FEWEST_TOKENS}
+    fewest: dict[str, int] = {
+        "train": windows * length + 1,
+        "validation": _FEWEST_TOKENS,
+        "test": _FEWEST_TOKENS,
+    }
     if all(len(tokens[split]) >= fewest[split] for split in fewest):
         return
     fractions: dict[str, float] = {
@@ -257,7 +287,9 @@ def _check_long_enough(
     size = sum(map(len, text.values()))
     bytes_per_token = size / sum(map(len, tokens.values()))
     needed = math.ceil(bytes_per_token * max(fewest[split] / fractions[split] for split in fewest))
+    of_stream, shorter = ("", "") if windows == 1 else (f"streams of {windows} ", " or stream")
     raise ConfigError(
-        f"the text source {str(source)!r} is too short: {size} bytes, but windows of {length} tokens and the "
-        f"validation and test pieces need about {needed} bytes; give a longer text or a smaller length"
+        f"the text source {str(source)!r} is too short: {size} bytes, but {of_stream}windows of {length} "
+        f"tokens and the validation and test pieces need about {needed} bytes; give a longer text or a "
+        f"smaller length{shorter}"
     )

@@ -1,0 +1,57 @@
+"""The layer that puts out what a model returns, where the loss's derivative by the outputs is known."""
+
+import torch
+from torch import Tensor, nn
+
+
+class OutputLayer:
+    """y = W x + b at the end of a model, run for the sequences without noise alone.
+
+    Where an objective tells e = ∂ loss / ∂ y (softmax − one-hot, for cross-entropy), the layer's own gradient
+    Σ e xᵀ is exact, and a change δx of its input changes the loss by (Wᵀ e) · δx to first order: rows under
+    noise need no outputs.
+
+    Args:
+        module: the layer.
+        clean: the first rows of its input, which have no noise.
+        draws: rows under noise for each of them, which follow in that order.
+    """
+
+    def __init__(self, module: nn.Linear, *, clean: int, draws: int) -> None:
+        self._module = module
+        self._clean = clean
+        self._draws = draws
+        self._x: Tensor | None = None
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In place of the layer's own: y of the clean rows, and room for the others', which nobody reads."""
+        self._x = x
+        weight, bias = self._module.weight, self._module.bias
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        flat, room = x[: self._clean].flatten(0, -2), y[: self._clean].flatten(0, -2)
+        if bias is None:
+            torch.mm(flat, weight.mT, out=room)
+        else:
+            torch.addmm(bias, flat, weight.mT, out=room)
+        return y
+
+    def receive(self, gradient: Tensor, share: float) -> Tensor:
+        """Take e at the last outputs [clean, time, outputs], for the layer's gradient in which it counts
+        `share`; returns the change of each token's loss by the noise, [clean, draws, time]."""
+        assert self._x is not None
+        x, self._x = self._x, None
+        clean, noisy = x[: self._clean], x[self._clean :].unflatten(0, (self._clean, self._draws))
+        flat = gradient.flatten(0, 1)
+        weight, bias = (flat.mT @ clean.flatten(0, 1)).mul_(share), flat.sum(0).mul_(share)
+        self._weight = weight if self._weight is None else self._weight + weight
+        self._bias = bias if self._bias is None else self._bias + bias
+        slope = (gradient @ self._module.weight).unsqueeze(1)  # [clean, 1, time, inputs]
+        return torch.linalg.vecdot(noisy - clean.unsqueeze(1), slope)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """What has been received, for the layer's parameters by name."""
+        assert self._weight is not None
+        assert self._bias is not None
+        return {"weight": self._weight, "bias": self._bias}
