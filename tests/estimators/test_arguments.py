@@ -143,3 +143,42 @@ def test_an_optimizer_as_the_update(name):
     with without_type_checks(), pytest.raises(ConfigError, match=message):
         CALLS[name](model, language_batch(), TokenCrossEntropy(), optimizer)
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (
+            TokenCrossEntropy,
+            r"got the class TokenCrossEntropy, not an instance of it, .*: write Token",
+        ),
+        ("cross-entropy", r"objective: got 'cross-entropy', expected a token objective"),
+        (None, r"objective: got a value of type NoneType"),
+    ],
+)
+def test_an_objective_that_is_none(objective, message):
+    estimator = CDRGE(population=4, epsilon=0.1)
+    with without_type_checks(), pytest.raises(ConfigError, match=message):
+        estimator.estimate(language_model(), language_batch(), objective)
+    assert estimator.step == 0, "before any work"
+
+
+@each_call
+def test_a_model_with_a_lazy_layer(call):
+    lazy = torch.nn.Sequential(torch.nn.LazyLinear(3))
+    with (
+        without_type_checks(),
+        pytest.raises(ConfigError, match=r"^0\.weight has no shape yet, .* once on"),
+    ):
+        call(lazy, Batch(torch.zeros(4, 2), torch.zeros(4, 3)), TokenCrossEntropy())
+
+
+def test_a_state_that_is_none():
+    estimator = CDRGE(population=4, epsilon=0.1)
+    before = estimator.state_dict()
+    with without_type_checks():
+        with pytest.raises(ConfigError, match=r"what state_dict\(\) gave, got a value of type int"):
+            estimator.load_state_dict(3)
+        with pytest.raises(ConfigError, match="got one without seed, epsilon"):
+            estimator.load_state_dict({"step": 1, "population": 2})
+    assert estimator.state_dict() == before

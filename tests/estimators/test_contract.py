@@ -30,7 +30,22 @@ from torch import nn
 
 import zorn.estimators
 import zorn.perturbations
-from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT, ExactGradient, ZeroOrderEstimator
+from zorn.estimators import (
+    BPTT,
+    CDRGE,
+    FDRGE,
+    NRES,
+    PES,
+    SPSA15,
+    TBPTT,
+    ActivityCredit,
+    Bridge,
+    EProp,
+    ExactGradient,
+    StreamingEstimator,
+    ZeroOrderEstimator,
+)
+from zorn.estimators.tbptt import ChunkedGradient
 from zorn.models import Batch, mean_tokens
 from zorn.perturbations import FusedSGD, NoiseKind, Perturbation
 from zorn.tasks import TokenCrossEntropy
@@ -47,10 +62,20 @@ def zero_order(name, structure, **options):
     return ESTIMATORS[name](perturbation=STRUCTURES[structure], **options)
 
 
+OTHERS = {
+    "activity": partial(ActivityCredit, epsilon=0.01),
+    "bridge": partial(Bridge, truncation=2, epsilon=0.01),
+    "e-prop": EProp,
+    "nres": partial(NRES, population=POPULATION, epsilon=0.01),
+    "pes": partial(PES, population=POPULATION, epsilon=0.01),
+}
 EVERYONE = {
     **EXACT,
+    **OTHERS,
     **{f"{name}-{structure}": partial(zero_order, name, structure) for name, structure in TABLE},
 }
+RECURRENT = ("tbptt", "bridge", "e-prop", "nres", "pes")
+"""Those that need a model with an explicit state."""
 each_estimator = pytest.mark.parametrize("make", EVERYONE.values(), ids=EVERYONE)
 
 
@@ -60,7 +85,8 @@ each_estimator = pytest.mark.parametrize("make", EVERYONE.values(), ids=EVERYONE
 def concrete_subclasses(base):
     for kind in base.__subclasses__():
         yield from concrete_subclasses(kind)
-        if kind.__module__.startswith("zorn.") and not kind.__abstractmethods__:
+        inner = kind.__name__.startswith("_") or kind is ChunkedGradient
+        if kind.__module__.startswith("zorn.") and not kind.__abstractmethods__ and not inner:
             yield kind
 
 
@@ -70,7 +96,8 @@ def test_the_table_is_complete():
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
     assert set(concrete_subclasses(ZeroOrderEstimator)) == set(ESTIMATORS.values())
-    assert set(concrete_subclasses(ExactGradient)) == {BPTT, TBPTT}
+    assert set(concrete_subclasses(StreamingEstimator)) == {NRES, PES}
+    assert set(concrete_subclasses(ExactGradient)) == {BPTT, TBPTT, Bridge, EProp}
     assert set(concrete_subclasses(Perturbation)) == {type(structure) for structure in STRUCTURES.values()}
     for kind in concrete_subclasses(Perturbation):
         noises = {structure.noise for structure in STRUCTURES.values() if type(structure) is kind}
@@ -291,7 +318,7 @@ def squared_error(outputs, targets):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize(
-    "make", [pytest.param(make, id=name) for name, make in EVERYONE.items() if name != "tbptt"]
+    "make", [pytest.param(make, id=name) for name, make in EVERYONE.items() if name not in RECURRENT]
 )
 def test_it_converges_on_a_quadratic(make, optimizer):
     generator = torch.Generator().manual_seed(2)

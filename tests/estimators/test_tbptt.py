@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small_language import TIME, assert_close, gradients, language_batch, language_model
 from torch import nn
 
-from zorn.errors import ConfigError
+from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, TBPTT
 from zorn.models import Batch, map_state, row_losses
 from zorn.tasks import TokenCrossEntropy
@@ -207,3 +207,64 @@ def test_its_mode_and_its_step_are_kept():
     assert model.training
     resumed.load_state_dict(estimator.state_dict())
     assert resumed.step == estimator.step == 1
+
+
+# --------------------------------------------------------------------------------------------- streams
+
+
+def halves(batch):
+    middle = batch.inputs.shape[1] // 2
+    return [Batch(*(part[:, piece] for part in batch)) for piece in (slice(0, middle), slice(middle, None))]
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"cell": "dnc"}])
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_a_stream_in_two_batches_is_one_batch(options, micro_batch):
+    model, batch = language_model(**options), long_batch(8, rows=4)
+    whole = TBPTT(truncation=2, micro_batch=micro_batch).estimate(model, batch, TokenCrossEntropy())
+    expected = gradients(model)
+    estimator, losses, found = TBPTT(truncation=2, carry=True, micro_batch=micro_batch), [], []
+    for half in halves(batch):
+        losses.append(estimator.estimate(model, half, TokenCrossEntropy()).loss)
+        found.append(gradients(model))
+    assert sum(losses) / 2 == pytest.approx(whole.loss, rel=1e-12)
+    mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}
+    assert_close(mean, expected, rtol=1e-9, atol=1e-12)
+    estimator.reset()
+    assert estimator.estimate(model, halves(batch)[0], TokenCrossEntropy()).loss == losses[0]
+    cut = TBPTT(truncation=2).estimate(model, halves(batch)[1], TokenCrossEntropy())
+    assert cut.loss != pytest.approx(losses[1], rel=1e-6)  # the state matters here
+
+
+def test_the_state_of_a_stream_resumes_it():
+    model, batch = language_model(), long_batch(8, rows=4)
+    estimator, resumed = TBPTT(truncation=3, carry=True), TBPTT(truncation=3, carry=True)
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    resumed.load_state_dict(estimator.state_dict())
+    expected = estimator.estimate(model, batch, TokenCrossEntropy())
+    assert resumed.estimate(model, batch, TokenCrossEntropy()).loss == expected.loss
+    assert resumed.step == 2
+
+
+def test_an_estimate_that_failed_leaves_the_stream_where_it_was():
+    model, batch = language_model(), long_batch(8, rows=4)
+    estimator = TBPTT(truncation=3, carry=True)
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    before = estimator.state_dict()
+
+    class NotANumber(TokenCrossEntropy):
+        def token_losses(self, outputs, targets):
+            return super().token_losses(outputs, targets) * torch.nan
+
+    with pytest.raises(NonFiniteLossError):
+        estimator.estimate(model, batch, NotANumber())
+    after = estimator.state_dict()
+    assert after["step"] == before["step"]
+    assert all(torch.equal(a, b) for a, b in zip(after["carried"], before["carried"], strict=True))
+
+
+def test_streams_of_another_number_of_rows():
+    model, estimator = language_model(), TBPTT(truncation=2, carry=True)
+    estimator.estimate(model, long_batch(4, rows=4), TokenCrossEntropy())
+    with pytest.raises(ConfigError, match="the batch has 2 rows, but the state carried"):
+        estimator.estimate(model, long_batch(4, rows=2), TokenCrossEntropy())

@@ -1,6 +1,6 @@
 """Checks of what every estimator is called with, before any work."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,15 +8,16 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.models import Batch
+from zorn.models import Batch, TokenObjective
 from zorn.perturbations import FusedSGD, Perturbation
+from zorn.perturbations.targets import check_materialised
 
 
 def check_model(model: object) -> None:
-    """Checks that `model` is a module.
+    """Checks that `model` is a module whose parameters have their shapes.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or it holds lazy layers that have not run yet.
 
     Example:
         >>> check_model(nn.Linear(3, 1))
@@ -25,6 +26,7 @@ def check_model(model: object) -> None:
         raise ConfigError(
             f"model must be a torch.nn.Module, got {_described(model)}: an estimate moves its parameters"
         )
+    check_materialised(model)
 
 
 def check_batch(batch: object) -> None:
@@ -48,6 +50,49 @@ def check_batch(batch: object) -> None:
         raise ConfigError(
             f"batch must have as many rows of targets as of inputs, at least 1, got {len(batch.inputs)} rows "
             f"of inputs and {len(batch.targets)} of targets"
+        )
+
+
+def check_objective(objective: object) -> None:
+    """Checks that `objective` is a function of (outputs, targets), or has the methods of a token objective.
+
+    Raises:
+        ConfigError: it is neither, such as a class in place of an instance.
+
+    Example:
+        >>> from zorn.tasks import TokenCrossEntropy
+        >>> check_objective(TokenCrossEntropy)
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: objective: got the class TokenCrossEntropy, not an instance of it, expected \
+a token objective (token_losses and counts) or a function of (outputs, targets): write TokenCrossEntropy()
+    """
+    a_class = isinstance(objective, type)
+    if a_class or not (isinstance(objective, TokenObjective) or callable(objective)):
+        fix = f": write {objective.__name__}()" if isinstance(objective, type) else ""
+        raise ConfigError(
+            f"objective: got {_described(objective)}, expected a token objective (token_losses and counts) "
+            f"or a function of (outputs, targets){fix}"
+        )
+
+
+def check_state(state: object, names: Sequence[str]) -> None:
+    """Checks that `state` is a dictionary with these names, as `state_dict` gives it.
+
+    Raises:
+        ConfigError: it is not.
+
+    Example:
+        >>> check_state({"step": 3}, ["seed", "step"])
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: state must be what state_dict() gave, with seed, step, got one without seed
+    """
+    if not isinstance(state, Mapping):
+        raise ConfigError(f"state must be what state_dict() gave, got {_described(state)}")
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ConfigError(
+            f"state must be what state_dict() gave, with {', '.join(names)}, got one without "
+            f"{', '.join(missing)}"
         )
 
 

@@ -3,8 +3,8 @@ estimators."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,17 @@ from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, mean_tokens
 from zorn.perturbations import Draw, FusedSGD, GradientBlock, Objective, Target
 from zorn.perturbations.targets import trainable_targets
+
+
+class Piece(NamedTuple):
+    """A part of the batch's loss, and what else flows back through its graph."""
+
+    loss: Tensor
+    """Its share of the loss, a scalar; all pieces add up to the loss."""
+    ends: Sequence[Tensor] = ()
+    """Tensors in which the piece ends, the state that the next one starts from."""
+    credits: Sequence[Tensor] = ()
+    """The derivative of the later loss by each of `ends`, as far as it is known."""
 
 
 class ExactGradient(ABC):
@@ -58,41 +69,46 @@ class ExactGradient(ABC):
         targets = trainable_targets(model)
         if update is not None:
             update.check(targets)
-        sequences = len(batch.inputs)
         normaliser = mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else None
-        _clear(targets)
+        self._clear(targets)
+        try:
+            loss, norm = self._differentiate(self._pieces(model, batch, objective, normaliser), targets)
+        except BaseException:
+            self._clear(targets)  # no gradient, rather than a part of one
+            raise
+        further_passes, dropped = self._finish()
+        if update is not None:
+            update.apply(_blocks(targets), Draw(seed=0, step=self.step, epsilon=1.0))
+        self.step += 1
+        return Estimate(
+            loss=loss,
+            coefficients=torch.zeros(0, dtype=torch.float64),
+            gradient_norm=norm,
+            forward_passes=3 * len(batch.inputs) + further_passes,
+            dropped=dropped,
+        )
+
+    def _differentiate(self, pieces: Iterator[Piece], targets: list[Target]) -> tuple[float, float]:
+        """Add up the gradients of all pieces; returns the loss and the gradient's norm."""
         total, differentiable = 0.0, False
-        for inputs, wanted in zip(
-            *(part.split(self.micro_batch or sequences) for part in batch), strict=True
-        ):
-            for losses in self._losses(model, Batch(inputs, wanted), objective, normaliser):
-                loss = losses.sum() / sequences
-                if loss.requires_grad:  # a piece in which no token counts may be a constant
-                    loss.backward()
-                    differentiable = True
-                total += float(loss.detach())
+        for piece in pieces:
+            self._backward(piece, targets)
+            differentiable |= piece.loss.requires_grad  # where no token counts it may be a constant
+            total += float(piece.loss.detach())
+            del piece  # or its graph would live on while the next one is computed
         if not differentiable:
             raise ConfigError(
                 f"{type(self).__name__} needs an objective that torch can differentiate, but the losses do "
                 "not depend on the weights through autograd: use a differentiable objective, or CDRGE, which "
                 "needs no derivative"
             )
-        norm = _norm(targets)
-        step, self.step = self.step, self.step + 1
+        norm = _norm(self._gradients(targets))
         if not (math.isfinite(total) and math.isfinite(norm)):
-            _clear(targets)
             raise NonFiniteLossError(
-                f"step {step}: the loss is {total} and the gradient's norm {norm}: lower the learning rate "
-                "or clip the gradient; the weights are unchanged"
+                f"step {self.step}: the loss is {total} and the gradient's norm {norm}: lower the learning "
+                "rate or clip the gradient; the weights are unchanged"
             )
-        if update is not None:
-            update.apply(_blocks(targets), Draw(seed=0, step=step, epsilon=1.0))
-        return Estimate(
-            loss=total,
-            coefficients=torch.zeros(0, dtype=torch.float64),
-            gradient_norm=norm,
-            forward_passes=3 * sequences,
-        )
+        return total, norm
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step."""
@@ -113,15 +129,52 @@ class ExactGradient(ABC):
         """The loss of each row, [rows], in pieces that add up to it; each is differentiated before the next
         one is computed."""
 
+    def _pieces(
+        self, model: nn.Module, batch: Batch, objective: Objective, normaliser: float | None
+    ) -> Iterator[Piece]:
+        """The loss of the batch, in pieces; each is differentiated before the next one is computed."""
+        for rows in self._portions(batch):
+            for losses in self._losses(model, rows_of(batch, rows), objective, normaliser):
+                yield Piece(losses.sum() / len(batch.inputs))
 
-def _clear(targets: list[Target]) -> None:
-    for target in targets:
-        target.parameter.grad = None
+    def _portions(self, batch: Batch) -> Iterator[slice]:
+        """The sequences, those of a micro-batch at a time."""
+        sequences = len(batch.inputs)
+        size = self.micro_batch or sequences
+        return (slice(start, min(start + size, sequences)) for start in range(0, sequences, size))
+
+    def _backward(self, piece: Piece, targets: list[Target]) -> None:
+        """Add the gradient of a piece to where the gradient goes."""
+        del targets
+        if piece.loss.requires_grad:
+            piece.loss.backward()
+
+    def _clear(self, targets: list[Target]) -> None:
+        """Forget the gradient of the last estimate."""
+        for target in targets:
+            target.parameter.grad = None
+
+    def _gradients(self, targets: list[Target]) -> list[Tensor]:
+        """The gradient that was found, parameter by parameter, without those that have none."""
+        return [target.parameter.grad for target in targets if target.parameter.grad is not None]
+
+    def _finish(self) -> tuple[int, int]:
+        """Called once, where an estimate has turned out well: its forward passes beyond one forward and one
+        backward, and the draws that it dropped."""
+        return 0, 0
 
 
-def _norm(targets: list[Target]) -> float:
-    grads = [target.parameter.grad for target in targets if target.parameter.grad is not None]
-    norms = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in grads]
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Some of the sequences of a batch.
+
+    >>> rows_of(Batch(torch.zeros(4, 3), torch.zeros(4)), slice(1, 3)).inputs.shape
+    torch.Size([2, 3])
+    """
+    return Batch(batch.inputs[rows], batch.targets[rows])
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
     return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 

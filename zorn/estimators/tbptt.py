@@ -10,31 +10,142 @@ trajectories" (their BPTT(h; h'), with h = h' = k); Jaeger (2002), "A tutorial o
 networks".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
-from zorn.estimators.exact import ExactGradient
+from zorn.estimators.carry import Carry, state_tensors
+from zorn.estimators.exact import ExactGradient, Piece, rows_of
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, row_losses
 from zorn.perturbations import Objective
 
 
+class ChunkedGradient(ExactGradient):
+    """The gradient chunk by chunk of time, the state carried from one to the next: what TBPTT and Bridge
+    share. For a model with an explicit state, and an objective that adds up over tokens.
+
+    Args:
+        truncation: k, time steps in a chunk, at least 1.
+        carry: start each estimate from the state that the last one ended in, row by row, for streams; see
+            `reset`.
+        micro_batch: see `ExactGradient`.
+
+    Raises:
+        ConfigError: an argument outside its range.
+    """
+
+    def __init__(self, *, truncation: int, carry: bool = False, micro_batch: int | None = None) -> None:
+        check_whole_number("truncation", truncation, minimum=1)
+        super().__init__(micro_batch=micro_batch)
+        self.truncation = truncation
+        self.carry = carry
+        self._carry = Carry()
+        self._ends: list[State] = []
+
+    def reset(self) -> None:
+        """Start the next estimate from the model's initial state: new sequences begin."""
+        self._carry.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: the step, and with `carry` the state of the streams."""
+        return super().state_dict() | (self._carry.state_dict() if self.carry else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        super().load_state_dict(state)
+        if self.carry:
+            self._carry.load_state_dict(state)
+
+    def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
+        name = type(self).__name__
+        if not isinstance(model, RecurrentModel):
+            raise ConfigError(
+                f"{name} carries a model's state over time, but {type(model).__name__} has no "
+                "initial_state(rows): give it one and an explicit state, or use BPTT"
+            )
+        if not isinstance(objective, TokenObjective):
+            raise ConfigError(
+                f"{name} needs an objective that adds up over tokens (token_losses and counts, as "
+                f"TokenCrossEntropy has), got {getattr(objective, '__name__', type(objective).__name__)}: "
+                "use BPTT"
+            )
+        if batch.inputs.ndim < 2 or batch.inputs.shape[:2] != batch.targets.shape[:2]:
+            raise ConfigError(
+                f"{name} needs one target a time step: got inputs {tuple(batch.inputs.shape)} and targets "
+                f"{tuple(batch.targets.shape)}, expected [rows, time, …] of both"
+            )
+
+    def _pieces(
+        self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
+    ) -> Iterator[Piece]:
+        assert normaliser is not None, "a token objective has one"
+        sequences = len(batch.inputs)
+        weight = 1 / (normaliser * sequences)
+        start = self._start(model, sequences)
+        self._ends = []
+        for rows in self._portions(batch):
+            portion = rows_of(batch, rows)
+            carried = Carried(model, map_state(lambda tensor, rows=rows: tensor[rows], start))
+            credits = self._credits(carried, portion, objective, weight, rows)
+            for losses in self._losses(carried, portion, objective, normaliser):
+                yield Piece(losses.sum() / sequences, carried.cut(), next(credits, ()))
+            self._ends.append(carried.state)
+
+    def _losses(
+        self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
+    ) -> Iterator[Tensor]:
+        for chunk in self._chunks(batch):
+            yield row_losses(model, chunk, objective, normaliser=normaliser)
+
+    def _chunks(self, batch: Batch) -> list[Batch]:
+        parts = (part.split(self.truncation, dim=1) for part in batch)
+        return [Batch(*chunk) for chunk in zip(*parts, strict=True)]
+
+    def _start(self, model: Any, sequences: int) -> State:
+        """The state before the first step of the batch."""
+        return self._carry.start(model, sequences) if self.carry else model.initial_state(sequences)
+
+    def _credits(
+        self, carried: "Carried", batch: Batch, objective: Any, weight: float, rows: slice
+    ) -> Iterator[Sequence[Tensor]]:
+        """For each boundary between two chunks of a portion of the batch, the derivative of the later loss by
+        the state there, a tensor for each floating one of the state; none of it here.
+
+        Args:
+            carried: the model at the boundary, each time that the next one is asked for.
+            weight: of a token in the loss.
+            rows: the portion's place in the batch.
+        """
+        del carried, batch, objective, weight, rows
+        return iter(())
+
+    def _finish(self) -> tuple[int, int]:
+        if self.carry:
+            parts = [state_tensors(end) for end in self._ends]
+            self._carry.keep(tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        self._ends = []
+        return super()._finish()
+
+
 @final
-class TBPTT(ExactGradient):
+class TBPTT(ChunkedGradient):
     """The gradient within chunks of `truncation` steps, in the memory of one chunk. For a model with an
     explicit state, and an objective that adds up over tokens.
 
     Args:
         truncation: k, steps that the gradient flows through, at least 1; from the length of the sequence on
             it is `BPTT`.
+        carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state (the
+            gradient is cut there as at any chunk's start). Call `reset()` before new sequences.
         micro_batch: see `ExactGradient`.
 
     Raises:
-        ConfigError: an argument outside its range.
+        ConfigError: an argument outside its range; with `carry`, another number of rows than before.
 
     Example:
         >>> import zorn
@@ -46,50 +157,26 @@ class TBPTT(ExactGradient):
         24
     """
 
-    def __init__(self, *, truncation: int, micro_batch: int | None = None) -> None:
-        check_whole_number("truncation", truncation, minimum=1)
-        super().__init__(micro_batch=micro_batch)
-        self.truncation = truncation
-
-    def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
-        if not isinstance(model, RecurrentModel):
-            raise ConfigError(
-                f"TBPTT carries a model's state over time, but {type(model).__name__} has no "
-                "initial_state(rows): give it one and an explicit state, or use BPTT"
-            )
-        if not isinstance(objective, TokenObjective):
-            raise ConfigError(
-                "TBPTT needs an objective that adds up over tokens (token_losses and counts, as "
-                f"TokenCrossEntropy has), got {getattr(objective, '__name__', type(objective).__name__)}: "
-                "use BPTT"
-            )
-        if batch.inputs.ndim < 2 or batch.inputs.shape[:2] != batch.targets.shape[:2]:
-            raise ConfigError(
-                f"TBPTT needs one target a time step: got inputs {tuple(batch.inputs.shape)} and targets "
-                f"{tuple(batch.targets.shape)}, expected [rows, time, …] of both"
-            )
-
-    def _losses(
-        self, model: nn.Module, batch: Batch, objective: Objective, normaliser: float | None
-    ) -> Iterator[Tensor]:
-        assert isinstance(model, RecurrentModel)
-        carried = _Carried(model, model.initial_state(len(batch.inputs)))
-        for inputs, targets in zip(*(part.split(self.truncation, dim=1) for part in batch), strict=True):
-            yield row_losses(carried, Batch(inputs, targets), objective, normaliser=normaliser)
-
 
 @dataclass
-class _Carried:
-    """A recurrent model that starts where its last call ended, without the graph of that call."""
+class Carried:
+    """A recurrent model that starts where its last call ended; `cut` takes the graph of that call off."""
 
     model: RecurrentModel
     state: State
 
     def initial_state(self, rows: int) -> State:
-        del rows  # the rows of the state that is carried
+        """The state that is carried."""
+        del rows  # those of the state
         return self.state
 
     def __call__(self, inputs: Any, state: State) -> tuple[Any, State]:
-        outputs, state = self.model(inputs, state)
-        self.state = map_state(Tensor.detach, state)
-        return outputs, state
+        """Outputs `[rows, time, …]`; the next state is kept."""
+        outputs, self.state = self.model(inputs, state)
+        return outputs, self.state
+
+    def cut(self) -> list[Tensor]:
+        """Detach the state from what made it; returns its floating tensors as they were before."""
+        attached = [tensor for tensor in state_tensors(self.state) if tensor.is_floating_point()]
+        self.state = map_state(Tensor.detach, self.state)
+        return attached

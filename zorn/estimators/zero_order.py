@@ -18,8 +18,10 @@ from zorn.estimators.arguments import (
     as_losses,
     check_batch,
     check_model,
+    check_objective,
     check_perturbation,
     check_shaping,
+    check_state,
     check_update,
 )
 from zorn.estimators.estimate import Estimate, Population
@@ -146,6 +148,7 @@ class ZeroOrderEstimator(ABC):
         """
         check_model(model)
         check_batch(batch)
+        check_objective(objective)
         check_update(update)
         if update is not None:
             update.check(self.perturbation.bind(model).targets)
@@ -173,6 +176,7 @@ class ZeroOrderEstimator(ABC):
         took."""
         check_model(model)
         check_batch(batch)
+        check_objective(objective)
         bound = population.perturbation.bind(model)
         work = Workload(
             population=population.size,
@@ -286,7 +290,8 @@ class ZeroOrderEstimator(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; ConfigError for something else."""
+        check_state(state, ("seed", "step", "epsilon", "population"))
         self.seed, self.step = state["seed"], state["step"]
         self.epsilon, self.population = state["epsilon"], state["population"]
 

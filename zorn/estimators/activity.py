@@ -1,0 +1,317 @@
+"""Activity-space credit: noise at the output of every map, credited with the losses that come after it.
+
+ĝ_W = (1/B) Σ_rows Σ_t C_t ξ_t x_tᵀ / σ,   C_t = Σ_{s ≥ t} γ^{s−t} (ℓ⁺_s − ℓ⁻_s) / 2
+
+Two sweeps, both forward in time and in chunks of it, whatever the context: the first runs every sequence
+under noise and keeps a number a token; the second runs it without, makes ξ again from its counter and adds up
+the outer products. With γ = 1 the mean is the gradient, up to O(ε²), of a causal model.
+
+Where the output layer is known to be linear and the loss's derivative by its outputs too (softmax − one-hot),
+that layer's gradient is exact and ℓ⁺ − ℓ = eᵀ W (h⁺ − h) to first order: the draws then run beside the
+sequence itself, without outputs and without −ξ, at half the cost and the same variance.
+
+Node perturbation (Williams 1992; Werfel, Xie & Seung 2005) with credit in time; for recurrent networks
+Fernández et al. 2024, arXiv 2405.08967.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from zorn.checks import check_number, check_seed, check_whole_number
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.activity_sweeps import (
+    Lanes,
+    Part,
+    Sweep,
+    check_sequences,
+    has_output_gradient,
+    joined_states,
+    token_normaliser,
+)
+from zorn.estimators.arguments import check_batch, check_model, check_update
+from zorn.estimators.carry import Carry
+from zorn.estimators.credit import reward_to_go
+from zorn.estimators.estimate import Estimate
+from zorn.models import Batch, TokenObjective, evaluation_mode
+from zorn.perturbations import Activity, BoundActivity, Draw, FusedSGD, NoiseKind, Objective, fold_into_grad
+
+
+@final
+class ActivityCredit:
+    """Activity-space estimator with credit in time: 2 D + 1 forward passes a sequence, D + 2 with an exact
+    output layer, and no backward pass. Memory does not grow with time, but for a number a token.
+
+    Any model whose layers have rules; recurrent ones (with `initial_state`) run in time chunks, others take
+    the sequence in one call, time being the dimension after the rows. Any objective: one that adds up over
+    tokens is credited token by token, any other with its one score for all steps.
+
+    Args:
+        epsilon: ε > 0, the standard deviation of the noise, as a share of each site's output size (relative)
+            or in its unit.
+        relative: scale each site's noise by the root mean square of its output one step before.
+        draws: D, independent noises of each sequence and step, at least 1. More sequences are better than
+            more draws, where there are more.
+        discount: γ, 0 to 1, of the losses after the noise; or one for each site, by (the beginning of) its
+            name, such as {"": 0.9, "embedding": 1.0}: the longest beginning holds. Only 1 where the objective
+            is one score a sequence, or the model is not causal.
+        exact_output: take the gradient of the output layer, an `nn.Linear` which then has no noise, from the
+            objective's `output_gradient`; None: where the objective has one and the model returns what such a
+            layer puts out.
+        noise: "rademacher" (signs) or "gaussian".
+        causal: False for a model whose outputs depend on later inputs: every noise is credited with all
+            losses.
+        carry: start from the state that the last estimate ended in (streams; see `reset`). Credit ends with
+            the batch: the weights' effect on later batches is left out.
+        seed: of the noise, 0 to 2**64 - 1.
+        micro_batch: rows of one forward pass at most; changes nothing but memory and speed.
+        time_chunk: steps of a recurrent model that run at once; None for all. Bounds the memory.
+        maximum_nonfinite_share: 0 to 1; the noise of a sequence whose losses are NaN or infinite under one of
+            its draws gets no credit (0), and more than this share of such sequences raises instead.
+
+    Attributes:
+        step: of the next estimate.
+        epsilon: may be set between steps, by a schedule.
+
+    Raises:
+        ConfigError: an argument outside its range.
+
+    Example:
+        >>> import torch, zorn
+        >>> model = zorn.LanguageModel(29, 16)
+        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> estimator = zorn.ActivityCredit(epsilon=0.05, discount=0.9)
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
+        >>> optimizer.step()
+        >>> estimate.forward_passes  # 8 sequences under noise, beside it, replayed; once to measure sizes
+        32
+    """
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        relative: bool = True,
+        draws: int = 1,
+        discount: float | Mapping[str, float] = 1.0,
+        exact_output: bool | None = None,
+        noise: NoiseKind = "rademacher",
+        causal: bool = True,
+        carry: bool = False,
+        seed: int = 0,
+        micro_batch: int = 512,
+        time_chunk: int | None = None,
+        maximum_nonfinite_share: float = 0.5,
+    ) -> None:
+        check_whole_number("draws", draws, minimum=1)
+        check_whole_number("micro_batch", micro_batch, minimum=1)
+        if time_chunk is not None:
+            check_whole_number("time_chunk", time_chunk, minimum=1)
+        check_seed(seed)
+        check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
+        self._discounts = dict(discount) if isinstance(discount, Mapping) else {"": discount}
+        for site, share in self._discounts.items():
+            check_number(f"discount[{site!r}]" if site else "discount", share, maximum=1.0)
+        if not causal and set(self._discounts.values()) != {1.0}:
+            raise ConfigError(
+                f"discount: got {discount} with causal=False, expected 1.0: in a model whose outputs depend "
+                "on later inputs there is no 'after' to discount"
+            )
+        self.structure = Activity(relative=relative, noise=noise)
+        self.epsilon = epsilon
+        self.draws = draws
+        self.exact_output = exact_output
+        self.causal = causal
+        self.carry = carry
+        self.seed = seed
+        self.micro_batch = micro_batch
+        self.time_chunk = time_chunk
+        self.maximum_nonfinite_share = maximum_nonfinite_share
+        self.step = 0
+        self._carried = Carry()
+        self._sizes: dict[str, float] = {}
+        self._output: str | None = None
+
+    @property
+    def epsilon(self) -> float:
+        """ε, the standard deviation of the noise, relative or absolute."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        check_number("epsilon", value, above=True, hint="0.01 to 0.2 suits most models")
+        self._epsilon = float(value)
+
+    def reset(self) -> None:
+        """Forget the carried state: the next batch begins new sequences."""
+        self._carried.reset()
+
+    @torch.inference_mode()
+    def estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    ) -> Estimate:
+        """Estimate the gradient of the batch's loss and fill `.grad`, or apply `update` to the weights.
+
+        Args:
+            model: as the class says; evaluated in eval mode.
+            batch: `Batch(inputs, targets)` on the model's device, first dimension rows; [rows, time, …] for a
+                token objective.
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
+                [rows].
+            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights in place (one
+                gradient is held meanwhile).
+
+        Returns:
+            The `Estimate`. Its loss is that without noise for a token objective, else the mean under +ξ and
+            −ξ; its coefficients are C_1 of each sequence, averaged over draws.
+
+        Raises:
+            ConfigError: a batch, model or objective that does not fit, as the message says.
+            UncoveredParameterError: a parameter without a rule, or whose module is never called.
+            NonFiniteLossError: more sequences than allowed, or the run without noise, had losses that are not
+                finite; nothing was changed.
+        """
+        check_model(model)
+        check_batch(batch)
+        check_update(update)
+        bound = self.structure.bind(model)
+        if update is not None:
+            update.check(bound.targets)
+        sweep = self._sweep(model, batch, objective)
+        with evaluation_mode(model):
+            passes = self._measure(bound, sweep)
+            bound.sizes = self._sizes
+            output = self._output_layer(sweep)
+            portions = self._portions(len(batch.inputs), output)
+            parts = [self._part(bound, sweep, rows, output) for rows in portions]
+        passes += len(batch.inputs) * (2 * self.draws + 1 if output is None else self.draws + 2)
+        dropped, loss = sum(part.dropped for part in parts), sum(part.loss for part in parts)
+        self._check_finite(dropped, loss, len(batch.inputs))
+        if not isinstance(objective, TokenObjective):
+            loss *= len(batch.inputs) / (len(batch.inputs) - dropped)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            blocks = bound.blocks()
+            norm = (
+                fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, sweep.draw)
+            )
+        self._sizes |= bound.measured_sizes()  # the output layer's stays that of the first step
+        if self.carry:
+            self._carried.keep(joined_states([part.state for part in parts]))
+        self.step += 1
+        return Estimate(
+            loss=loss,
+            coefficients=torch.cat([part.coefficients for part in parts]),
+            gradient_norm=norm,
+            forward_passes=passes,
+            dropped=dropped,
+        )
+
+    def _sweep(self, model: nn.Module, batch: Batch, objective: Objective) -> Sweep:
+        """What the step's sweeps share; raises for what does not fit together."""
+        check_sequences(model, batch, objective, self.time_chunk)
+        tokens = isinstance(objective, TokenObjective)
+        if not tokens and set(self._discounts.values()) != {1.0}:
+            raise ConfigError(
+                f"discount: got {self._discounts}, expected 1.0 for an objective with one score a sequence: "
+                "nothing tells which step earned it"
+            )
+        if self.exact_output and not has_output_gradient(objective):
+            raise ConfigError(
+                f"exact_output: got True, but {type(objective).__name__} has no output_gradient(outputs, "
+                "targets): take None or False, or an objective such as TokenCrossEntropy"
+            )
+        return Sweep(
+            model=model,
+            batch=batch,
+            objective=objective,
+            normaliser=token_normaliser(batch, objective),
+            draws=self.draws,
+            draw=Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
+            time_chunk=self.time_chunk,
+            state=self._carried.start(model, len(batch.inputs)) if self.carry else None,
+        )
+
+    def _measure(self, bound: BoundActivity, sweep: Sweep) -> int:
+        """At the first step: how large each site's output is, and which layer puts out what the model
+        returns. Returns the forward passes that it took."""
+        if self._sizes.keys() == {site.name for site in bound.sites}:
+            return 0
+        rows = slice(0, min(len(sweep.batch.inputs), self.micro_batch))
+        outputs: object = None
+        with bound.measured() as last:
+            for chunk in sweep.rollout(rows, Lanes.CLEAN):
+                outputs = chunk.outputs
+        self._sizes = bound.measured_sizes()
+        bound.forget_sizes()
+        named = [s for s in bound.sites if last[s.name] is outputs and type(s.module) is nn.Linear]
+        self._output = named[0].name if named else None
+        return rows.stop
+
+    def _output_layer(self, sweep: Sweep) -> str | None:
+        """The name of the layer whose gradient is taken exactly."""
+        if self.exact_output and self._output is None:
+            raise ConfigError(
+                f"exact_output: got True, but {type(sweep.model).__name__} does not return what an nn.Linear "
+                "of it puts out, as it is: take None or False"
+            )
+        wanted = self.exact_output is not False and has_output_gradient(sweep.objective)
+        return self._output if wanted else None
+
+    def _portions(self, sequences: int, output: str | None) -> Iterator[slice]:
+        rows = 2 * self.draws if output is None else 1 + self.draws
+        at_once = max(1, self.micro_batch // rows)
+        return (slice(first, min(first + at_once, sequences)) for first in range(0, sequences, at_once))
+
+    def _part(self, bound: BoundActivity, sweep: Sweep, rows: slice, output: str | None) -> Part:
+        """Both sweeps over some of the sequences; gradients are added up in `bound`."""
+        noisy = sweep.under_noise(bound, rows, output)
+        credits: dict[float, Tensor] = {}
+        by_site: dict[str, Tensor] = {}
+        for site in bound.sites:
+            fitting = [start for start in self._discounts if site.name.startswith(start)]
+            discount = self._discounts[max(fitting, key=len)] if fitting else 1.0
+            if discount not in credits:
+                credits[discount] = sweep.share * reward_to_go(
+                    noisy.changes, discount, causal=self.causal
+                ).expand(-1, -1, sweep.steps)
+            by_site[site.name] = credits[discount]
+        loss, state = sweep.replayed(bound, rows, by_site, output)
+        coefficients = noisy.changes.sum(2).flatten().double().cpu() / sweep.normaliser / sweep.draw.epsilon
+        return Part(
+            loss=noisy.loss if noisy.loss is not None else loss,
+            dropped=noisy.dropped,
+            state=state,
+            coefficients=coefficients,
+        )
+
+    def _check_finite(self, dropped: int, loss: float, sequences: int) -> None:
+        if not (
+            dropped <= self.maximum_nonfinite_share * sequences and dropped < sequences and isfinite(loss)
+        ):
+            raise NonFiniteLossError(
+                f"step {self.step}: the losses of {dropped} of {sequences} sequences were not finite under "
+                f"noise (at most {self.maximum_nonfinite_share:.0%} get no credit) and the loss is {loss}: "
+                f"lower the learning rate or epsilon (epsilon is {self.epsilon:g}), or check the objective; "
+                "the weights are unchanged"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: seed, step, ε, the sizes that ε is relative to, and the carried state."""
+        return {
+            "seed": self.seed,
+            "step": self.step,
+            "epsilon": self.epsilon,
+            "sizes": dict(self._sizes),
+            "output": self._output,
+            **self._carried.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
+        self._sizes, self._output = dict(state["sizes"]), state["output"]
+        self._carried.load_state_dict(state)

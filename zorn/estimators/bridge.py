@@ -1,0 +1,446 @@
+"""Bridge: exact inside chunks of k steps, zero-order credit across their boundaries.
+
+Cut time into chunks of k steps; s_j is the state where chunk j begins. With λ_j = ∂(losses from chunk j
+on)/∂s_j the whole gradient is
+
+    Σ_j [∂(losses of chunk j)/∂θ within the chunk + λ_{j+1}ᵀ ∂s_{j+1}/∂θ within the chunk].
+
+Truncated backpropagation stops at the first term. Here the second is one vector-Jacobian product in the same
+graph, with an estimate of λ: pairs of rollouts with noise ±ε ξ_j added to the state at every boundary, and
+
+    λ̂_j = ξ_j C_j / ε,   C_j = Σ_{t ≥ start of chunk j} γ^{t − start} (ℓ⁺_t − ℓ⁻_t) / 2.
+
+With γ = 1 it is unbiased for every k, up to O(ε²), in the memory of k steps; the noise has (state size) ×
+(boundaries) dimensions, and none for the weights.
+
+Noise on the state: Werfel, Xie and Seung (2005), "Learning curves for stochastic gradient descent in linear
+feedforward networks" (node perturbation). An estimate of λ in place of its backpropagation: Jaderberg et al.
+(2017), "Decoupled neural interfaces using synthetic gradients".
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from zorn.checks import check_number, check_seed, check_whole_number
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.carry import state_tensors
+from zorn.estimators.estimate import Estimate
+from zorn.estimators.exact import Piece, rows_of
+from zorn.estimators.tbptt import Carried, ChunkedGradient
+from zorn.models import Batch, State, TokenObjective, evaluation_mode, map_state, row_losses
+from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective, Target
+from zorn.perturbations.draw import check_noise_kind, noise
+
+SMALLEST_RMS = 0.01
+"""Relative noise takes a state to be at least this large: an empty memory gets noise too."""
+
+RMS_DECAY = 0.9
+"""Share of the running mean square that an estimate keeps."""
+
+STREAM = 0
+"""The random stream of the noise: of the elements of the state, boundary after boundary."""
+
+NOISE_AT_ONCE = 2**20
+"""Elements of noise drawn at once: those of several boundaries where they are small."""
+
+
+@final
+class Bridge(ChunkedGradient):
+    """The gradient within chunks of `truncation` steps, as `TBPTT`'s, plus zero-order credit for what a chunk
+    does to later losses, as far as the batch reaches. Unbiased for every k with `discount=1` (up to O(ε²)),
+    in the memory of one chunk; `BPTT` itself, without a perturbed rollout, from k = length on.
+
+    For a model with an explicit state, and a differentiable objective that adds up over tokens. The rollouts
+    run in evaluation mode (noise of dropout would drown theirs), the differentiated chunks in the mode that
+    the model is in. Noise goes on every floating tensor of the state and is never clamped, which would bias
+    the estimate: a model that takes a logarithm or a root of its state needs a small ε, while the formulas of
+    the DNC go on smoothly outside the range of its weights (its free list jumps where two slots are equally
+    used, which is where smoothing shows). Tensors of whole numbers are not perturbed. A bfloat16 state rounds
+    to 3 digits: noise below 1 % of it is lost.
+
+    Args:
+        truncation: k, time steps in a chunk, at least 1.
+        epsilon: ε > 0, the scale of the noise.
+        relative: ε is in units of the state's root mean square, over all its tensors, at boundaries, over the
+            batch and the last ten or so estimates; the first estimate measures it with one more clean
+            rollout. False: in the state's own units.
+        draws: D, antithetic pairs of rollouts per sequence, at least 1. λ̂ is their mean.
+        discount: γ from 0 to 1, per time step and so of one meaning for every k: a loss n steps after the
+            first one behind a boundary counts γⁿ there. Below 1 it trades a bias for less variance.
+        separate: leave the exact part in `.grad` and the credit part in `.credit_grad`, for
+            `TwoPartOptimizer`. False: `.grad` is their sum.
+        carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state.
+            Credit ends with the batch: no estimate sees the losses of the next one, a bias that falls as
+            batches get longer. Call `reset()` before new sequences.
+        noise: "rademacher" (signs) or "gaussian".
+        seed: of the noise, 0 to 2**64 - 1.
+        micro_batch: sequences processed together, at least 1, each with 2 D rollouts; None for the whole
+            batch. Bounds memory, changes nothing else.
+        maximum_nonfinite_share: 0 to 1; a pair of rollouts with a loss that is NaN or infinite is dropped
+            (λ̂ is the mean over the rest of its sequence, or 0), and more than this share of them raises.
+
+    Attributes:
+        step: of the next estimate; numbers its noise.
+        epsilon: may be set between steps, by a schedule.
+
+    Raises:
+        ConfigError: an argument outside its range; with `carry`, another number of rows than before.
+
+    Example:
+        >>> import zorn
+        >>> model = zorn.LanguageModel(29, 16)
+        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> estimator = Bridge(truncation=3, epsilon=0.1, relative=False)
+        >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
+        >>> estimate.forward_passes  # of 8 sequences: a pair of rollouts, one pass forward and one back
+        40
+    """
+
+    def __init__(
+        self,
+        *,
+        truncation: int,
+        epsilon: float,
+        relative: bool = True,
+        draws: int = 1,
+        discount: float = 1.0,
+        separate: bool = False,
+        carry: bool = False,
+        noise: NoiseKind = "rademacher",
+        seed: int = 0,
+        micro_batch: int | None = None,
+        maximum_nonfinite_share: float = 0.5,
+    ) -> None:
+        super().__init__(truncation=truncation, carry=carry, micro_batch=micro_batch)
+        check_whole_number("draws", draws, minimum=1)
+        check_number("discount", discount, maximum=1.0)
+        check_noise_kind(noise)
+        check_seed(seed)
+        check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
+        self.epsilon = epsilon
+        self.relative = relative
+        self.draws = draws
+        self.discount = discount
+        self.separate = separate
+        self.noise: NoiseKind = noise
+        self.seed = seed
+        self.maximum_nonfinite_share = maximum_nonfinite_share
+        self._mean_squares: list[float] = []
+        self._seen = _Squares()
+        self._further_passes = self._dropped = 0
+
+    @property
+    def epsilon(self) -> float:
+        """ε, the scale of the noise."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        check_number("epsilon", value, above=True, hint="0.01 to 0.3 suits most models")
+        self._epsilon = float(value)
+
+    def estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    ) -> Estimate:
+        """Fill `.grad` (and `.credit_grad`, if `separate`), replacing what was there, or apply `update`.
+
+        The loss reported is that of the clean rollout; `gradient_norm` is that of the sum of both parts.
+        Counts 3 B forward passes as `BPTT` does (a backward pass as two) and 2 D B for the pairs of rollouts.
+
+        Args:
+            model: a `RecurrentModel`.
+            batch: inputs and targets `[rows, time, …]` on the model's device.
+            objective: a differentiable token objective, such as `TokenCrossEntropy`.
+            update: None fills `.grad`; `FusedSGD` updates the weights; not with `separate`.
+
+        Raises:
+            ConfigError: a model, batch, objective or update that it cannot work with.
+            NonFiniteLossError: loss or gradient is not finite, or more rollouts than allowed have a loss that
+                is not; the weights are unchanged, `.grad` is cleared.
+        """
+        if self.separate and update is not None:
+            raise ConfigError(
+                "update must be None with separate=True, whose two parts go to TwoPartOptimizer, got "
+                f"{type(update).__name__}: take separate=False for an update in place"
+            )
+        return super().estimate(model, batch, objective, update)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: step, seed, ε, the running mean squares of the state, and with `carry`
+        the state of the streams."""
+        own = {"seed": self.seed, "epsilon": self.epsilon, "mean_squares": list(self._mean_squares)}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.seed, self.epsilon = state["seed"], state["epsilon"]
+        self._mean_squares = list(state["mean_squares"])
+
+    # ---------------------------------------------------------------------- the differentiated sweep
+
+    def _pieces(
+        self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
+    ) -> Iterator[Piece]:
+        self._seen = _Squares()
+        self._further_passes = self._dropped = 0
+        crosses = batch.inputs.shape[1] > self.truncation
+        pairs = self.draws * len(batch.inputs)
+        if crosses:
+            self._further_passes = 2 * pairs
+            self._prepare(model, batch)
+        yield from super()._pieces(model, batch, objective, normaliser)
+        if crosses and (self._dropped == pairs or self._dropped > self.maximum_nonfinite_share * pairs):
+            raise NonFiniteLossError(
+                f"step {self.step}: the losses of {self._dropped} of {pairs} pairs of rollouts were not "
+                f"finite (at most {self.maximum_nonfinite_share:.0%} are dropped): lower the learning rate "
+                f"or epsilon (it is {self.epsilon:g}), or check the objective; the weights are unchanged"
+            )
+
+    def _backward(self, piece: Piece, targets: list[Target]) -> None:
+        if self.relative and piece.credits:
+            self._seen.add(piece.ends)
+        pairs = zip(piece.ends, piece.credits, strict=bool(piece.credits))
+        flows = [(end, credit) for end, credit in pairs if end.requires_grad]
+        ends, credits = [end for end, _ in flows], [credit for _, credit in flows]
+        if not self.separate:
+            loss = [piece.loss] if piece.loss.requires_grad else []
+            torch.autograd.backward([*loss, *ends], [*[None for _ in loss], *credits])
+            return
+        parts = _credit_grads(targets)
+        if flows:
+            parameters = [target.parameter for target in targets]
+            found = torch.autograd.grad(
+                ends, parameters, credits, retain_graph=piece.loss.requires_grad, allow_unused=True
+            )
+            for part, gradient in zip(parts, found, strict=True):
+                if gradient is not None:
+                    part.add_(gradient)
+        super()._backward(piece, targets)
+
+    def _clear(self, targets: list[Target]) -> None:
+        super()._clear(targets)
+        for target in targets:
+            vars(target.parameter).pop("credit_grad", None)
+
+    def _gradients(self, targets: list[Target]) -> list[Tensor]:
+        if not self.separate:
+            return super()._gradients(targets)
+        exact = [target.parameter.grad for target in targets]
+        parts = zip(exact, _credit_grads(targets), strict=True)
+        return [credit if grad is None else grad + credit for grad, credit in parts]
+
+    def _finish(self) -> tuple[int, int]:
+        super()._finish()
+        found = self._seen.means()
+        if found:
+            kept = zip(self._mean_squares, found, strict=True)
+            self._mean_squares = [RMS_DECAY * before + (1 - RMS_DECAY) * now for before, now in kept]
+        return self._further_passes, self._dropped
+
+    # --------------------------------------------------------------------------- the perturbed sweep
+
+    def _credits(
+        self, carried: Carried, batch: Batch, objective: Any, weight: float, rows: slice
+    ) -> Iterator[Sequence[Tensor]]:
+        """λ̂ at each boundary. The rollouts start at the first, when its credit is asked for."""
+        chunks, floats = self._chunks(batch), _floats(carried.state)
+        if len(chunks) == 1:
+            return
+        noise = _BoundaryNoise(
+            self.noise,
+            Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
+            members=range(rows.start * self.draws, rows.stop * self.draws),
+            boundaries=len(chunks) - 1,
+            floats=floats,
+            scales=self._scales(floats),
+        )
+        rollouts = Carried(carried.model, carried.state)
+        coefficients = self._later_differences(rollouts, chunks[1:], objective, noise) * weight
+        for boundary, of_members in enumerate(coefficients.to(torch.float32)):
+            weighted = noise.at(boundary) * of_members.unsqueeze(1)
+            of_sequences = weighted.unflatten(0, (-1, self.draws)).sum(1)
+            yield noise.split(of_sequences / noise.scale)
+
+    @torch.no_grad()
+    def _later_differences(
+        self, carried: Carried, chunks: list[Batch], objective: Any, noise: "_BoundaryNoise"
+    ) -> Tensor:
+        """C at the start of each chunk for each member, over the number of draws of its sequence that are
+        kept: [boundaries, members] float64; 0 for draws that are dropped."""
+        if self.discount < 1:
+            objective = _Discounted(objective, self.discount)
+        sequences = torch.arange(len(chunks[0].inputs), device=chunks[0].inputs.device)
+        rows = sequences.repeat_interleave(self.draws).repeat(2)  # [signs, sequences, draws]
+        carried.state = map_state(lambda tensor: tensor.index_select(0, rows), carried.state)
+        differences = []
+        assert isinstance(carried.model, nn.Module)
+        with evaluation_mode(carried.model):
+            for boundary, chunk in enumerate(chunks):
+                carried.state = noise.added(carried.state, boundary)
+                losses = row_losses(carried, chunk, objective, normaliser=1.0, rows=rows)
+                plus, minus = losses.view(2, -1)
+                differences.append((plus - minus) / 2)
+        found = torch.stack(differences)
+        finite = found.isfinite().all(0)
+        self._dropped += len(finite) - int(finite.sum())
+        found = torch.where(finite, found, 0.0)
+        for boundary in reversed(range(len(found) - 1)):
+            found[boundary] += self.discount ** chunks[boundary].inputs.shape[1] * found[boundary + 1]
+        kept = finite.view(-1, self.draws).sum(1).clamp(min=1)
+        return found / kept.repeat_interleave(self.draws)
+
+    # ---------------------------------------------------------------------------- the scale of noise
+
+    def _scales(self, floats: list[Tensor]) -> list[float]:
+        """The noise's scale on each floating tensor of the state: one for all. What is felt of a tensor with
+        more noise is noise in the estimate of one with less."""
+        if not self.relative:
+            return [self.epsilon for _ in floats]
+        sizes = [tensor.numel() for tensor in floats]
+        total = sum(size * square for size, square in zip(sizes, self._mean_squares, strict=True))
+        rms = max(math.sqrt(total / sum(sizes)), SMALLEST_RMS)
+        return [self.epsilon * rms for _ in floats]
+
+    @torch.no_grad()
+    def _prepare(self, model: Any, batch: Batch) -> None:
+        """Check the state, and measure it in one clean rollout where no estimate has done so."""
+        start = self._start(model, len(batch.inputs))
+        floats = _floats(start)
+        if not floats:
+            raise ConfigError(
+                f"Bridge adds noise to the state of {type(model).__name__}, but none of its tensors is "
+                "floating: use TBPTT or BPTT"
+            )
+        if not self.relative or len(self._mean_squares) == len(floats):
+            return
+        seen = _Squares()
+        with evaluation_mode(model):
+            for rows in self._portions(batch):
+                state = map_state(lambda tensor, rows=rows: tensor[rows], start)
+                for chunk in self._chunks(rows_of(batch, rows))[:-1]:
+                    _, state = model(chunk.inputs, state)
+                    seen.add(_floats(state))
+        self._mean_squares = seen.means()
+        self._further_passes += len(batch.inputs)
+
+
+@dataclass(frozen=True)
+class _Discounted:
+    """A token objective whose losses count γⁿ, n steps after the first of those that it is given."""
+
+    objective: TokenObjective
+    discount: float
+
+    def token_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = self.objective.token_losses(outputs, targets)
+        powers = self.discount ** torch.arange(losses.shape[1], device=losses.device, dtype=torch.float64)
+        return losses * powers
+
+    def counts(self, targets: Tensor) -> Tensor:
+        return self.objective.counts(targets)
+
+
+class _BoundaryNoise:
+    """The noise at the boundaries of a portion of the batch: for each member (a draw of a sequence; those of
+    one sequence side by side) one vector over all floating tensors of the state.
+
+    Args:
+        members: numbers of the members.
+        boundaries: how many there are.
+        floats: the floating tensors of a state, for their shapes.
+        scales: ε of each of them.
+    """
+
+    def __init__(
+        self,
+        kind: NoiseKind,
+        draw: Draw,
+        *,
+        members: range,
+        boundaries: int,
+        floats: list[Tensor],
+        scales: list[float],
+    ) -> None:
+        self.kind: NoiseKind = kind
+        self.draw, self.members, self.boundaries = draw, members, boundaries
+        self.floats = floats
+        self.sizes = [tensor[0].numel() for tensor in floats]
+        self.device = floats[0].device
+        self.scale = torch.tensor(scales, device=self.device).repeat_interleave(
+            torch.tensor(self.sizes, device=self.device)
+        )
+        self._together = max(1, NOISE_AT_ONCE // (len(members) * sum(self.sizes)))
+        self._first, self._drawn = 0, torch.empty(0)
+
+    def at(self, boundary: int) -> Tensor:
+        """ξ at a boundary, [members, size] float32."""
+        size, first = sum(self.sizes), boundary - boundary % self._together
+        if len(self._drawn) == 0 or first != self._first:
+            count = min(self._together, self.boundaries - first)
+            self._first, self._drawn = (
+                first,
+                noise(
+                    self.kind,
+                    self.draw,
+                    self.members,
+                    STREAM,
+                    count * size,
+                    offset=first * size,
+                    dtype=torch.float32,
+                    device=self.device,
+                ),
+            )
+        return self._drawn[:, (boundary - first) * size : (boundary - first + 1) * size]
+
+    def added(self, state: State, boundary: int) -> State:
+        """The state of rows [signs, members] with ±ε ξ of the boundary."""
+        step = self.at(boundary) * self.scale
+        parts = iter(self.split(torch.cat([step, -step])))
+        return map_state(lambda tensor: tensor + next(parts) if tensor.is_floating_point() else tensor, state)
+
+    def split(self, vectors: Tensor) -> list[Tensor]:
+        """[rows, size] in the shapes and dtypes of the state's floating tensors."""
+        parts = zip(vectors.split(self.sizes, dim=1), self.floats, strict=True)
+        return [part.reshape(-1, *like.shape[1:]).to(like.dtype) for part, like in parts]
+
+
+class _Squares:
+    """Mean squares of the floating tensors of a state, over rows and boundaries."""
+
+    def __init__(self) -> None:
+        self._norms: list[Tensor] = []
+        self._elements: list[list[int]] = []
+
+    def add(self, floats: Sequence[Tensor]) -> None:
+        """See one state more."""
+        norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in floats]
+        self._norms.append(torch.stack(norms))
+        self._elements.append([tensor.numel() for tensor in floats])
+
+    def means(self) -> list[float]:
+        """The mean square of each tensor; empty where nothing was seen."""
+        if not self._norms:
+            return []
+        squares = torch.stack(self._norms).square().sum(0).tolist()
+        return [
+            square / sum(elements)
+            for square, elements in zip(squares, zip(*self._elements, strict=True), strict=True)
+        ]
+
+
+def _floats(state: State) -> list[Tensor]:
+    return [tensor for tensor in state_tensors(state) if tensor.is_floating_point()]
+
+
+def _credit_grads(targets: list[Target]) -> list[Tensor]:
+    """`.credit_grad` of each parameter, made as zeros where there is none yet."""
+    for target in targets:
+        if "credit_grad" not in vars(target.parameter):
+            vars(target.parameter)["credit_grad"] = torch.zeros_like(target.parameter)
+    return [vars(target.parameter)["credit_grad"] for target in targets]

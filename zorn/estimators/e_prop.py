@@ -1,0 +1,109 @@
+"""e-prop: the gradient along each unit's own path through time, not through recurrent matrices.
+
+A unit's state reaches later losses in two ways: through its own next state (an LSTM's memory, by its forget
+gate), and through the recurrent matrix, by way of all other units. The first is elementwise, and carries
+credit exactly over any span that the gates keep open; the second is left out. The result is biased, has no
+noise, and learns what crosses time where TBPTT(1) does not. It can be run forward in time, with a trace for
+every weight; here it is differentiated within the batch, which gives the same numbers in less memory where
+sequences are shorter than the hidden layer.
+
+Bellec et al. (2020), "A solution to the learning dilemma for recurrent networks of spiking neurons" (e-prop,
+with symmetric feedback). For the LSTM it is the gradient of its inventors: Hochreiter and Schmidhuber (1997)
+truncate errors that leave a memory cell.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from zorn.checks import check_whole_number
+from zorn.errors import ConfigError
+from zorn.estimators.tbptt import ChunkedGradient
+from zorn.models import Batch, BlockLinear, GRUCell, MinGRUCell
+from zorn.models.maps import Drive, RecurrentMap
+from zorn.perturbations import Objective
+from zorn.perturbations.attach import replaced_methods
+
+
+@final
+class EProp(ChunkedGradient):
+    """The gradient without the paths through recurrent matrices. For models of zorn's cells: LSTM, GRU, DNC
+    (its memory's paths stay) and minGRU, which has no recurrent matrix, so that it is `BPTT`; and for an
+    objective that adds up over tokens.
+
+    Args:
+        truncation: k, steps after which the units' own paths are cut too, at least 1; None: not within the
+            batch. Bounds the memory.
+        carry: see `TBPTT`.
+        micro_batch: see `ExactGradient`.
+
+    Raises:
+        ConfigError: an argument outside its range.
+
+    Example:
+        >>> import zorn
+        >>> model = zorn.LanguageModel(29, 16)
+        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> estimate = zorn.EProp().estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
+        >>> estimate.forward_passes
+        24
+    """
+
+    def __init__(
+        self, *, truncation: int | None = None, carry: bool = False, micro_batch: int | None = None
+    ) -> None:
+        if truncation is not None:
+            check_whole_number("truncation", truncation, minimum=1)
+        super().__init__(truncation=truncation or sys.maxsize, carry=carry, micro_batch=micro_batch)
+
+    def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
+        super()._check(model, batch, objective)
+        if not any(isinstance(module, RecurrentMap | GRUCell | MinGRUCell) for module in model.modules()):
+            raise ConfigError(
+                f"EProp knows the recurrent matrices of LSTMCell, GRUCell, MinGRUCell and DNCCell, and "
+                f"{type(model).__name__} has none of these cells: use TBPTT, or build the model of them"
+            )
+
+    def _losses(
+        self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
+    ) -> Iterator[Tensor]:
+        pieces = super()._losses(model, batch, objective, normaliser)
+        while True:
+            with _own_paths(model.model):
+                losses = next(pieces, None)
+            if losses is None:
+                return
+            yield losses
+
+
+@contextmanager
+def _own_paths(model: nn.Module) -> Iterator[None]:
+    """Within the `with` block recurrent matrices read the state without what made it."""
+    with replaced_methods() as replace:
+        for module in model.modules():
+            if isinstance(module, RecurrentMap):
+                replace(module, "forward", _detached_state(module))
+            elif isinstance(module, GRUCell):
+                replace(module.state_map, "forward", _detached_input(module.state_map))
+        yield
+
+
+def _detached_state(module: RecurrentMap) -> Any:
+    plain = module.forward
+
+    def forward(drive_t: Drive, h: Tensor) -> Tensor:
+        return plain(drive_t, h.detach())
+
+    return forward
+
+
+def _detached_input(module: BlockLinear) -> Any:
+    plain = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        return plain(x.detach())
+
+    return forward

@@ -1,0 +1,352 @@
+"""What the estimators of unbounded sequences share: every member carries its state from window to window.
+
+A stream is read window by window, with an update after each. Member j runs under θ ± ε z, and both of its
+states stay its own until `reset`: what a perturbation did to the state in one window still shows in the
+losses of later ones. That is the credit which truncation cuts off. A segment is the windows from one `reset`
+to the next.
+
+Neither ask nor tell is offered: the losses of a window depend on the members' states, which lie here, not
+only on the directions and the batch that a `Population` could carry to another machine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+from zorn.estimators.arguments import (
+    check_batch,
+    check_model,
+    check_objective,
+    check_state,
+    check_update,
+)
+from zorn.estimators.carry import state_tensors
+from zorn.estimators.cd_rge import CDRGE
+from zorn.estimators.estimate import Estimate, Population
+from zorn.estimators.shaping import Shaping, none
+from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens
+from zorn.perturbations import (
+    BoundPerturbation,
+    Draw,
+    FusedSGD,
+    GradientBlock,
+    Objective,
+    Perturbation,
+    RankOne,
+    Workload,
+    member_losses,
+)
+
+
+class StreamingEstimator(ABC):
+    """Central differences of the loss of a window, between members that carry their states along the stream.
+
+    The long-horizon loss is the sum over windows of their mean losses; its gradient counts what the weights
+    did in all windows since `reset`. For fixed θ the estimates of a segment add up to that gradient, up to
+    O(ε²).
+
+    Memory: 2 n g states of the model (n members, two signs, g sequences each), twice that while a window
+    runs. Cost: 2 n g forward passes a window.
+
+    A member whose loss is not finite is dropped in that window and until `reset`, as its states are spoilt. A
+    window in which no token counts moves the states and has the gradient 0.
+
+    Args:
+        population: n, members, at least 1; with sequences in B / g groups, a multiple of B / g.
+        epsilon: ε > 0, the standard deviation of one weight's perturbation.
+        perturbation: the structure of the directions; `RankOne()` (the default) or `Dense()`.
+        group_size: g, the streams that each member is evaluated on: 1 (one member a stream) up to None (all).
+        seed: of the directions, 0 to 2**64 - 1.
+        micro_batch: rows of one forward pass at most, both signs counted; bounds memory, changes nothing
+            else.
+        shaping: function of the coefficients before they are folded, see `zorn.estimators.shaping`.
+        maximum_nonfinite_share: 0 to 1; more than this share of members dropped, now or earlier in the
+            segment, raises instead.
+
+    Attributes:
+        step: counts the windows.
+        epsilon, population: may be set between steps, by a schedule; they take effect when the next segment
+            begins, as the states of this one belong to its ε and its members.
+
+    Raises:
+        ConfigError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        population: int,
+        epsilon: float,
+        perturbation: Perturbation | None = None,
+        group_size: int | None = 1,
+        seed: int = 0,
+        micro_batch: int = 512,
+        shaping: Shaping = none,
+        maximum_nonfinite_share: float = 0.5,
+    ) -> None:
+        self._differences = CDRGE(
+            population=population,
+            epsilon=epsilon,
+            perturbation=perturbation if perturbation is not None else RankOne(),
+            group_size=group_size,
+            seed=seed,
+            micro_batch=micro_batch,
+            shaping=shaping,
+            maximum_nonfinite_share=maximum_nonfinite_share,
+        )
+        self._segment: _Segment | None = None
+        self.seed = seed
+        self.step = 0
+
+    @property
+    def population(self) -> int:
+        """n, the members of the next segment."""
+        return self._differences.population
+
+    @population.setter
+    def population(self, members: int) -> None:
+        self._differences.population = members
+
+    @property
+    def epsilon(self) -> float:
+        """ε of the next segment, the standard deviation of one weight's perturbation."""
+        return self._differences.epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        self._differences.epsilon = value
+
+    def reset(self) -> None:
+        """Forget the states and directions: new sequences begin with the next estimate."""
+        self._segment = None
+
+    @torch.inference_mode(mode=False)  # or a caller's inference mode would get into the states
+    @torch.no_grad()
+    def estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    ) -> Estimate:
+        """Run every member over the next window of the streams, and fill `.grad`, or apply `update`.
+
+        Args:
+            model: a recurrent model, the same one until `reset`. Evaluated in eval mode.
+            batch: the window, `Batch(inputs, targets)` of `[rows, time, …]`; row i goes on where row i of the
+                last window ended.
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
+                [rows], of one window.
+            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a
+                gradient buffer.
+
+        Returns:
+            the estimate; its `dropped` counts the members lost since `reset`.
+
+        Raises:
+            ConfigError: a model without an explicit state, members that do not cover the batch evenly, or
+                another number of rows than the segment began with.
+            UncoveredParameterError: a parameter without a rule.
+            NonFiniteLossError: more members than allowed are lost. After this and any other error weights,
+                states and step are as they were.
+        """
+        check_model(model)
+        check_batch(batch)
+        check_objective(objective)
+        check_update(update)
+        if not isinstance(model, RecurrentModel):
+            raise ConfigError(
+                f"{type(self).__name__} carries the state of a recurrent model from window to window, but "
+                f"{type(model).__name__} has no initial_state(rows): give it one and an explicit state, or "
+                "use CDRGE"
+            )
+        segment = self._segment or self._first(len(batch.inputs))
+        segment.check(batch)
+        structure = self._differences.perturbation
+        directions = _Directions(structure, segment.draw, segment.population, self._draws(segment.windows))
+        bound = directions.bind(model)
+        if update is not None:
+            update.check(bound.targets)
+        states = _MemberStates(model, segment)
+        losses, passes = member_losses(
+            model,
+            bound,
+            segment.draw,
+            CDRGE.signs,
+            batch,
+            objective,
+            segment.work(self._differences.micro_batch),
+            side_by_side=structure.side_by_side,
+            normaliser=_tokens(objective, batch.targets),
+            lanes=states.lanes,
+        )
+        losses[:, segment.lost] = torch.nan
+        population = Population(
+            draw=replace(segment.draw, step=self.step),  # of the window: what an update rounds with
+            size=segment.population,
+            signs=CDRGE.signs,
+            perturbation=directions,
+        )
+        found = self._differences.tell(model, population, losses, update, forward_passes=passes)
+        lost = ~losses.isfinite().all(0)
+        self._segment = replace(segment, windows=segment.windows + 1, lost=lost, states=states.after)
+        self.step += 1
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: seed, step, ε and population, and of the segment its draw, its size, and
+        the members' states, as tensors [signs, members, group, …] in order."""
+        segment = self._segment
+        return {
+            "seed": self.seed,
+            "step": self.step,
+            "epsilon": self.epsilon,
+            "population": self.population,
+            "segment": None if segment is None else {**vars(segment), "draw": asdict(segment.draw)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave, so that the next estimate has the bits of a run never stopped;
+        ConfigError for something else."""
+        check_state(state, ("seed", "step", "epsilon", "population", "segment"))
+        self.seed, self.step = state["seed"], state["step"]
+        self.epsilon, self.population = state["epsilon"], state["population"]
+        segment = state["segment"]
+        self._segment = None if segment is None else _Segment(**{**segment, "draw": Draw(**segment["draw"])})
+
+    def _first(self, sequences: int) -> _Segment:
+        """The segment that begins now."""
+        group = self._differences.group_size
+        return _Segment(
+            draw=Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
+            population=self.population,
+            sequences=sequences,
+            group=sequences if group is None else group,
+            windows=0,
+            lost=torch.zeros(self.population, dtype=torch.bool),
+            states=None,
+        )
+
+    @abstractmethod
+    def _draws(self, windows: int) -> int:
+        """How many directions each member has drawn once `windows` windows of the segment are done and the
+        next begins: it runs under the last of them, and its coefficient multiplies the sum of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Segment:
+    """The windows since `reset`: what they share, and where they stand. Tensors are replaced, never written
+    to."""
+
+    draw: Draw
+    population: int
+    sequences: int
+    group: int
+    windows: int
+    lost: Bool[Tensor, " population"]
+    states: list[Tensor] | None  # each [signs, members, group, …]; None before the first window
+
+    def check(self, batch: Batch) -> None:
+        if len(batch.inputs) != self.sequences:
+            raise ConfigError(
+                f"the batch has {len(batch.inputs)} rows, but the segment began with {self.sequences}: keep "
+                "the number of streams, or call reset() before new sequences"
+            )
+
+    def work(self, micro_batch: int) -> Workload:
+        return Workload(
+            population=self.population, group=self.group, micro_batch=micro_batch, time_chunk=None
+        )
+
+
+class _Directions(Perturbation):
+    """The directions of one window. Member j's k-th draw of the segment is number k n + j of the segment's
+    step, so that one fold sums over draws and members, and nothing is stored."""
+
+    def __init__(self, structure: Perturbation, draw: Draw, population: int, draws: int) -> None:
+        self._structure, self._draw, self._population, self._draws = structure, draw, population, draws
+
+    def bind(self, model: nn.Module) -> BoundPerturbation:
+        return _BoundDirections(
+            self._structure.bind(model), self._draw, (self._draws - 1) * self._population, self._draws
+        )
+
+
+class _BoundDirections(BoundPerturbation):
+    def __init__(self, bound: BoundPerturbation, draw: Draw, first: int, draws: int) -> None:
+        self.targets = bound.targets
+        self._bound, self._draw, self._first, self._draws = bound, draw, first, draws
+
+    def members(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
+    ) -> AbstractContextManager[None]:
+        del draw  # of the window; the directions are the segment's
+        newest = range(self._first + members.start, self._first + members.stop)
+        return self._bound.members(self._draw, newest, signs, group)
+
+    def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        del draw
+        return self._bound.fold(self._draw, weights.repeat(self._draws))
+
+
+class _MemberStates:
+    """The states of all rows before a window, and in `after` those that its rows leave behind."""
+
+    def __init__(self, model: RecurrentModel, segment: _Segment) -> None:
+        self._model = model
+        self._shape = (len(CDRGE.signs), segment.population, segment.group)
+        self._before = segment.states
+        self.after: list[Tensor] = []
+
+    def lanes(self, places: Tensor, members: range, part: slice) -> _Lanes:
+        """The model for the rows of some signs (their places), members, and part of their groups."""
+        rows = (
+            places[:, None, None],
+            torch.arange(members.start, members.stop)[:, None],
+            torch.arange(self._shape[-1])[part],
+        )
+        return _Lanes(self, self._model, rows)
+
+    def start(self, initial: State, rows: tuple[Tensor, ...]) -> State:
+        if self._before is None:
+            return initial
+        before = iter(self._before)
+        return map_state(lambda tensor: next(before)[rows].flatten(0, 2).to(tensor.device), initial)
+
+    def keep(self, state: State, rows: tuple[Tensor, ...]) -> None:
+        tensors = state_tensors(state)
+        if not self.after:
+            with torch.inference_mode(mode=False):  # tensors like any other, to save and to start from
+                self.after = [tensor.new_empty(*self._shape, *tensor.shape[1:]) for tensor in tensors]
+        lanes = torch.broadcast_shapes(*(index.shape for index in rows))
+        for after, tensor in zip(self.after, tensors, strict=True):
+            after[rows] = tensor.unflatten(0, lanes)
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """A recurrent model whose rows start where they ended in the last window."""
+
+    states: _MemberStates
+    model: RecurrentModel
+    rows: tuple[Tensor, ...]
+
+    def initial_state(self, rows: int) -> State:
+        return self.states.start(self.model.initial_state(rows), self.rows)
+
+    def __call__(self, inputs: Any, state: State) -> tuple[Any, State]:
+        outputs, state = self.model(inputs, state)
+        self.states.keep(state, self.rows)
+        return outputs, state
+
+
+def _tokens(objective: Objective, targets: Tensor) -> float | None:
+    """Tokens per row that a token objective is divided by; 1 in a window in which none counts."""
+    if not isinstance(objective, TokenObjective):
+        return None
+    return mean_tokens(objective, targets) if objective.counts(targets).any() else 1.0
