@@ -1,0 +1,194 @@
+"""The ε sweep: where the estimate does not depend on ε.
+
+Below the plateau the difference of two losses drowns in their rounding, above it the curvature bends the
+coefficients. The same directions are used at every ε, so that the noise of the population cancels and only
+what ε does is seen (common random numbers). See Moré and Wild (2012), "Estimating derivatives of noisy
+simulations", for the two errors that ε balances.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zorn.checks import check_number, check_whole_number
+from zorn.diagnostics.gradients import Gradient, Sampler, cosine, sampling
+from zorn.diagnostics.measured import Measured, measured
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.perturbations import Objective
+
+HALF_DECADES = tuple(10 ** (power / 2) for power in range(-12, 1))
+"""1e-6 to 1: what `find_epsilon` tries unless it is told otherwise."""
+
+FLAT = 0.95
+"""What is at least this share of the best is on the plateau."""
+
+
+class NoPlateauError(ConfigError):
+    """No ε of a sweep gives an estimate with any signal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonPoint:
+    """An estimate at one ε.
+
+    Attributes:
+        epsilon: ε > 0.
+        agreement: the lesser of its cosines to the estimates at the two neighbouring ε, from the same
+            directions, -1 to 1; 0 where the losses were not finite, or all differences were zero.
+        cosine: to the exact gradient; None where that was not computed.
+    """
+
+    epsilon: float
+    agreement: Measured
+    cosine: Measured | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonSweep:
+    """What `find_epsilon` found.
+
+    Attributes:
+        points: one for each ε, ascending.
+        epsilon: the recommendation: the ε in the (geometric) middle of the plateau, farthest from both
+            errors.
+        plateau: smallest and largest ε that are as good as the best within 5 %, in one piece around it.
+        measure: what "good" is: "cosine" to the exact gradient, or "agreement".
+        ends: whether the plateau ends inside the sweep, at its lower and at its upper side; where it does
+            not, it may go on.
+    """
+
+    points: tuple[EpsilonPoint, ...]
+    epsilon: float
+    plateau: tuple[float, float]
+    measure: str
+    ends: tuple[bool, bool]
+
+
+def find_epsilon(
+    model: Any,
+    batch: Any,
+    objective: Objective,
+    estimator: Any,
+    *,
+    epsilons: Any = None,
+    repeats: Any = 2,
+    exact: bool = False,
+) -> EpsilonSweep:
+    """Sweep ε over decades and recommend one; nothing is changed, see `zorn.diagnostics.sampling`.
+
+    Forward passes only, unless `exact`: `repeats` estimates at each ε. For `Bridge` what is compared is the
+    part that depends on ε, its credit.
+
+    Args:
+        model: any `nn.Module`.
+        batch: the sequences, on the model's device.
+        objective: as for the estimator. One in steps, such as an error rate, has no plateau at small ε, where
+            members no longer differ.
+        estimator: with an `epsilon` that can be set: in its unit, so relative to the size of activities where
+            the estimator's is.
+        epsilons: at least three, each above 0; None is 1e-6 to 1 in half decades.
+        repeats: sets of directions, at least 1.
+        exact: whether to judge by the cosine to the gradient by backpropagation. Where population noise
+            dominates, it forgives more than the agreement does.
+
+    Raises:
+        ConfigError: an argument outside its range; or an estimator without ε.
+        NoPlateauError: no ε at which the losses are finite and the estimates not zero, for example a `Bridge`
+            whose chunks are as long as the sequence.
+
+    Example:
+        >>> import zorn
+        >>> model = zorn.LanguageModel(29, 8)
+        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> estimator = zorn.CDRGE(population=16, epsilon=0.5, group_size=1)
+        >>> sweep = find_epsilon(model, task.training_batch(0), task.objective, estimator)
+        >>> 1e-5 < sweep.epsilon < 1e-1, estimator.epsilon
+        (True, 0.5)
+    """
+    tried = _checked(HALF_DECADES if epsilons is None else epsilons)
+    check_whole_number("repeats", repeats, minimum=1)
+    if getattr(estimator, "epsilon", None) is None:
+        raise ConfigError(
+            f"find_epsilon needs an estimator with an epsilon, got {type(estimator).__name__}, which has "
+            "none: sweep a zero-order estimator"
+        )
+    with sampling(model, batch, objective, estimator) as sampler:
+        gradient = sampler.exact() if exact else None
+        swept = [_sweep(sampler, number, tried, gradient) for number in range(repeats)]
+    points = []
+    for index, epsilon in enumerate(tried):
+        agreements, cosines = (
+            torch.tensor([repeat[side][index] for repeat in swept], dtype=torch.float64) for side in (0, 1)
+        )
+        points.append(
+            EpsilonPoint(
+                epsilon=epsilon,
+                agreement=measured(agreements),
+                cosine=measured(cosines) if exact else None,
+            )
+        )
+    return _plateau(points, "cosine" if exact else "agreement")
+
+
+def _sweep(
+    sampler: Sampler, number: int, epsilons: Sequence[float], exact: Gradient | None
+) -> tuple[list[float], list[float]]:
+    """Agreements and cosines at each ε, with the directions of one step."""
+    neighbours, cosines = [], []
+    before: Gradient | None = None
+    for index, epsilon in enumerate(epsilons):
+        try:
+            found = sampler.draw_noisy_part(number, epsilon)
+            cosines.append(0.0 if exact is None else cosine(sampler.gradient(), exact))
+        except NonFiniteLossError:
+            found = None
+            cosines.append(0.0)
+        if index:
+            neighbours.append(0.0 if found is None or before is None else cosine(before, found))
+        before = found
+    inner = [min(pair) for pair in itertools.pairwise(neighbours)]
+    return [neighbours[0], *inner, neighbours[-1]], cosines
+
+
+def _plateau(points: list[EpsilonPoint], measure: str) -> EpsilonSweep:
+    values = [getattr(point, measure).mean for point in points]
+    best = max(range(len(values)), key=values.__getitem__)
+    if not values[best] > 0:
+        raise NoPlateauError(
+            f"no epsilon from {points[0].epsilon:g} to {points[-1].epsilon:g} gives an estimate with any "
+            f"signal: the {measure} is {values[best]:.3g} at most, expected above 0: check that the loss is "
+            "finite and depends on the weights, or sweep others"
+        )
+    low = high = best
+    while low > 0 and values[low - 1] >= FLAT * values[best]:
+        low -= 1
+    while high < len(values) - 1 and values[high + 1] >= FLAT * values[best]:
+        high += 1
+    middle = math.sqrt(points[low].epsilon * points[high].epsilon)
+    chosen = min(points[low : high + 1], key=lambda point: abs(math.log(point.epsilon / middle)))
+    return EpsilonSweep(
+        points=tuple(points),
+        epsilon=chosen.epsilon,
+        plateau=(points[low].epsilon, points[high].epsilon),
+        measure=measure,
+        ends=(low > 0, high < len(points) - 1),
+    )
+
+
+def _checked(epsilons: Any) -> list[float]:
+    try:
+        found = list(epsilons)
+    except TypeError:
+        found = []
+    for epsilon in found:
+        check_number("epsilons", epsilon, above=True, hint="for example [1e-4, 1e-3, 1e-2, 1e-1]")
+    if len(set(found)) < 3:
+        raise ConfigError(
+            f"epsilons must be at least three different numbers, got {epsilons!r}: a plateau needs "
+            "neighbours, for example [1e-4, 1e-3, 1e-2, 1e-1]"
+        )
+    return sorted({float(epsilon) for epsilon in found})

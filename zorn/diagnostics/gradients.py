@@ -1,0 +1,207 @@
+"""Estimates of one gradient again and again, on a model and an estimator that are left as they were."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators import BPTT, Estimate
+from zorn.estimators.arguments import check_batch, check_model
+from zorn.models import Batch, evaluation_mode
+from zorn.perturbations import Objective
+
+Gradient: TypeAlias = dict[str, Tensor]
+"""A gradient by the names of the trained parameters, float32 or wider."""
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """What the diagnostics ask of an estimator; all of `zorn.estimators` have it. Its randomness is a
+    function of `step`."""
+
+    step: int
+
+    def estimate(self, model: nn.Module, batch: Batch, objective: Objective) -> Estimate:
+        """Fill `.grad` and go on to the next step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next estimate depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws estimates of one and the same gradient: same weights, batch and estimator's state, another step
+    each time. Made by `sampling`."""
+
+    model: nn.Module
+    batch: Batch
+    objective: Objective
+    estimator: Any
+    state: dict[str, Any]
+
+    def draw(self, number: int, epsilon: float | None = None) -> tuple[Gradient, Estimate, float]:
+        """Estimate `number`, with the directions of that step, its record, and its seconds of processor time.
+
+        The parts of an estimator that keeps an exact and a credit part apart are added.
+        """
+        return self._estimate(number, epsilon, self.gradient)
+
+    def draw_noisy_part(self, number: int, epsilon: float) -> Gradient:
+        """What of the estimate depends on ε: all of it, but for `Bridge`, whose exact part is left out."""
+        apart = getattr(self.estimator, "separate", None)
+        if apart is None:
+            return self.draw(number, epsilon)[0]
+        self.estimator.separate = True
+        try:
+            return self._estimate(number, epsilon, self._credit)[0]
+        finally:
+            self.estimator.separate = apart
+
+    def exact(self, micro_batch: int | None = None) -> Gradient:
+        """The gradient of the batch's loss by backpropagation, `micro_batch` sequences at a time."""
+        self._clear()
+        BPTT(micro_batch=micro_batch).estimate(self.model, self.batch, self.objective)
+        return self.gradient()
+
+    def gradient(self) -> Gradient:
+        """What the parameters hold now: `.grad`, and `.credit_grad` added where there is one."""
+        return {name: _sum(p.grad, getattr(p, "credit_grad", None), p) for name, p in self._trained()}
+
+    def _credit(self) -> Gradient:
+        return {name: _sum(None, getattr(p, "credit_grad", None), p) for name, p in self._trained()}
+
+    def _estimate(self, number: int, epsilon: float | None, read: Any) -> tuple[Gradient, Estimate, float]:
+        self._clear()
+        self.estimator.load_state_dict(copy.deepcopy(self.state))
+        self.estimator.step = self.state["step"] + number
+        if epsilon is not None:
+            self.estimator.epsilon = epsilon
+        start = time.process_time()
+        estimate = self.estimator.estimate(self.model, self.batch, self.objective)
+        return read(), estimate, time.process_time() - start
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def _clear(self) -> None:
+        for _, parameter in self._trained():
+            parameter.grad = None
+            if hasattr(parameter, "credit_grad"):
+                parameter.credit_grad = None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> Iterator[Sampler]:
+    """A `Sampler` inside the `with` block; after it, also after an exception, weights, buffers, `.grad` and
+    the estimator's state are as they were, bit for bit.
+
+    Inside, the model is in evaluation mode, so that dropout does not tell estimates apart, and an estimator
+    that carries recurrent state begins new sequences, as the exact gradient does. One estimate is made first,
+    in which estimators measure the sizes that their noise is relative to.
+
+    Args:
+        model: any `nn.Module`.
+        batch: `Batch(inputs, targets)` on the model's device.
+        objective: as for the estimator.
+        estimator: an `Estimator`.
+
+    Raises:
+        ConfigError: an argument of another kind.
+
+    Example:
+        >>> import zorn
+        >>> model = zorn.LanguageModel(29, 8)
+        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> estimator = zorn.CDRGE(population=4, epsilon=0.01, group_size=1)
+        >>> with sampling(model, task.training_batch(0), task.objective, estimator) as sampler:
+        ...     gradient, estimate, _ = sampler.draw(7)
+        >>> gradient["head.bias"].shape, estimator.step, model.head.bias.grad
+        (torch.Size([29]), 0, None)
+    """
+    check_model(model)
+    check_batch(batch)
+    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+        name = estimator.__name__ if isinstance(estimator, type) else type(estimator).__name__
+        got = f"the class {name}" if isinstance(estimator, type) else f"a value of type {name}"
+        raise ConfigError(
+            f"estimator must have estimate, step, state_dict and load_state_dict, got {got}: give an "
+            "instance, for example zorn.CDRGE(population=64, epsilon=0.01)"
+        )
+    epsilon = getattr(estimator, "epsilon", None)
+    with torch.inference_mode(mode=False), torch.no_grad(), evaluation_mode(model):
+        tensors = [*model.parameters(), *model.buffers()]
+        values = [tensor.detach().clone() for tensor in tensors]
+        parameters = list(model.parameters())
+        grads = [parameter.grad for parameter in parameters]
+        credits = [vars(parameter).get("credit_grad") for parameter in parameters]
+        before = copy.deepcopy(estimator.state_dict())
+        try:
+            _begin(estimator, before["step"])
+            for parameter in parameters:
+                parameter.grad = None  # the old one is put back, and must not be written to
+            with contextlib.suppress(NonFiniteLossError):  # the estimates that are asked for will tell
+                estimator.estimate(model, batch, objective)  # measures what noise is relative to
+            _begin(estimator, before["step"])
+            state = copy.deepcopy(estimator.state_dict())
+            yield Sampler(model, batch, objective, estimator, state)
+        finally:
+            estimator.load_state_dict(before)
+            if epsilon is not None:
+                estimator.epsilon = epsilon  # pyright: ignore[reportAttributeAccessIssue]
+            for tensor, value in zip(tensors, values, strict=True):
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+            for parameter, grad, credit in zip(parameters, grads, credits, strict=True):
+                parameter.grad = grad
+                if credit is not None:
+                    parameter.credit_grad = credit  # pyright: ignore[reportAttributeAccessIssue]
+                else:
+                    vars(parameter).pop("credit_grad", None)
+
+
+def _begin(estimator: Any, step: int) -> None:
+    """Let new sequences begin at a step."""
+    if hasattr(estimator, "reset"):
+        estimator.reset()
+    estimator.step = step
+
+
+def products(first: Gradient, second: Gradient) -> Float64[Tensor, " parameters"]:
+    """⟨first, second⟩ of each parameter, on the CPU.
+
+    >>> products({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 4.0])})
+    tensor([11.], dtype=torch.float64)
+    """
+    return torch.stack([(first[name].double() * second[name].double()).sum().cpu() for name in first])
+
+
+def cosine(first: Gradient, second: Gradient) -> float:
+    """⟨first, second⟩ / (‖first‖‖second‖), -1 to 1; 0 where one of them is zero.
+
+    >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([3.0, 4.0])})
+    0.6
+    """
+    lengths = products(first, first).sum() * products(second, second).sum()
+    return float(products(first, second).sum() / lengths.sqrt()) if lengths > 0 else 0.0
+
+
+def _sum(grad: Tensor | None, credit: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    parts = [part for part in (grad, credit) if part is not None]
+    kind = torch.promote_types(parameter.dtype, torch.float32)
+    if not parts:
+        return torch.zeros_like(parameter, dtype=kind)
+    return torch.stack([part.detach().to(kind) for part in parts]).sum(0)
