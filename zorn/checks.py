@@ -55,6 +55,21 @@ def check_number(
         raise ConfigError(f"{name} must be a number {bottom}{top}, got {value!r}{fix}")
 
 
+def check_switch(name: str, value: object) -> None:
+    """Checks a setting that is on or off: the text "no" would count as on.
+
+    Raises:
+        ConfigError: `value` is neither True nor False.
+
+    Example:
+        >>> check_switch("simple", "no")
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: simple must be True or False, got 'no'
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}")
+
+
 def check_seed(seed: object) -> None:
     """Checks that a seed has 64 bits.
 

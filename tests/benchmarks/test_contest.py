@@ -1,8 +1,5 @@
-"""The comparisons of estimators: what a run records, and what the table and the records say of it."""
+"""The comparisons of estimators: what a run records, and what is judged."""
 
-import json
-import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,17 +7,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import overfit
-from contest import Point, Run, train
+import contest
+import methods
+from contest import Method, Point, Run, judge_validation, run_apart, train
 
 import zorn
-from zorn.tasks import CopyTask
+from zorn.tasks import CopyTask, SortTask
 
 TASK = CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0, overfit=True)
+BPTT = methods.exact("adamw", 0.05, batch=4)
+RANK_ONE = methods.rank_one("cd-rge", 64, 0.02, 0.05, batch=4)
 
 
 def point(steps, loss):
-    return Point(steps, 10 * steps, steps / 2, loss, {"loss": loss})
+    return Point(steps, 10 * steps, steps / 2, loss, {"loss": loss, "bits": 2 * loss})
 
 
 def test_the_first_point_below_a_threshold_counts_and_not_the_best():
@@ -29,74 +29,84 @@ def test_the_first_point_below_a_threshold_counts_and_not_the_best():
     assert found is not None
     assert found.steps == 1
     assert run.first_below(0.1) is None
+    by_other = run.first_below(1.1, "bits")
+    assert by_other is not None
+    assert by_other.steps == 3
 
 
-@pytest.mark.parametrize(
-    "method", [overfit.METHODS["lstm"][0], overfit.METHODS["lstm"][4]], ids=["bptt", "zero-order"]
-)
+@pytest.mark.parametrize("method", [BPTT, RANK_ONE], ids=lambda method: method.name)
 def test_a_run_counts_steps_passes_and_seconds_and_stops_at_the_loss(method):
     model = zorn.LanguageModel(TASK.vocabulary, 8)
-    first = overfit.judge(model, TASK, False)["loss"]
-    run = train(method, model, TASK, overfit.judge, seconds=60, stop_below=first - 0.05)
+    first = judge_validation(model, TASK, False)["loss"]
+    run = train(method, model, TASK, judge_validation, seconds=60, stop_below=first - 0.05)
     last = run.points[-1]
-    passes = 3 * 4 if method.estimator.exact else 2 * method.estimator.population
+    passes = 3 * 4 if method.kind == "exact" else 2 * method.estimator.population
     assert [one.steps for one in run.points] == list(range(len(run.points)))
     assert [one.passes for one in run.points] == [passes * one.steps for one in run.points]
     assert all(a.seconds < b.seconds for a, b in zip(run.points, run.points[1:], strict=False))
     assert run.points[0].loss == first
     assert last.loss < first - 0.05 <= run.points[-2].loss
-    assert last.loss == overfit.judge(model, TASK, True)["loss"]
+    assert last.loss == judge_validation(model, TASK, True)["loss"]
 
 
 def test_a_run_ends_with_its_seconds():
-    run = train(overfit.METHODS["lstm"][0], zorn.LanguageModel(29, 8), TASK, overfit.judge, seconds=0.05)
+    run = train(BPTT, zorn.LanguageModel(29, 8), TASK, judge_validation, seconds=0.05)
     assert run.points[-2].seconds < 0.05 <= run.points[-1].seconds
 
 
-def test_what_one_seed_did_not_reach_is_null():
-    method = overfit.METHODS["lstm"][0]
-    runs = [Run([point(0, 3.0), point(4, 0.5)], 2**20), Run([point(0, 3.0), point(8, 0.05)], 2**20)]
-    records = {
-        (record.name, record.settings.get("threshold")): record
-        for record in overfit.records_of("lstm", method, runs, 1.0)
-    }
-    assert records["steps_to_loss", 1.0].value == 6
-    assert records["seconds_to_loss", 1.0].value == 3
-    assert math.isnan(records["steps_to_loss", 0.1].value)
-    assert records["steps_to_loss", 0.1].settings["values"] == [8]
-    assert records["steps_to_loss", 0.1].settings["method"] == "bptt-adamw"
-    assert len(overfit.table_of(list(records.values())).rows) == 1
+def test_the_learning_rate_and_epsilon_follow_their_schedules():
+    method = methods.rank_one("cd-rge", 8, 0.02, 0.01, batch=4)
+    method = Method.from_json(method.to_json().replace('"schedule": "constant"', '"schedule": "cosine"'))
+    method = Method.from_json(
+        method.to_json().replace('"epsilon_schedule": "constant"', '"epsilon_schedule": "cosine"')
+    )
+    stepper = contest._Stepper(method, zorn.LanguageModel(29, 8), 0)
+    stepper.step(TASK, 0, 0.5)
+    assert stepper.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.55)
+    assert stepper.estimator.epsilon == pytest.approx(0.02 * 0.55)
+    stepper.step(TASK, 1, 1.0)
+    assert stepper.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
-def test_the_names_of_the_methods():
-    for methods in overfit.METHODS.values():
-        names = [method.name for method in methods]
-        assert len(set(names)) == len(names)
-        assert {"bptt-adamw", "bptt-sgd", "tbptt-1-adamw", "rank-one-fd-rge-512", "dense-paper-96"} <= set(
-            names
-        )
+def test_the_memory_of_judging_does_not_count():
+    def hungry(model, task, last):
+        bytearray(b"x" * 2**27)
+        return judge_validation(model, task, last)
+
+    run = train(BPTT, zorn.LanguageModel(29, 8), TASK, hungry, seconds=0.1)
+    assert run.peak_bytes < 2**26
 
 
-@pytest.mark.slow
-def test_the_script_writes_its_records_and_null_where_nothing_was_reached(tmp_path):
-    words = [
-        "--model",
-        "lstm",
-        "--methods",
-        "bptt-adamw",
-        "dense-paper-96",
-        "--seconds",
-        "0.3",
-        "--seeds",
-        "1",
-    ]
-    places = ["--json", str(tmp_path / "records.json"), "--picture", str(tmp_path / "picture.png")]
-    subprocess.run([sys.executable, overfit.__file__, *words, *places], check=True, capture_output=True)
-    records = json.loads((tmp_path / "records.json").read_text())
-    of = {
-        (one["name"], one["settings"]["method"], one["settings"].get("threshold")): one["value"]
-        for one in records
-    }
-    assert of["seconds_to_loss", "dense-paper-96", 0.1] is None
-    assert of["peak_memory_bytes", "bptt-adamw", None] > 0
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
+def test_other_splits_are_judged_at_the_end_alone():
+    task, model = SortTask(batch=2, minimum_length=1, maximum_length=2, seed=0), zorn.LanguageModel(29, 4)
+    assert set(judge_validation(model, task, False)) == {"loss", "token_accuracy", "sequence_accuracy"}
+    last = judge_validation(model, task, True)
+    found = task.evaluate(model, "validation-longer")
+    assert last["validation-longer token_accuracy"] == found.token_accuracy
+    assert last["loss"] == task.evaluate(model, "validation").loss
+
+
+def test_a_method_comes_back_from_json_as_it_was():
+    for method in methods.methods_of("overfit", "copy", "lstm").values():
+        assert Method.from_json(method.to_json()) == method
+
+
+def test_the_words_of_a_method_are_what_the_name_does_not_tell():
+    words = methods.exact("sgd", 1.0, truncation=3, batch=8).words()
+    assert words == "sgd 1, momentum 0.9, clip norm 1, batch 8"
+    assert RANK_ONE.words() == "adam 0.05, population 64, group size 1, epsilon 0.02, batch 4"
+
+
+def test_a_run_that_fails_is_told_after_the_others_are_done(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys\n"
+        "assert sys.argv[2] != 'bad'\n"
+        "print(json.dumps({'points': [[1, 2, 3.0, 4.0, {'loss': 4.0}]], 'peak_bytes': int(sys.argv[2])}))\n"
+    )
+    running = run_apart(str(script), ["10", "bad", "30"])
+    found = dict([next(running), next(running)])
+    with pytest.raises(RuntimeError, match="1 of 3 runs failed"):
+        next(running)
+    assert {number: run.peak_bytes for number, run in found.items()} == {0: 10, 2: 30}
+    assert found[0].points == [Point(1, 2, 3.0, 4.0, {"loss": 4.0})]

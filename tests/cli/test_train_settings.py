@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from zorn.cli import main
+from zorn.cli.entry import COMMANDS
 from zorn.cli.train import settings
-from zorn.training import PRESETS, BudgetConfig
+from zorn.errors import ConfigError
+from zorn.training import PRESETS, BudgetConfig, EstimatorConfig
+from zorn.training.config import config_to_json
 
 FLAGS = Path(__file__).with_name("flags.txt")
 
@@ -40,6 +43,29 @@ def test_flags_change_a_preset_in_any_order():
         optimizer=dataclasses.replace(preset.optimizer, tie_epsilon=True),
         run=dataclasses.replace(preset.run, out=Path("a/b")),
     )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_takes_another_estimator(name):
+    """What the preset's own estimator needs, and the other does not use, is back at its default."""
+    config, _ = settings(["--preset", name, "--estimator", "cd-rge"])
+    assert config.estimator.estimator == "cd-rge"
+    assert config.estimator.truncation is None
+    exact, _ = settings(["--preset", name, "--estimator", "bptt", "--micro-batch", "8"])
+    assert exact.estimator == EstimatorConfig(estimator="bptt", micro_batch=8)
+    assert not exact.optimizer.tie_epsilon
+    with pytest.raises(ConfigError, match="rank must be None with bptt"):
+        settings(["--preset", name, "--estimator", "bptt", "--rank", "2"])
+
+
+def test_settings_of_a_file_are_changed_as_those_of_a_preset(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(config_to_json(PRESETS["copy"]))
+    config, _ = settings(["--config", str(file), "--hidden-size", "32", "--steps", "3"])
+    assert config.task == PRESETS["copy"].task
+    assert config.model == dataclasses.replace(PRESETS["copy"].model, hidden_size=32)
+    assert config.budget == BudgetConfig(steps=3)
+    assert config.run.out != PRESETS["copy"].run.out, "a folder of its own"
 
 
 def test_a_budget_replaces_the_presets():
@@ -84,7 +110,7 @@ def test_baselines_have_the_task_and_the_model_of_what_they_are_compared_with(na
 def test_the_flags_are_those_on_the_list(capsys):
     """A flag is a promise: a new, renamed or dropped one is changed in flags.txt on purpose."""
     found = []
-    for command in ("train", "evaluate", "generate", "inspect", "resume"):
+    for command in COMMANDS:
         assert main([command, "--help"]) == 0
         help_text = capsys.readouterr().out
         found += [

@@ -87,10 +87,9 @@ def test_no_benchmark_or_example_names_the_test_split(benchmark, splits_seen):
                 node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
             ]
             assert not {"test", "test-longer"} & {word for word in words if isinstance(word, str)}, path
-    train, method = benchmark("contest").train, benchmark("transduction").METHODS[0]
-    for name in ("transduction", "overfit"):
-        task = SortTask(batch=2, minimum_length=1, maximum_length=2, seed=0)
-        train(method, LanguageModel(29, 4), task, benchmark(name).judge, seconds=0.0)
+    contest, method = benchmark("contest"), benchmark("methods").exact("adamw", 0.01)
+    task = SortTask(batch=2, minimum_length=1, maximum_length=2, seed=0)
+    contest.train(method, LanguageModel(29, 4), task, contest.judge_validation, seconds=1e-6)
     assert splits_seen == {"validation", "validation-longer"}
 
 
@@ -155,32 +154,37 @@ def test_every_command_shows_its_help(command, capsys):
 @pytest.mark.parametrize("model", ["lstm", "dnc"])
 def test_a_comparison_tells_steps_passes_and_seconds(model, benchmark):
     """Public comparisons count steps alone, whatever a step costs, or seconds of unlike machines."""
-    contest, overfit = benchmark("contest"), benchmark("overfit")
-    points = [contest.Point(0, 0, 0.0, 3.4, {}), contest.Point(7, 700, 2.5, 0.5, {})]
-    settings = []
-    for method in overfit.METHODS[model]:
-        records = overfit.records_of(model, method, [contest.Run(points, 1000)], 5.0)
+    contest, cells = benchmark("contest"), benchmark("cells")
+    records_of = benchmark("learning_report").records_of
+    points = [
+        contest.Point(0, 0, 0.0, 3.4, {"loss": 3.4}),
+        contest.Point(7, 700, 2.5, 0.5, {"loss": 0.5}),
+    ]
+    cell, settings = cells.Cell("overfit", "copy", model), []
+    for method in benchmark("methods").methods_of("overfit", "copy", model).values():
+        records = records_of(cell, method, 0, 5.0, 10, contest.Run(points, 1000))
         found = {(record.name, record.settings.get("threshold")): record.value for record in records}
         names = ("steps_to_loss", "passes_to_loss", "seconds_to_loss")
         assert [found[name, 1.0] for name in names] == [7, 700, 2.5]
         assert all(math.isnan(found[name, 0.1]) for name in names)  # not reached is told, not left out
         assert found["peak_memory_bytes", None] == 1000
-        settings += [(record.settings["threads"], record.settings["budget_seconds"]) for record in records]
+        settings += [(record.settings["threads"], record.settings["seconds"]) for record in records]
     assert set(settings) == {(1, 5.0)}  # like with like
 
 
 @pytest.mark.parametrize("model", ["lstm", "dnc"])
 def test_the_baselines_are_tuned_adamw_and_sgd_with_momentum_and_clipping(model, benchmark):
     """Public comparisons have plain SGD as their only baseline."""
-    methods = {method.name: method for method in benchmark("overfit").METHODS[model]}
-    assert {"bptt-adamw", "bptt-sgd"} <= set(methods)
-    assert any(name.startswith("tbptt") for name in methods)
+    table = benchmark("methods")
+    methods = table.methods_of("overfit", "copy", model)
+    assert {"bptt-adamw", "bptt-sgd", "tbptt-1-adamw", "tbptt-1-sgd"} <= set(methods)
     for settings in (methods["bptt-sgd"].optimizer, PRESETS["copy-sgd"].optimizer):
         assert settings.optimizer == "sgd"
         assert settings.momentum > 0
         assert settings.clip_norm is not None
     assert PRESETS["copy-adamw"].optimizer.optimizer == methods["bptt-adamw"].optimizer.optimizer == "adamw"
-    for name in ("bptt-adamw", "bptt-sgd"):
-        rates = {one.optimizer.learning_rate for one in benchmark("overfit").variants(methods[name])}
-        assert methods[name].optimizer.learning_rate in rates
-        assert len(rates) >= 4
+    for name, method in methods.items():
+        if method.kind == "exact":
+            rates = table.SEARCHED[model, name]
+            assert len(rates) >= 4
+            assert min(rates) < method.optimizer.learning_rate < max(rates)

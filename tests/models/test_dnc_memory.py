@@ -297,3 +297,11 @@ def test_a_simple_memory_of_two_numbers_a_slot_is_refused() -> None:
     with pytest.raises(ConfigError, match="layer-normalised over its width"):
         DNCMemory(width=2, simple=True)
     assert DNCMemory(width=1).width == 1
+
+
+def test_a_kind_that_is_a_text_is_refused():
+    memory = object.__new__(DNCMemory)  # past the type checks of pytest
+    for name, value in {"slots": 4, "width": 4, "read_heads": 1, "simple": "no"}.items():
+        object.__setattr__(memory, name, value)
+    with pytest.raises(ConfigError, match="simple must be True or False, got 'no'"):
+        memory.__post_init__()

@@ -13,11 +13,30 @@ import pytest
 import zorn
 
 PACKAGE = Path(zorn.__file__).parent
-ORDER = ["errors", "checks", "random", "models", "perturbations", "estimators", "tasks", "training", "cli"]
+ORDER = [
+    "errors",
+    "checks",
+    "random",
+    "models",
+    "perturbations",
+    "estimators",
+    "diagnostics",
+    "tasks",
+    "training",
+    "cli",
+]
 INDEPENDENT = {("tasks", "perturbations"), ("tasks", "estimators")}
 """Layers that know nothing of each other, whatever their order."""
 
 PUBLIC = [
+    "diagnose",
+    "TwoPartOptimizer",
+    "PES",
+    "NRES",
+    "EProp",
+    "Diagnosis",
+    "Bridge",
+    "ActivityCredit",
     "AddTask",
     "BPTT",
     "Batch",

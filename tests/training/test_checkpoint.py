@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, damage is noticed, and a crash while saving loses nothing."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from zorn.training.checkpoint import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
+    read_progress,
     save_checkpoint,
 )
 
@@ -88,6 +90,22 @@ def test_any_optimizer_goes_on_bit_for_bit(tmp_path, name):
     for (key, expected), (_, got) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert expected.isfinite().all(), key
         assert torch.equal(expected, got), key
+
+
+def test_an_estimators_state_may_hold_tensors(tmp_path):
+    carried = [torch.tensor([[0.5, -0.5]]), torch.tensor([True, False])]
+    state = {"step": 4, "sizes": {"head": 0.25}, "segment": {"lost": carried[1], "states": carried[:1]}}
+    path = save_checkpoint(tmp_path, dataclasses.replace(progress(4), estimator=state), Tied(), None)
+    assert (path / "estimator.safetensors").is_file()
+    assert read_progress(path) == dataclasses.replace(progress(4), estimator={})
+    back = load_checkpoint(path, Tied()).estimator
+    assert back["step"] == 4
+    assert back["sizes"] == {"head": 0.25}
+    assert torch.equal(back["segment"]["lost"], carried[1])
+    assert torch.equal(back["segment"]["states"][0], carried[0])
+    (path / "estimator.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"estimator\.safetensors is missing"):
+        load_checkpoint(path, Tied())
 
 
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):
@@ -294,10 +312,10 @@ def test_an_optimizer_needs_saved_state(tmp_path):
 
 
 def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
-    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 3)
+    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 4)
     path = save_checkpoint(tmp_path, progress(1), Tied(), None)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 3, this zorn reads format 2"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 4, this zorn reads format 3"):
         load_checkpoint(path, Tied())
 
 
@@ -310,12 +328,15 @@ def test_the_format_is_frozen(tmp_path):
     path = save_checkpoint(tmp_path, progress(3), model, torch.optim.SGD(model.parameters(), lr=0.5))
     manifest = json.loads((path / "manifest.json").read_text())
     assert list(manifest) == [
-        *("format", "zorn", "torch", "progress", "model", "aliases", "optimizer", "files", "sha256"),
+        *("format", "zorn", "torch", "progress", "estimator", "model", "aliases", "optimizer", "files"),
+        "sha256",
     ]
     assert list(manifest["progress"]) == [
         *("step", "seconds", "forward_passes", "dropped", "seed", "estimator", "settings", "text"),
     ]
-    assert manifest["format"] == 2
+    assert manifest["format"] == 3
+    assert manifest["progress"]["estimator"] == {}
+    assert manifest["estimator"]["dict"][0] == ["step", {"value": 3}]
     assert manifest["model"] == {"weight": "float32 [1, 2]", "bias": "float32 [1]"}
     assert manifest["optimizer"]["dict"][0] == ["state", {"dict": []}]
     assert manifest["files"]["model.safetensors"] == {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from zorn.errors import ConfigError
-from zorn.training import groups
-from zorn.training.checks import flag
+from zorn.training import groups, usage
+from zorn.training.checks import flag, without_none
 from zorn.training.config import (
     BudgetConfig,
     Config,
@@ -23,6 +23,8 @@ from zorn.training.config import (
     config_from_json,
     config_to_json,
 )
+from zorn.training.defaults import ADAM_RATES, SETTINGS
+from zorn.training.groups import EstimatorName
 from zorn.training.presets import PRESETS, PresetName
 
 GROUPS = [TaskConfig, ModelConfig, EstimatorConfig, OptimizerConfig, BudgetConfig, RunConfig]
@@ -58,6 +60,9 @@ BAD = [
         {"task": "copy", "maximum_repeats": 4},
         "maximum_repeats must be 3 with copy: only repeat-copy repeats, got 4",
     ),
+    (TaskConfig, {"stream": 0}, "stream must be at least 1, or None, got 0"),
+    (TaskConfig, {"task": "copy", "stream": 4}, "stream must be None with copy: only text streams, got 4"),
+    (TaskConfig, {"overfit": True, "stream": 4}, "stream must be None with --overfit, got 4"),
     (ModelConfig, {"cell": "rnn"}, "cell must be one of lstm, gru, min-gru, dnc"),
     (ModelConfig, {"norm": "batch"}, "norm must be one of none, layer, rms"),
     (ModelConfig, {"cell": "dnc", "memory_slots": 0}, "memory_slots must be at least 1, got 0"),
@@ -81,16 +86,16 @@ BAD = [
         {"hidden_size": 10, "num_heads": 4},
         "hidden_size must be a multiple of the number of heads",
     ),
-    (EstimatorConfig, {"estimator": "es"}, "estimator must be one of cd-rge, fd-rge, spsa-1.5, bptt, tbptt"),
+    (EstimatorConfig, {"estimator": "es"}, "estimator must be one of auto, activity, bridge, cd-rge, fd-rge"),
     (EstimatorConfig, {"structure": "sparse"}, "structure must be one of rank-one, dense"),
     (EstimatorConfig, {"noise": "uniform"}, "noise must be one of rademacher, gaussian"),
     (EstimatorConfig, {"rank": 0}, "rank must be at least 1"),
-    (EstimatorConfig, {"population": 0}, "population must be at least 1 member, got 0"),
+    (EstimatorConfig, {"population": 0}, "population must be at least 1, or None, got 0"),
     (EstimatorConfig, {"final_population": 0}, "final_population must be at least 1, or None, got 0"),
     (
         EstimatorConfig,
         {"estimator": "bptt", "final_population": 4},
-        "final_population must be None with --estimator bptt, which has no members, got 4",
+        "final_population must be None with bptt: only cd-rge, fd-rge, spsa-1.5, pes, nres use it, got 4",
     ),
     (
         EstimatorConfig,
@@ -100,37 +105,94 @@ BAD = [
     (EstimatorConfig, {"estimator": "spsa-1.5", "curvature_floor": 0.0}, "curvature_floor must be above 0"),
     (
         EstimatorConfig,
-        {"curvature_power": 0.5},
+        {"estimator": "cd-rge", "curvature_power": 0.5},
         "curvature_power must be 0.1 with cd-rge: only spsa-1.5 uses it, got 0.5",
     ),
-    (EstimatorConfig, {"curvature_floor": 0.5}, "curvature_floor must be 1.0 with cd-rge: only spsa-1.5"),
-    (EstimatorConfig, {"truncation": 3}, "truncation must be None with cd-rge: only tbptt uses it, got 3"),
+    (
+        EstimatorConfig,
+        {"estimator": "fd-rge", "curvature_floor": 0.5},
+        "curvature_floor must be 1.0 with fd-rge: only spsa-1.5 uses it",
+    ),
+    (
+        EstimatorConfig,
+        {"estimator": "cd-rge", "truncation": 3},
+        "truncation must be None with cd-rge: only bridge, tbptt, e-prop use it, got 3",
+    ),
+    (EstimatorConfig, {"estimator": "bridge"}, "truncation must be at least 1 with bridge, got None"),
     (EstimatorConfig, {"estimator": "tbptt"}, "truncation must be at least 1 with tbptt, got None"),
     (EstimatorConfig, {"estimator": "tbptt", "truncation": 0}, "truncation must be at least 1, or None"),
     (
         EstimatorConfig,
         {"estimator": "tbptt", "truncation": 2, "time_chunk": 4},
-        "time_chunk must be None with --estimator tbptt, got 4",
+        "time_chunk must be None with tbptt: only cd-rge, fd-rge, spsa-1.5, activity use it, got 4",
     ),
     (
         EstimatorConfig,
         {"estimator": "bptt", "time_chunk": 4},
-        "time_chunk must be None with --estimator bptt",
+        "time_chunk must be None with bptt",
     ),
     (EstimatorConfig, {"group_size": -1}, "group_size must be at least 0"),
     (
         EstimatorConfig,
         {"epsilon": 0.0},
-        "epsilon must be above 0 and at most 1e30, got 0.0: for example --epsilon 0.02",
+        "epsilon must be above 0 and at most 1e30, or None, got 0.0: for example --epsilon 0.02",
     ),
-    (EstimatorConfig, {"epsilon": float("nan")}, "epsilon must be above 0 and at most 1e30, got nan"),
-    (EstimatorConfig, {"epsilon": float("inf")}, "epsilon must be above 0 and at most 1e30, got inf"),
+    (
+        EstimatorConfig,
+        {"epsilon": float("nan")},
+        "epsilon must be above 0 and at most 1e30, or None, got nan",
+    ),
+    (
+        EstimatorConfig,
+        {"epsilon": float("inf")},
+        "epsilon must be above 0 and at most 1e30, or None, got inf",
+    ),
+    (EstimatorConfig, {"estimator": "bptt", "epsilon": 0.1}, "epsilon must be None with bptt: only cd-rge,"),
+    (
+        EstimatorConfig,
+        {"estimator": "cd-rge", "relative_epsilon": False},
+        "relative_epsilon must be True with cd-rge: only activity, bridge use it, got False",
+    ),
+    (EstimatorConfig, {"draws": 0}, "draws must be at least 1, or None, got 0"),
+    (EstimatorConfig, {"estimator": "nres", "draws": 2}, "draws must be None with nres: only activity, brid"),
+    (EstimatorConfig, {"discount": 1.5}, "discount must be from 0 to 1, or None, got 1.5"),
+    (EstimatorConfig, {"discount": -0.1}, "discount must be from 0 to 1, or None, got -0.1"),
+    (EstimatorConfig, {"exact_output": "maybe"}, "exact_output must be one of auto, yes, no, got maybe"),
+    (
+        EstimatorConfig,
+        {"estimator": "bridge", "truncation": 2, "exact_output": "no"},
+        "exact_output must be auto with bridge: only activity uses it, got no",
+    ),
+    (
+        EstimatorConfig,
+        {"estimator": "activity", "separate": False},
+        "separate must be True with activity: only bridge uses it, got False: for example --separate",
+    ),
+    (
+        EstimatorConfig,
+        {"estimator": "activity", "structure": "dense"},
+        "structure must be None with activity",
+    ),
+    (EstimatorConfig, {"estimator": "tbptt", "truncation": 2, "rank": 2}, "rank must be None with tbptt"),
+    (EstimatorConfig, {"estimator": "bptt", "noise": "gaussian"}, "noise must be rademacher with bptt"),
+    (
+        EstimatorConfig,
+        {"estimator": "bptt", "shaping": "sign"},
+        "shaping must be none with bptt: only cd-rge",
+    ),
+    (
+        EstimatorConfig,
+        {"estimator": "bptt", "maximum_nonfinite_share": 0.9},
+        "maximum_nonfinite_share must be 0.5 with bptt",
+    ),
     (EstimatorConfig, {"shaping": "rank"}, "shaping must be one of none, zscore, sign, std"),
     (EstimatorConfig, {"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
     (EstimatorConfig, {"time_chunk": 0}, "time_chunk must be at least 1, or None"),
     (EstimatorConfig, {"maximum_nonfinite_share": 1.1}, "maximum_nonfinite_share must be from 0 to 1"),
     (OptimizerConfig, {"optimizer": "lion"}, "optimizer must be one of adam, adamw, sgd, fused-sgd"),
-    (OptimizerConfig, {"learning_rate": -0.1}, "learning_rate must be above 0 and at most 1e30, got -0.1"),
+    (OptimizerConfig, {"learning_rate": -0.1}, "learning_rate must be above 0 and at most 1e30, or None"),
+    (OptimizerConfig, {"credit_learning_rate": 0.0}, "credit_learning_rate must be above 0 and at most 1e30"),
+    (OptimizerConfig, {"credit_momentum": 1.0}, "credit_momentum must be from 0 up to, not including, 1"),
     (OptimizerConfig, {"optimizer": "sgd", "momentum": 1.0}, "momentum must be from 0 up to"),
     (
         OptimizerConfig,
@@ -216,7 +278,81 @@ def test_groups_that_contradict_each_other():
         with pytest.raises(ConfigError, match=message):
             Config(budget=budget, task=TaskConfig(objective="edit-distance"), estimator=exact)
     Config(budget=budget, task=TaskConfig(batch=8), estimator=EstimatorConfig(group_size=0, population=3))
+    Config(
+        budget=budget, task=TaskConfig(batch=8), estimator=EstimatorConfig(estimator="bridge", truncation=2)
+    )
     Config(budget=budget, task=TaskConfig(batch=7), estimator=EstimatorConfig(estimator="bptt"))
+
+
+BRIDGE = EstimatorConfig(estimator="bridge", truncation=2)
+JOINT = EstimatorConfig(estimator="bridge", truncation=2, separate=False)
+ACTIVITY = EstimatorConfig(estimator="activity")
+
+CONTRADICTIONS = [
+    (
+        {"task": TaskConfig(objective="edit-distance"), "estimator": BRIDGE},
+        "cross-entropy with --estimator brid",
+    ),
+    (
+        {
+            "task": TaskConfig(objective="edit-distance"),
+            "estimator": EstimatorConfig(estimator="activity", discount=0.5),
+        },
+        "discount must be 1 with --objective edit-distance, which is one number a sequence, got 0.5",
+    ),
+    (
+        {
+            "task": TaskConfig(objective="token-error"),
+            "estimator": EstimatorConfig(estimator="activity", exact_output="yes"),
+        },
+        "exact_output must be no with --objective token-error",
+    ),
+    (
+        {"estimator": EstimatorConfig(estimator="pes")},
+        "stream must be at least 1 with --estimator pes, got None",
+    ),
+    (
+        {"task": TaskConfig(stream=4), "estimator": EstimatorConfig(estimator="cd-rge")},
+        "stream must be None with cd-rge: only activity, bridge, tbptt, e-prop, pes, nres use it, got 4",
+    ),
+    (
+        {"estimator": BRIDGE, "optimizer": OptimizerConfig(optimizer="sgd")},
+        "separate must be False with sgd: only adam and adamw have moments to keep apart, got True: for",
+    ),
+    (
+        {"estimator": JOINT, "optimizer": OptimizerConfig(credit_momentum=0.9)},
+        "credit_momentum must be 0.99 with bridge unless its two parts are separate, got 0.9",
+    ),
+    (
+        {"estimator": ACTIVITY, "optimizer": OptimizerConfig(credit_learning_rate=0.1)},
+        "credit_learning_rate must be None with activity: only bridge uses it, got 0.1",
+    ),
+    (
+        {"estimator": EstimatorConfig(estimator="bptt"), "optimizer": OptimizerConfig(tie_epsilon=True)},
+        "tie_epsilon must be False with bptt: only cd-rge",
+    ),
+    (
+        {"run": RunConfig(dtype="bfloat16"), "optimizer": OptimizerConfig(optimizer="adam")},
+        "dtype must be float32",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("groups_", "message"), CONTRADICTIONS, ids=[text[:20] for _, text in CONTRADICTIONS]
+)
+def test_an_estimator_that_is_named_asks_something_of_the_other_groups(groups_, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Config(budget=BudgetConfig(steps=1), **groups_)
+
+
+def test_what_is_used_by_some_estimators_is_in_one_table():
+    """Every name in the table is a field, and every estimator in it a choice."""
+    names = {field.name for group in GROUPS for field in dataclasses.fields(group)}
+    assert usage.USED_BY.keys() <= names
+    choices = set(typing.get_args(EstimatorName)) - {"auto"}
+    assert {user for users in usage.USED_BY.values() for user in users} <= choices
+    assert SETTINGS.keys() == ADAM_RATES.keys() == choices
 
 
 def test_field_names_are_unique_because_flags_are_flat():
@@ -272,11 +408,11 @@ def test_json_is_read_strictly():
 
 
 def test_groups_hold_only_types_that_json_and_flags_can_carry():
-    allowed = {int, float, str, bool, Path, type(None)}
+    allowed = {int, float, str, bool, Path}
     for group in GROUPS:
         for name, annotation in typing.get_type_hints(group).items():
-            if typing.get_origin(annotation) is not typing.Literal:
-                assert set(typing.get_args(annotation) or (annotation,)) <= allowed, name
+            kind, _ = without_none(annotation)
+            assert typing.get_origin(kind) is typing.Literal or kind in allowed, name
 
 
 def test_progress_is_the_share_of_the_budget_and_stops_at_one():

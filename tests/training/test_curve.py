@@ -19,6 +19,7 @@ def records(bits):
             "bits_per_byte": (5.0 - step) if bits else None,
             "token_accuracy": step / 4,
             "sequence_accuracy": None if bits else step / 8,
+            "objective": 0.75 - step / 8,
         }
         made.append({"kind": "evaluation", "split": "validation"} | figures | place)
         other = figures | {"loss": 9.0, "token_accuracy": 0.125, "sequence_accuracy": 0.0}
@@ -80,11 +81,13 @@ def test_another_objective_has_a_panel_of_its_own(tmp_path, drawn):
     assert [axes.get_ylabel() for axes in drawn[0].axes[::2]] == [
         *("loss, nats per token", "edit-distance", "accuracy"),
     ]
-    assert [texts(axes)[0] for axes in rows] == ["validation 1.00", "training batches", "sequences 37.5%"]
-    assert list(rows[1].lines[0].get_ydata()) == [3.0, 2.5, 2.0, 1.5]
+    assert [texts(axes)[0] for axes in rows] == ["validation 1.00", "validation 0.38", "sequences 37.5%"]
+    training, validation = (list(line.get_ydata()) for line in rows[1].lines[:2])
+    assert training == [3.0, 2.5, 2.0, 1.5]
+    assert validation == [0.75, 0.625, 0.5, 0.375]
     low, high = rows[1].get_ylim()
-    assert low < 1.5
-    assert high > 3.0
+    assert low < 0.375
+    assert 1.5 < high < 3.0, "all of validation, and where training ends"
 
 
 def test_a_run_of_one_evaluation_can_be_drawn(tmp_path):

@@ -37,7 +37,7 @@ def test_plain_lines_are_rare_and_hold_all_figures(time_at):
         for second in range(1, 21):
             time_at(100.0 + second)
             if second == 5:
-                display.evaluated({"loss": 2.0, "bits_per_byte": 2.885})
+                display.evaluated({"split": "validation", "loss": 2.0, "bits_per_byte": 2.885})
             display.trained(train_record(10 + 2 * second), 0.5 + second / 50)
     lines = output.getvalue().splitlines()
     assert lines == [
@@ -48,15 +48,17 @@ def test_plain_lines_are_rare_and_hold_all_figures(time_at):
 
 def test_the_last_step_is_always_shown_with_dropped_members(time_at):
     output = io.StringIO()
-    display = ProgressDisplay(Console(file=output), progress=0.0, step=0, forward_passes=0)
+    start = {"progress": 0.0, "step": 0, "forward_passes": 0}
+    display = ProgressDisplay(Console(file=output), **start, objective="token-error")
     with display:
-        display.evaluated({"loss": 2.0, "bits_per_byte": None})
+        display.evaluated({"split": "overfit batch", "loss": 2.0, "bits_per_byte": None, "objective": 0.5})
         time_at(101.0)
         display.trained(train_record(1), 0.5)
         time_at(102.0)
         display.trained(train_record(2) | {"dropped": 3}, 1.0)
     assert output.getvalue().splitlines()[-1] == (
-        "step 2  loss 2.500  validation 2.000  3 members dropped  1.0 steps/s  1k forward passes/s  0:00 left"
+        "step 2  loss 2.500  overfit batch 0.500 token-error, 2.000  3 members dropped  1.0 steps/s  "
+        "1k forward passes/s  0:00 left"
     )
 
 

@@ -5,7 +5,14 @@ import math
 import pytest
 
 from zorn.training.config import EstimatorConfig, OptimizerConfig
-from zorn.training.schedules import cosine, epsilon_at, learning_rate_at, population_at, warmup
+from zorn.training.schedules import (
+    cosine,
+    epsilon_at,
+    learning_rate_at,
+    population_at,
+    rate_factor_at,
+    warmup,
+)
 
 
 def test_warmup_is_a_line_that_ends_at_one():
@@ -32,7 +39,7 @@ def test_epsilon_moves_alone_or_with_the_learning_rate():
     assert epsilon_at(alone, 0.02, 0, 0.7) == 0.02
     falling = OptimizerConfig(epsilon_schedule="cosine", schedule_floor=0.5)
     assert epsilon_at(falling, 0.02, 3, 1.0) == pytest.approx(0.01)
-    assert learning_rate_at(falling, 3, 1.0) == 0.01
+    assert rate_factor_at(falling, 3, 1.0) == 1.0
     tied = OptimizerConfig(learning_rate=0.04, tie_epsilon=True, schedule="cosine", warmup_steps=2)
     for step, progress in [(0, 0.0), (1, 0.2), (9, 0.9)]:
         assert epsilon_at(tied, 0.5, step, progress) == learning_rate_at(tied, step, progress)

@@ -12,7 +12,7 @@ import zorn
 from zorn.cli.process import STOPPED, prepare
 from zorn.errors import NonFiniteLossError, ZornError
 
-COMMANDS = ("train", "evaluate", "generate", "inspect", "resume")
+COMMANDS = ("train", "evaluate", "generate", "inspect", "diagnose", "tune", "resume")
 """Each a module of `zorn.cli` with a function `command`: words to exit code."""
 
 HELP = """usage: zorn COMMAND [OPTIONS]
@@ -24,6 +24,8 @@ commands:
   evaluate   evaluate a trained model on the validation or the test split
   generate   let a trained model write
   inspect    list what would be perturbed in a model, and how
+  diagnose   measure the estimates of the gradient: signal, members, epsilon, step size
+  tune       find learning rate, epsilon, size of a step and discount for a budget
   resume     go on with a run that was stopped, or extend one
 
   zorn COMMAND --help shows the options of a command, zorn --version the version.

@@ -17,7 +17,9 @@ from zorn.cli.parsing import UsageError, closest, parse
 from zorn.estimators import smoothed_loss
 from zorn.models import Batch, row_losses
 from zorn.tasks import Task
+from zorn.tasks.held_out import objective_value
 from zorn.training.build import build_perturbation
+from zorn.training.config import Config
 from zorn.training.load import load_run
 from zorn.training.run_folder import RunFolder
 
@@ -63,7 +65,13 @@ def command(words: Sequence[str]) -> int:
             f"--split must be one of {', '.join(task.splits)}, got {asked.split!r}"
             + (f": did you mean {hint}?" if hint else "")
         )
-    rows = _smoothed(asked, task, model) if asked.smoothed_epsilon is not None else {}
+    config = RunFolder(asked.run).read_config()
+    rows = {}
+    if config.task.objective != "cross-entropy":
+        value = objective_value(model, task, asked.split, window=config.task.length)
+        rows[config.task.objective] = f"{value:.4f}"
+    if asked.smoothed_epsilon is not None:
+        rows |= _smoothed(asked, config, task, model)
     table = Table(title=escape(str(asked.run)), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -76,10 +84,9 @@ def command(words: Sequence[str]) -> int:
     return 0
 
 
-def _smoothed(asked: Evaluate, task: Task, model: nn.Module) -> dict[str, str]:
+def _smoothed(asked: Evaluate, config: Config, task: Task, model: nn.Module) -> dict[str, str]:
     """The smoothed loss of the run's objective on the first sequences of a split, beside the plain loss."""
     assert asked.smoothed_epsilon is not None
-    config = RunFolder(asked.run).read_config()
     device = next(model.parameters()).device
     data = task.evaluation_data(asked.split).batch
     batch = Batch(*(part[:SMOOTHED_ROWS].to(device) for part in data))

@@ -12,6 +12,9 @@ from zorn.models import sample
 from zorn.tasks import TransductionTask
 from zorn.training.load import load_writer
 
+SEPARATOR = "|"
+"""What stands between a source and its answer in every task but text."""
+
 END = "."
 """How the end of an answer is written in every task but text."""
 
@@ -42,6 +45,11 @@ def command(words: Sequence[str]) -> int:
     device = next(model.parameters()).device
     prompt = asked.prompt or writer.prompt
     tokens = writer.encode(prompt).unsqueeze(0).to(device)
+    if isinstance(writer, TransductionTask) and SEPARATOR not in prompt:
+        raise UsageError(
+            f"prompt must end its source with the separator {SEPARATOR!r}, got {prompt!r}: for example "
+            f"--prompt '{prompt}{SEPARATOR}'"
+        )
     written = sample(model, tokens, asked.length, temperature=asked.temperature, seed=asked.seed)
     answer = writer.decode(written[0])
     if isinstance(writer, TransductionTask):

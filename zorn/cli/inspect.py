@@ -20,7 +20,7 @@ from zorn.errors import UncoveredParameterError
 from zorn.perturbations import Dense, ParameterReport, Perturbation, RankOne, inspect_model
 from zorn.training.build import build_model, build_task
 from zorn.training.checks import flag
-from zorn.training.config import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig
+from zorn.training.config import BudgetConfig, Config, ModelConfig, TaskConfig
 from zorn.training.presets import PRESETS, PresetName
 from zorn.training.run_folder import RunFolder
 
@@ -74,10 +74,9 @@ def command(words: Sequence[str]) -> int:
 def _model(asked: Inspect, default: Inspect) -> tuple[nn.Module, str]:
     """The model that is asked for, and the structure that it is trained with where nothing else is said."""
     if not asked.target:
-        estimator = EstimatorConfig(population=asked.task.batch)  # any that fits: only the model is made
-        config = Config(task=asked.task, model=asked.model, estimator=estimator, budget=BudgetConfig(steps=1))
+        config = Config(task=asked.task, model=asked.model, budget=BudgetConfig(steps=1))
         structure = PRESETS[asked.preset].estimator.structure
-        return build_model(config, build_task(config).vocabulary), structure
+        return build_model(config, build_task(config).vocabulary), structure or "rank-one"
     given = _given(asked, default)
     if given:
         raise UsageError(f"{asked.target} brings a model of its own: leave out {', '.join(given)}")
@@ -85,7 +84,8 @@ def _model(asked: Inspect, default: Inspect) -> tuple[nn.Module, str]:
         return own_model(asked.target), "rank-one"
     folder = RunFolder(Path(asked.target))
     config = folder.read_config()
-    return build_model(config, build_task(config, folder).vocabulary), config.estimator.structure
+    structure = config.estimator.structure or "rank-one"
+    return build_model(config, build_task(config, folder).vocabulary), structure
 
 
 def _given(asked: Inspect, default: Inspect) -> list[str]:

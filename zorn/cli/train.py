@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from zorn.cli.parsing import leading_flags, parse
+from zorn.cli.parsing import UsageError, leading_flags, parse
 from zorn.cli.running import train_to_the_end
 from zorn.training.config import (
     BudgetConfig,
@@ -17,8 +18,11 @@ from zorn.training.config import (
     RunConfig,
     TaskConfig,
 )
+from zorn.training.groups import EstimatorName
 from zorn.training.presets import PRESETS, PresetName
+from zorn.training.run_folder import read_config
 from zorn.training.trainer import Trainer
+from zorn.training.usage import without_unused
 
 PROG = "zorn train"
 
@@ -28,11 +32,14 @@ class Train:
     """Train a model with forward passes only.
 
     Without flags this is the main job (the preset quickstart), in runs/ and the time of the start. Flags
-    change a preset's settings; --steps and --seconds replace its budget.
+    change a preset's settings, or those of a file; --steps and --seconds replace its budget. A setting that
+    is None, and the estimator where it is auto, is chosen when the run starts, which says so.
     """
 
     preset: PresetName = "quickstart"
     """Settings to start from, by name; the preset's folder is used unless --out is given."""
+    config: Path | None = None
+    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset."""
     overwrite: bool = False
     """Replace the run that is in the folder already."""
     task: TaskConfig
@@ -44,10 +51,12 @@ class Train:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _First:
+class First:
     """The flags that decide what the others' defaults are."""
 
     preset: PresetName | None = None
+    config: Path | None = None
+    estimator: EstimatorName | None = None
     steps: int | None = None
     seconds: float | None = None
 
@@ -60,23 +69,17 @@ def command(words: Sequence[str]) -> int:
 
 def settings(words: Sequence[str]) -> tuple[Config, bool]:
     """The configuration that command-line words ask for, and whether to overwrite."""
-    first = leading_flags(_First, words)
-    name = first.preset or "quickstart"
-    preset = PRESETS[name]
-    budget = preset.budget
-    if first.steps is not None or first.seconds is not None:
-        budget = BudgetConfig(steps=first.steps, seconds=first.seconds)
-    run = preset.run
-    if first.preset is None:
-        run = dataclasses.replace(run, out=Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
+    first = leading_flags(First, words)
+    start = start_settings(first)
     default = Train(
-        preset=name,
-        task=preset.task,
-        model=preset.model,
-        estimator=preset.estimator,
-        optimizer=preset.optimizer,
-        budget=budget,
-        run=run,
+        preset=first.preset or "quickstart",
+        config=first.config,
+        task=start.task,
+        model=start.model,
+        estimator=start.estimator,
+        optimizer=start.optimizer,
+        budget=start.budget,
+        run=start.run,
     )
     asked = parse(Train, words, prog=PROG, default=default)
     config = Config(
@@ -88,3 +91,24 @@ def settings(words: Sequence[str]) -> tuple[Config, bool]:
         run=asked.run,
     )
     return config, asked.overwrite
+
+
+def start_settings(first: First) -> Config:
+    """What the flags change: the settings of the preset or the file, with the budget that is asked for and
+    without what another estimator than theirs does not use."""
+    if first.preset is not None and first.config is not None:
+        raise UsageError("--preset and --config both name the settings to start from: leave out one of them")
+    start = PRESETS[first.preset or "quickstart"] if first.config is None else read_config(first.config)
+    changes: dict[str, Any] = {}
+    if first.steps is not None or first.seconds is not None:
+        changes["budget"] = BudgetConfig(steps=first.steps, seconds=first.seconds)
+    if first.preset is None:
+        new = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
+        changes["run"] = dataclasses.replace(start.run, out=new)
+    name = first.estimator
+    if name is not None and name != start.estimator.estimator:
+        changes["task"] = without_unused(start.task, name)
+        unnamed = dataclasses.replace(start.estimator, estimator="auto")  # which any settings fit
+        changes["estimator"] = without_unused(unnamed, name)
+        changes["optimizer"] = without_unused(start.optimizer, name)
+    return dataclasses.replace(start, **changes)

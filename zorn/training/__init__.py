@@ -16,6 +16,7 @@ from zorn.training.config import (
     RunConfig,
     TaskConfig,
 )
+from zorn.training.defaults import resolve
 from zorn.training.load import load_run
 from zorn.training.presets import PRESETS
 from zorn.training.run_folder import RunFolder
@@ -37,5 +38,6 @@ __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "load_run",
+    "resolve",
     "save_checkpoint",
 ]

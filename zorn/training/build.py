@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.estimators import BPTT, CDRGE, FDRGE, SHAPINGS, SPSA15, TBPTT
+from zorn.estimators import BPTT, CDRGE, FDRGE, SHAPINGS, SPSA15, TBPTT, EProp
+from zorn.estimators.activity import ActivityCredit
+from zorn.estimators.bridge import Bridge
+from zorn.estimators.nres import NRES
+from zorn.estimators.pes import PES
+from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.models import DNCMemory, LanguageModel
 from zorn.perturbations import Dense, FusedSGD, Perturbation, RankOne
 from zorn.tasks import (
@@ -21,9 +26,12 @@ from zorn.tasks import (
     TransductionTask,
 )
 from zorn.training.config import Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
+from zorn.training.defaults import completed
 from zorn.training.run_folder import RunFolder
 
-Estimator = CDRGE | FDRGE | SPSA15 | BPTT | TBPTT
+Estimator = CDRGE | FDRGE | SPSA15 | ActivityCredit | Bridge | PES | NRES | BPTT | TBPTT | EProp
+
+EXACT_OUTPUT = {"auto": None, "yes": True, "no": False}
 
 
 def build_task(config: Config, folder: RunFolder | None = None) -> TextTask | TransductionTask:
@@ -54,6 +62,7 @@ def _text(task: TaskConfig, seed: int, folder: RunFolder | None) -> TextTask:
         batch=task.batch,
         length=task.length,
         seed=seed,
+        stream=task.stream,
         overfit=task.overfit,
     )
 
@@ -132,46 +141,115 @@ def build_perturbation(config: EstimatorConfig) -> Perturbation:
     """
     if config.structure == "dense":
         return Dense(noise=config.noise)
-    return RankOne(rank=config.rank, noise=config.noise)
+    return RankOne(rank=config.rank or 1, noise=config.noise)
 
 
-def build_estimator(config: EstimatorConfig, seed: int) -> Estimator:
-    """The estimator of a run."""
-    if config.estimator == "bptt":
-        return BPTT(micro_batch=config.micro_batch)
-    if config.estimator == "tbptt":
-        assert config.truncation is not None
-        return TBPTT(truncation=config.truncation, micro_batch=config.micro_batch)
-    options: dict[str, Any] = {
+def build_estimator(config: EstimatorConfig, seed: int, *, carry: bool = False) -> Estimator:
+    """The estimator of a run; what is None is set to its defaults, see `zorn.training.defaults`.
+
+    Args:
+        config: of a named estimator.
+        seed: of its noise.
+        carry: carry the model's state over the windows of a stream; pes and nres always do.
+
+    Raises:
+        ConfigError: the estimator is "auto", or cannot carry.
+
+    >>> build_estimator(EstimatorConfig(estimator="activity"), seed=0).epsilon
+    0.05
+    """
+    config = completed(config)
+    name, micro_batch = config.estimator, config.micro_batch
+    options: dict[str, Any] = {"seed": seed, "micro_batch": micro_batch}
+    options |= {"maximum_nonfinite_share": config.maximum_nonfinite_share, "epsilon": config.epsilon}
+    match name:
+        case "bptt":
+            return BPTT(micro_batch=micro_batch)
+        case "tbptt":
+            assert config.truncation is not None
+            return TBPTT(truncation=config.truncation, micro_batch=micro_batch, carry=carry)
+        case "e-prop":
+            return EProp(truncation=config.truncation, micro_batch=micro_batch, carry=carry)
+        case "activity":
+            return ActivityCredit(
+                **options,
+                **_credit(config, carry),
+                exact_output=EXACT_OUTPUT[config.exact_output],
+                time_chunk=config.time_chunk,
+            )
+        case "bridge":
+            options |= {"truncation": config.truncation, "separate": config.separate}
+            return Bridge(**options, **_credit(config, carry))
+        case _:
+            return _weight_space(config, options)
+
+
+def _credit(config: EstimatorConfig, carry: bool) -> dict[str, Any]:
+    return {
+        "relative": config.relative_epsilon,
+        "draws": config.draws,
+        "discount": config.discount,
+        "noise": config.noise,
+        "carry": carry,
+    }
+
+
+def _weight_space(config: EstimatorConfig, options: dict[str, Any]) -> CDRGE | FDRGE | SPSA15 | PES | NRES:
+    options |= {
         "population": config.population,
-        "epsilon": config.epsilon,
         "perturbation": build_perturbation(config),
         "group_size": config.group_size or None,
-        "seed": seed,
-        "micro_batch": config.micro_batch,
-        "time_chunk": config.time_chunk,
         "shaping": SHAPINGS[config.shaping],
-        "maximum_nonfinite_share": config.maximum_nonfinite_share,
     }
-    if config.estimator == "spsa-1.5":
-        power, floor = config.curvature_power, config.curvature_floor
-        return SPSA15(**options, curvature_power=power, curvature_floor=floor)
-    return CDRGE(**options) if config.estimator == "cd-rge" else FDRGE(**options)
+    match config.estimator:
+        case "pes":
+            return PES(**options)
+        case "nres":
+            return NRES(**options)
+        case "fd-rge":
+            return FDRGE(**options, time_chunk=config.time_chunk)
+        case "spsa-1.5":
+            power, floor = config.curvature_power, config.curvature_floor
+            return SPSA15(
+                **options, time_chunk=config.time_chunk, curvature_power=power, curvature_floor=floor
+            )
+        case _:
+            return CDRGE(**options, time_chunk=config.time_chunk)
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer | None:
-    """The torch optimizer of a run; None with fused-sgd, which `fused_update` makes for each step."""
-    rate, decay = config.learning_rate, config.weight_decay
-    match config.optimizer:
+def build_optimizer(
+    config: OptimizerConfig, model: nn.Module, *, two_part: bool = False
+) -> torch.optim.Optimizer | None:
+    """The torch optimizer of a run; None with fused-sgd, which `fused_update` makes for each step.
+
+    Args:
+        config: with a learning rate that is not None.
+        model: whose parameters it moves.
+        two_part: keep the credit part of a bridge's gradient apart, in an Adam of its own.
+    """
+    rate, decay, parameters = config.learning_rate, config.weight_decay, list(model.parameters())
+    if rate is None:
+        raise ConfigError(
+            "learning_rate must be chosen here, got None: choose it with zorn.training.resolve(config), or "
+            "give one"
+        )
+    match config.optimizer or "adam":
         case "adam":
-            return torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
+            optimizer = torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
         case "adamw":
-            return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         case "sgd":
-            return torch.optim.SGD(model.parameters(), lr=rate, momentum=config.momentum, weight_decay=decay)
+            optimizer = torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
         case "fused-sgd":
             fused_update(config, rate)  # raises when the learning rate and the decay do not fit
             return None
+    if two_part:
+        betas = config.credit_momentum, 0.999
+        credit_rate = rate if config.credit_learning_rate is None else config.credit_learning_rate
+        optimizer = TwoPartOptimizer(optimizer, torch.optim.Adam(parameters, lr=credit_rate, betas=betas))
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # torch's name for what schedules multiply
+    return optimizer
 
 
 def fused_update(config: OptimizerConfig, learning_rate: float) -> FusedSGD:

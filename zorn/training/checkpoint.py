@@ -2,6 +2,7 @@
 
     checkpoints/step-00000123/model.safetensors        the weights, each storage once
                               optimizer.safetensors    the optimizer's tensors (absent without an optimizer)
+                              estimator.safetensors    the estimator's tensors (absent where it has none)
                               manifest.json            everything else, with size and SHA-256 of each file
 
 A checkpoint is written to a temporary folder beside its place, synchronised to the disk, then renamed: a
@@ -28,10 +29,11 @@ import zorn
 from zorn.errors import CheckpointError
 from zorn.training.tensor_tree import independent_copy, join_tree, split_tree, store_once
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+ESTIMATOR = "estimator.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +50,13 @@ class Progress:
     """Members dropped so far for a non-finite loss."""
     seed: int
     """The run's seed."""
-    estimator: Mapping[str, Any]
-    """The estimator's own state."""
+    estimator: Mapping[str, Any] = field(default_factory=dict)
+    """The estimator's own state, tensors among it; empty where only the manifest was read."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that determine the run, by field: JSON values."""
     text: Mapping[str, Any] | None = None
-    """Size ("bytes") and "sha256" of the text that is learned; None for a task without one."""
+    """Size ("bytes") and "sha256" of the text that is learned, and the SHA-256 of its learned "tokenizer";
+    None for a task without a text."""
 
 
 def save_checkpoint(
@@ -99,11 +102,16 @@ def _write(
         plain, tensors = split_tree(optimizer.state_dict(), "optimizer")
         _write_tensors(folder / OPTIMIZER, tensors)
         files.append(OPTIMIZER)
+    estimator, tensors = split_tree(dict(progress.estimator), "estimator")
+    if tensors:
+        _write_tensors(folder / ESTIMATOR, tensors)
+        files.append(ESTIMATOR)
     manifest = {
         "format": FORMAT,
         "zorn": zorn.__version__,
         "torch": torch.__version__,
-        "progress": dataclasses.asdict(progress),
+        "progress": dataclasses.asdict(dataclasses.replace(progress, estimator={})),
+        "estimator": estimator,
         "model": _table(model),
         "aliases": aliases,
         "optimizer": plain,
@@ -140,7 +148,7 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def read_progress(path: Path) -> Progress:
-    """What a checkpoint holds beside weights and optimizer; CheckpointError unless its manifest is whole."""
+    """What a checkpoint holds beside weights and states; CheckpointError unless its manifest is whole."""
     manifest = _read_manifest(path)
     if manifest is None:
         raise CheckpointError(
@@ -181,7 +189,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             tensor.copy_(saved[name])
     if optimizer is not None:
         optimizer.load_state_dict(join_tree(manifest["optimizer"], load_file(path / OPTIMIZER)))
-    return Progress(**manifest["progress"])
+    kept = load_file(path / ESTIMATOR) if ESTIMATOR in manifest["files"] else {}
+    return Progress(**manifest["progress"] | {"estimator": join_tree(manifest["estimator"], kept)})
 
 
 def _verified_manifest(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checks of settings: one message that names the field, the rule, the value, and a flag that works."""
 
 import dataclasses
+import types
 import typing
 from typing import Any, Literal
 
@@ -23,13 +24,28 @@ def check_types(group: Any) -> None:
         ConfigError: a field that does not fit its type.
     """
     for name, annotation in typing.get_type_hints(type(group)).items():
-        if typing.get_origin(annotation) is Literal:
-            choices = typing.get_args(annotation)
-            value = getattr(group, name)
-            require(value in choices, name, value, f"one of {', '.join(choices)}", choices[0])
-        elif int in (annotation, *typing.get_args(annotation)) and name != "seed":
-            value = getattr(group, name)
-            require(value is None or value < 2**31, name, value, "below 2**31", 100)
+        kind, optional = without_none(annotation)
+        value = getattr(group, name)
+        if value is None and optional:
+            continue
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            rule = f"one of {', '.join(choices)}" + (" or None" if optional else "")
+            require(value in choices, name, value, rule, choices[0])
+        elif kind is int and name != "seed":
+            require(value < 2**31, name, value, "below 2**31", 100)
+
+
+def without_none(annotation: Any) -> tuple[Any, bool]:
+    """A type without the None that it may also be, and whether it may.
+
+    >>> without_none(int | None), without_none(Literal["a", "b"])
+    ((<class 'int'>, True), (typing.Literal['a', 'b'], False))
+    """
+    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
+        return annotation, False
+    (kind,) = (one for one in typing.get_args(annotation) if one is not types.NoneType)
+    return kind, True
 
 
 def require(condition: bool, name: str, got: object, rule: str, example: object) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from zorn.errors import ConfigError
-from zorn.training.checks import require
+from zorn.training.checks import require, without_none
 from zorn.training.groups import (
     BudgetConfig,
     EstimatorConfig,
@@ -20,6 +19,7 @@ from zorn.training.groups import (
     RunConfig,
     TaskConfig,
 )
+from zorn.training.usage import DIFFERENTIATING, STREAMING, check_used
 
 __all__ = [
     "BudgetConfig",
@@ -51,17 +51,18 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        loses_updates = self.run.dtype == "bfloat16" and self.optimizer.optimizer != "fused-sgd"
-        rule = f"float32 with {self.optimizer.optimizer}, which loses small updates (fused-sgd keeps them)"
+        optimizer = self.optimizer.optimizer
+        loses_updates = self.run.dtype == "bfloat16" and optimizer not in (None, "fused-sgd")
+        rule = f"float32 with {optimizer}, which loses small updates (fused-sgd keeps them)"
         require(not loses_updates, "dtype", self.run.dtype, rule, "float32")
-        group, batch = self.estimator.group_size, self.task.batch
+        self._check_groups()
+        if self.estimator.estimator != "auto":
+            self._check_estimator(self.estimator.estimator)
+
+    def _check_groups(self) -> None:
+        group, batch = self.estimator.group_size or 0, self.task.batch
         rule = f"a divisor of the batch, {batch} sequences (0: the whole batch)"
         require(group == 0 or (group <= batch and batch % group == 0), "group_size", group, rule, 0)
-        estimator, objective = self.estimator.estimator, self.task.objective
-        if self.estimator.exact:
-            rule = f"cross-entropy with --estimator {estimator}, which differentiates it"
-            require(objective == "cross-entropy", "objective", objective, rule, "cross-entropy")
-            return
         blocks = self.population_multiple
         for name in ("population", "final_population"):
             size = getattr(self.estimator, name)
@@ -69,6 +70,32 @@ class Config:
                 f"a multiple of {blocks} (batch / group size), so that all sequences are used equally often"
             )
             require(size is None or size % blocks == 0, name, size, rule, 4 * blocks)
+
+    def _check_estimator(self, estimator: str) -> None:
+        """What an estimator that is named asks of the other groups."""
+        objective = self.task.objective
+        check_used(self.task, estimator)
+        check_used(self.optimizer, estimator)
+        plain = objective == "cross-entropy"
+        rule = f"cross-entropy with --estimator {estimator}, which differentiates it"
+        require(plain or estimator not in DIFFERENTIATING, "objective", objective, rule, "cross-entropy")
+        rule = f"1 with --objective {objective}, which is one number a sequence"
+        discount = self.estimator.discount
+        require(plain or discount in (None, 1.0), "discount", discount, rule, 1.0)
+        rule = f"no with --objective {objective}: only cross-entropy has such an error"
+        output = self.estimator.exact_output
+        require(plain or output != "yes", "exact_output", output, rule, "no")
+        streams = self.task.stream is not None or estimator not in STREAMING
+        require(streams, "stream", None, f"at least 1 with --estimator {estimator}", 32)
+        if not self.two_part:
+            rule = f"{{}} with {estimator} unless its two parts are separate"
+            for name, default in (("credit_learning_rate", None), ("credit_momentum", 0.99)):
+                value = getattr(self.optimizer, name)
+                require(value == default, name, value, rule.format(default), default)
+        optimizer = self.optimizer.optimizer
+        moments = not self.two_part or optimizer in (None, "adam", "adamw")
+        rule = f"False with {optimizer}: only adam and adamw have moments to keep apart"
+        require(moments, "separate", True, rule, False)
 
     @property
     def population_multiple(self) -> int:
@@ -78,7 +105,13 @@ class Config:
         >>> Config(task=task, estimator=estimator, budget=BudgetConfig(steps=1)).population_multiple
         4
         """
-        return self.task.batch // (self.estimator.group_size or self.task.batch)
+        group = 1 if self.estimator.group_size is None else self.estimator.group_size
+        return self.task.batch // (group or self.task.batch)
+
+    @property
+    def two_part(self) -> bool:
+        """Whether the gradient comes in two parts, for an optimizer that keeps them apart."""
+        return self.estimator.estimator == "bridge" and self.estimator.separate
 
 
 def config_to_json(config: Config) -> str:
@@ -129,9 +162,9 @@ def _check_names(got: Any, expected: set[str], origin: str, prefix: str) -> None
 
 def _read(value: Any, annotation: Any, where: str) -> Any:
     """Turn a JSON value into a field's type: the few types that the groups use, and nothing else."""
-    if isinstance(annotation, types.UnionType):
-        (inner,) = (kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
-        return None if value is None else _read(value, inner, where)
+    annotation, optional = without_none(annotation)
+    if value is None and optional:
+        return None
     if typing.get_origin(annotation) is Literal:
         return value  # check_types names the choices
     if annotation is Path and isinstance(value, str):

@@ -82,14 +82,15 @@ def _panels(records: Sequence[Record], yardsticks: Mapping[str, float], objectiv
         shown = f"{values[-1]:.1%}" if key.endswith("accuracy") else f"{values[-1]:.2f}"
         return Line(f"{label} {shown}", evaluations, values, color)
 
-    first = [line("validation", "bits_per_byte" if in_bits else "loss")]
+    first = [line(last["split"], "bits_per_byte" if in_bits else "loss")]
     if trained and objective == "cross-entropy":
         losses = [record["loss"] * per_nat for record in trained]
         first.insert(0, Line("training batches", trained, losses, QUIET, main=False))
     panels = [Panel("bits per byte" if in_bits else "loss, nats per token", first, yardsticks)]
     if trained and objective != "cross-entropy":
         losses = [record["loss"] for record in trained]
-        panels.append(Panel(objective, [Line("training batches", trained, losses, QUIET, main=False)], {}))
+        training = Line("training batches", trained, losses, QUIET, main=False)
+        panels.append(Panel(objective, [training, line(last["split"], "objective")], {}))
     if not in_bits:
         accuracies = [line("tokens", "token_accuracy")]
         if last["sequence_accuracy"] is not None:

@@ -11,9 +11,16 @@ from typing import Literal
 
 from zorn.errors import ConfigError
 from zorn.training.checks import check_types, require, require_default, require_positive_or_none
+from zorn.training.usage import check_used
 
 LARGEST = 1e30
 """The largest step size or perturbation scale: beyond it float32 overflows."""
+
+
+EstimatorName = Literal[
+    "auto", "activity", "bridge", "cd-rge", "fd-rge", "spsa-1.5", "pes", "nres", "bptt", "tbptt", "e-prop"
+]
+"""The estimators by the names that settings use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +30,7 @@ class TaskConfig:
     task: Literal["text", "copy", "reverse", "sort", "repeat-copy", "add"] = "text"
     """text: predict the next token of a text. The others: read symbols, then write the answer."""
     objective: Literal["cross-entropy", "token-error", "sequence-error", "edit-distance"] = "cross-entropy"
-    """What is minimised. All but cross-entropy have no derivative: not for bptt and tbptt."""
+    """What is minimised. All but cross-entropy have no derivative: not for bptt, tbptt and e-prop."""
     source: str = "python-docs"
     """text: python-docs (the documentation that ships with Python), or the path of a text file."""
     tokenizer: Literal["bytes", "alphabet", "bpe"] = "bytes"
@@ -42,6 +49,9 @@ class TaskConfig:
     """repeat-copy: most times that the symbols are written, 1 to 9."""
     overfit: bool = False
     """Train on one batch, the same at every step, instead of fresh ones."""
+    stream: int | None = None
+    """text: windows of --length tokens that follow each other, at least 1, with the model's state carried
+    from each to the next. None: every window starts anywhere, from the initial state."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -58,6 +68,10 @@ class TaskConfig:
         rule = f"at least the minimum length, {self.minimum_length}"
         fits = self.maximum_length >= self.minimum_length
         require(fits, "maximum_length", self.maximum_length, rule, self.minimum_length)
+        require_positive_or_none("stream", self.stream, 32)
+        flows = self.task == "text" and not self.overfit
+        why = f"with {self.task}: only text streams" if self.task != "text" else "with --overfit"
+        require_default(self, ("stream",), flows, why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,92 +128,116 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimatorConfig:
-    """How the gradient is estimated."""
+    """How the gradient is estimated. What is None is chosen for the task and the model when the run starts.
 
-    estimator: Literal["cd-rge", "fd-rge", "spsa-1.5", "bptt", "tbptt"] = "cd-rge"
-    """cd-rge: central differences. fd-rge: forward differences. spsa-1.5: central, over the curvature.
-    bptt: exact, by backpropagation. tbptt: backpropagation cut every few steps."""
-    structure: Literal["rank-one", "dense"] = "rank-one"
-    """rank-one: all members in one forward pass. dense: one member at a time, the paper's (slow)."""
+    A setting that the estimator does not use must stay at its default.
+    """
+
+    estimator: EstimatorName = "auto"
+    """auto: what suits the task, and the other settings that are given.
+    Forward passes only: activity, noise on what the layers put out, credited with the losses that follow.
+    cd-rge, fd-rge: noise on the weights, central or forward differences. spsa-1.5: central, over the
+    curvature. pes, nres: noise on the weights over the windows of a stream, fresh or kept.
+    bridge: exact within a few steps, forward passes across them.
+    bptt: exact, by backpropagation. tbptt: backpropagation cut every few steps. e-prop: without the paths
+    through recurrent matrices."""
+    structure: Literal["rank-one", "dense"] | None = None
+    """Noise on the weights. rank-one: all members in one forward pass. dense: one member at a time, the
+    paper's (slow). None: rank-one."""
     noise: Literal["rademacher", "gaussian"] = "rademacher"
     """Distribution of a perturbation's elements: signs, or normal numbers."""
-    rank: int = 1
-    """rank-one: outer products summed per matrix, at least 1."""
-    population: int = 1024
-    """Members in a step, at least 1."""
+    rank: int | None = None
+    """rank-one: outer products summed per matrix, at least 1. None: 1."""
+    population: int | None = None
+    """Noise on the weights: members in a step, at least 1. None: 1024 or a little more, so that all
+    sequences are used equally often."""
     final_population: int | None = None
     """Members at the end of the budget, at least 1: grows (or shrinks) geometrically from --population, in
     whole multiples of batch / group size. None: constant."""
-    group_size: int = 1
-    """Sequences that each member is evaluated on, 1 to the batch. 0: the whole batch."""
-    epsilon: float = 0.02
-    """Perturbation scale, above 0: the standard deviation of one weight's perturbation."""
+    group_size: int | None = None
+    """Noise on the weights: sequences that each member is evaluated on, 1 to the batch. 0: the whole batch.
+    None: 1."""
+    epsilon: float | None = None
+    """Perturbation scale, above 0: the standard deviation of the noise on one weight, or on one output of a
+    layer (activity), or on one number of the state (bridge). None: chosen for the estimator."""
+    relative_epsilon: bool = True
+    """activity, bridge: epsilon is a share of the root mean square of what is perturbed."""
+    draws: int | None = None
+    """activity, bridge: perturbations of each sequence, at least 1, each with both signs. None: 1."""
+    discount: float | None = None
+    """activity, bridge: a loss s steps after a noise counts for it by this to the power s, 0 to 1; below 1
+    biased, with less noise. None: chosen for the task."""
+    exact_output: Literal["auto", "yes", "no"] = "auto"
+    """activity: take the gradient of the output layer from the error of its logits, without noise. auto:
+    where the objective is cross-entropy."""
+    separate: bool = True
+    """bridge: the exact part and the credit part have moments of their own in the optimizer (adam, adamw)."""
     curvature_power: float = 0.1
     """spsa-1.5: power of the curvature that a coefficient is divided by, 0 to 1. 0: none, as cd-rge."""
     curvature_floor: float = 1.0
     """spsa-1.5: least that a coefficient is divided by, above 0."""
     truncation: int | None = None
-    """tbptt: time steps that gradients flow back through, at least 1; state is carried on."""
+    """bridge, tbptt, e-prop: time steps that gradients flow back through, at least 1; state is carried on.
+    None, for e-prop: all."""
     shaping: Literal["none", "zscore", "sign", "std"] = "none"
-    """What the coefficients go through before the fold."""
+    """Noise on the weights: what the coefficients go through before the fold."""
     micro_batch: int = 512
     """Most rows in one forward pass, at least 1; changes nothing but memory and speed."""
     time_chunk: int | None = None
-    """Time steps run at once, at least 1; changes nothing but memory and speed. None: all. Not for bptt
-    and tbptt."""
+    """Time steps run at once, at least 1; changes nothing but memory and speed. None: all."""
     maximum_nonfinite_share: float = 0.5
     """Stop when more than this share of the members has a NaN or infinite loss, 0 to 1."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.rank >= 1, "rank", self.rank, "at least 1", 1)
-        require(self.population >= 1, "population", self.population, "at least 1 member", 1024)
-        require(self.group_size >= 0, "group_size", self.group_size, "at least 0 (0: the whole batch)", 1)
+        require_positive_or_none("rank", self.rank, 1)
+        require_positive_or_none("population", self.population, 1024)
         require_positive_or_none("final_population", self.final_population, 1024)
-        require(0 < self.epsilon <= LARGEST, "epsilon", self.epsilon, "above 0 and at most 1e30", 0.02)
-        require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1", 512)
-        require_positive_or_none("time_chunk", self.time_chunk, 100)
-        self._check_what_one_estimator_uses()
-        share = self.maximum_nonfinite_share
-        require(0 <= share <= 1, "maximum_nonfinite_share", share, "from 0 to 1", 0.5)
-
-    def _check_what_one_estimator_uses(self) -> None:
+        whole = self.group_size is None or self.group_size >= 0
+        require(whole, "group_size", self.group_size, "at least 0 (0: the whole batch), or None", 1)
+        scale = self.epsilon is None or 0 < self.epsilon <= LARGEST
+        require(scale, "epsilon", self.epsilon, "above 0 and at most 1e30, or None", 0.02)
+        require_positive_or_none("draws", self.draws, 1)
+        fades = self.discount is None or 0 <= self.discount <= 1
+        require(fades, "discount", self.discount, "from 0 to 1, or None", 0.9)
         power, floor = self.curvature_power, self.curvature_floor
         require(0 <= power <= 1, "curvature_power", power, "from 0 to 1", 0.1)
         require(0 < floor <= LARGEST, "curvature_floor", floor, "above 0 and at most 1e30", 1.0)
         require_positive_or_none("truncation", self.truncation, 10)
-        why = f"with {self.estimator}: only spsa-1.5 uses it"
-        require_default(self, ("curvature_power", "curvature_floor"), self.estimator == "spsa-1.5", why)
-        truncated = self.estimator == "tbptt"
-        require_default(self, ("truncation",), truncated, f"with {self.estimator}: only tbptt uses it")
-        cuts = not truncated or self.truncation is not None
-        require(cuts, "truncation", self.truncation, "at least 1 with tbptt", 10)
-        chunks = self.time_chunk is None or not self.exact
-        require(chunks, "time_chunk", self.time_chunk, f"None with --estimator {self.estimator}", None)
-        grows = self.final_population is None or not self.exact
-        rule = f"None with --estimator {self.estimator}, which has no members"
-        require(grows, "final_population", self.final_population, rule, None)
+        require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1", 512)
+        require_positive_or_none("time_chunk", self.time_chunk, 100)
+        share = self.maximum_nonfinite_share
+        require(0 <= share <= 1, "maximum_nonfinite_share", share, "from 0 to 1", 0.5)
+        if self.estimator != "auto":
+            check_used(self, self.estimator)
+            cuts = self.truncation is not None or self.estimator not in ("bridge", "tbptt")
+            require(cuts, "truncation", None, f"at least 1 with {self.estimator}", 10)
 
     @property
     def exact(self) -> bool:
-        """Whether gradients come from backpropagation.
+        """Whether the gradient comes from backpropagation alone.
 
-        >>> EstimatorConfig(estimator="fd-rge").exact
+        >>> EstimatorConfig(estimator="bridge", truncation=4).exact
         False
         """
-        return self.estimator in ("bptt", "tbptt")
+        return self.estimator in ("bptt", "tbptt", "e-prop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
     """How the weights follow the gradient, and how the step sizes move over the run."""
 
-    optimizer: Literal["adam", "adamw", "sgd", "fused-sgd"] = "adam"
-    """adam, adamw, sgd: torch's. fused-sgd: in place, without a gradient buffer (least memory)."""
-    learning_rate: float = 0.01
-    """Step size, above 0."""
+    optimizer: Literal["adam", "adamw", "sgd", "fused-sgd"] | None = None
+    """adam, adamw, sgd: torch's. fused-sgd: in place, without a gradient buffer (least memory). None: adam,
+    or fused-sgd for bfloat16 weights."""
+    learning_rate: float | None = None
+    """Step size, above 0. None: chosen for the estimator and the optimizer."""
     momentum: float = 0.0
     """sgd: share of the last update that is kept, from 0 up to 1."""
+    credit_learning_rate: float | None = None
+    """bridge: step size of the credit part, above 0; the schedule is the same. None: as the exact part's."""
+    credit_momentum: float = 0.99
+    """bridge: share of the last update of its credit part that is kept, Adam's first beta, from 0 up to 1."""
     weight_decay: float = 0.0
     """Pull towards zero, at least 0; decoupled from the gradient for adamw and fused-sgd."""
     clip_norm: float | None = None
@@ -217,8 +255,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        rate = self.learning_rate
-        require(0 < rate <= LARGEST, "learning_rate", rate, "above 0 and at most 1e30", 0.01)
+        for name in ("learning_rate", "credit_learning_rate"):
+            rate = getattr(self, name)
+            steps = rate is None or 0 < rate <= LARGEST
+            require(steps, name, rate, "above 0 and at most 1e30, or None", 0.01)
+        kept = self.credit_momentum
+        require(0 <= kept < 1, "credit_momentum", kept, "from 0 up to, not including, 1", 0.99)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 up to, not including, 1", 0.9)
         decays = 0 <= self.weight_decay <= LARGEST
         require(decays, "weight_decay", self.weight_decay, "from 0 to 1e30", 0.0)
@@ -227,7 +269,8 @@ class OptimizerConfig:
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0 steps", 0)
         require(0 <= self.schedule_floor <= 1, "schedule_floor", self.schedule_floor, "from 0 to 1", 0.1)
         only_sgd = self.momentum == 0 or self.optimizer == "sgd"
-        require(only_sgd, "momentum", self.momentum, f"0 with {self.optimizer}: only sgd uses it", 0.0)
+        rule = f"0 with {self.optimizer or 'adam'}: only sgd uses it"
+        require(only_sgd, "momentum", self.momentum, rule, 0.0)
         fused_clip = self.optimizer == "fused-sgd" and self.clip_norm is not None
         rule = "None with fused-sgd, which holds no gradient to clip"
         require(not fused_clip, "clip_norm", self.clip_norm, rule, None)

@@ -29,8 +29,9 @@ def run_settings(config: Config) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in FREE}
 
 
-def text_fingerprint(task: Task) -> dict[str, Any] | None:
-    """Size ("bytes") and "sha256" of a task's text; None for a task without one.
+def text_fingerprint(task: Task, tokenizer: str | None = None) -> dict[str, Any] | None:
+    """Size ("bytes") and "sha256" of a task's text, and the SHA-256 of its "tokenizer", the JSON of one that
+    was learned; None for a task without a text.
 
     >>> from zorn.tasks import CopyTask
     >>> text_fingerprint(CopyTask(batch=1, minimum_length=1, maximum_length=2, seed=0)) is None
@@ -42,7 +43,11 @@ def text_fingerprint(task: Task) -> dict[str, Any] | None:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
-    return {"bytes": sum(map(len, pieces)), "sha256": digest.hexdigest()}
+    return {
+        "bytes": sum(map(len, pieces)),
+        "sha256": digest.hexdigest(),
+        "tokenizer": _tokenizer_hash(tokenizer),
+    }
 
 
 def check_settings(saved: Mapping[str, Any], config: Config) -> None:
@@ -67,23 +72,43 @@ def check_settings(saved: Mapping[str, Any], config: Config) -> None:
         )
 
 
-def check_text(saved: Mapping[str, Any] | None, task: Task, source: str) -> None:
-    """Raise ConfigError when a task's text is not the one that a checkpoint was trained on.
+def check_text(
+    saved: Mapping[str, Any] | None, task: Task, source: str, tokenizer: str | None = None
+) -> None:
+    """Raise ConfigError when a task's text, or the tokenizer that was learned from it, is not the one that a
+    checkpoint was trained on.
 
     >>> task = TextTask(source="python-docs", batch=1, length=1, seed=0)
     >>> check_text(text_fingerprint(task), task, "python-docs")
-    >>> check_text({"bytes": 7, "sha256": "0" * 64}, task, "python-docs")  # doctest: +ELLIPSIS
+    >>> other = {"bytes": 7, "sha256": "0" * 64, "tokenizer": None}
+    >>> check_text(other, task, "python-docs")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     zorn.errors.ConfigError: the text source 'python-docs' has changed since the run started: it has ...
     """
-    present = text_fingerprint(task)
-    if present == saved:
+    present = text_fingerprint(task, tokenizer)
+    if present is None or saved is None:
         return
-    assert present is not None
-    assert saved is not None
-    raise ConfigError(
-        f"the text source {source!r} has changed since the run started: it has {present['bytes']} bytes and "
-        f"SHA-256 {present['sha256'][:12]}…, it had {saved['bytes']} bytes and {saved['sha256'][:12]}…; "
-        "bring the former text back, or train a new run on this one"
-    )
+    check_tokenizer(saved, tokenizer)
+    if present["sha256"] != saved["sha256"]:
+        raise ConfigError(
+            f"the text source {source!r} has changed since the run started: it has {present['bytes']} bytes "
+            f"and SHA-256 {present['sha256'][:12]}…, it had {saved['bytes']} bytes and "
+            f"{saved['sha256'][:12]}…; bring the former text back, or train a new run on this one"
+        )
+
+
+def check_tokenizer(saved: Mapping[str, Any] | None, tokenizer: str | None) -> None:
+    """Raise ConfigError when a learned tokenizer's JSON is not the one that a checkpoint was trained with.
+
+    >>> check_tokenizer(None, None)
+    """
+    if saved is not None and saved["tokenizer"] != _tokenizer_hash(tokenizer):
+        raise ConfigError(
+            "tokenizer.json has changed since the run started, so that its tokens would mean something else: "
+            "restore it from a copy, or train a new run"
+        )
+
+
+def _tokenizer_hash(tokenizer: str | None) -> str | None:
+    return None if tokenizer is None else hashlib.sha256(tokenizer.encode()).hexdigest()

@@ -12,7 +12,7 @@ from zorn.tasks import ByteTokenizer, TextTask, Tokenizer, TransductionTask
 from zorn.training.build import build_model, build_task, set_threads
 from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, read_progress
 from zorn.training.config import Config
-from zorn.training.identity import check_settings, check_text
+from zorn.training.identity import check_settings, check_text, check_tokenizer
 from zorn.training.run_folder import RunFolder
 
 
@@ -50,7 +50,7 @@ def load_run(path: Path) -> tuple[TextTask | TransductionTask, LanguageModel]:
     """
     folder, config, checkpoint = _opened(path)
     task = build_task(config, folder)
-    check_text(read_progress(checkpoint).text, task, config.task.source)
+    check_text(read_progress(checkpoint).text, task, config.task.source, folder.tokenizer_json())
     return task, _model(config, task.vocabulary, checkpoint)
 
 
@@ -61,6 +61,7 @@ def load_writer(path: Path) -> tuple[TextCodec | TransductionTask, LanguageModel
     """
     folder, config, checkpoint = _opened(path)
     if config.task.task == "text":
+        check_tokenizer(read_progress(checkpoint).text, folder.tokenizer_json())
         learned = config.task.tokenizer != "bytes"
         writer = TextCodec(folder.read_tokenizer() if learned else ByteTokenizer())
     else:

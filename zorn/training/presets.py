@@ -27,10 +27,9 @@ PresetName = Literal[
 """The names of the presets, as the command line lists them."""
 
 QUICKSTART = Config(
-    task=TaskConfig(task="text", source="python-docs", tokenizer="alphabet", batch=2048, length=16),
+    task=TaskConfig(task="text", source="python-docs", tokenizer="alphabet", batch=256, length=32),
     model=ModelConfig(cell="lstm", hidden_size=64),
-    estimator=EstimatorConfig(estimator="cd-rge", structure="rank-one", population=2048, epsilon=0.02),
-    optimizer=OptimizerConfig(optimizer="adam", learning_rate=0.02, schedule="cosine", schedule_floor=0.02),
+    optimizer=OptimizerConfig(schedule="cosine", schedule_floor=0.02),
     budget=BudgetConfig(seconds=180.0),
     run=RunConfig(out=Path("runs/quickstart"), threads=1),  # small products: two threads gain nothing
 )

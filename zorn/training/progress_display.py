@@ -16,11 +16,20 @@ class ProgressDisplay:
     """Shows step, loss, bits per byte, speed and time left; use it in a `with` block.
 
     `progress`, `step` and `forward_passes` are those that the session starts from, so that speed and time
-    left are the session's own.
+    left are the session's own. `objective` is what is minimised.
     """
 
-    def __init__(self, console: Console, *, progress: float, step: int, forward_passes: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        progress: float,
+        step: int,
+        forward_passes: int,
+        objective: str = "cross-entropy",
+    ) -> None:
         self._console = console
+        self._objective = objective
         self._start = (progress, step, forward_passes)
         self._started = time.perf_counter()
         self._printed = self._started - PLAIN_SECONDS
@@ -45,9 +54,10 @@ class ProgressDisplay:
     def evaluated(self, record: Record) -> None:
         """Note an evaluation; its figure is shown from now on."""
         bits = record["bits_per_byte"]
-        self._validation = (
-            f"validation {record['loss']:.3f}" if bits is None else f"validation {bits:.3f} bits/byte"
-        )
+        figure = f"{record['loss']:.3f}" if bits is None else f"{bits:.3f} bits/byte"
+        if "objective" in record:
+            figure = f"{record['objective']:.3f} {self._objective}, {figure}"
+        self._validation = f"{record['split']} {figure}"
 
     def trained(self, record: Record, progress: float) -> None:
         """Show a training step's record; `progress` is the share of the budget used, 0 to 1."""

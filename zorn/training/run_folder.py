@@ -128,20 +128,33 @@ class RunFolder:
                 f"{self.path} is not the folder of a run: it has no {self.config.name}: "
                 "name the folder that zorn train wrote"
             )
-        try:
-            text = self.config.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{self.config} is no text ({error}): restore it or train again") from error
-        return config_from_json(text, str(self.config))
+        return read_config(self.config)
+
+    def tokenizer_json(self) -> str | None:
+        """The JSON of the tokenizer that was learned from the run's text; None where there is none."""
+        return self.tokenizer.read_text(encoding="utf-8") if self.tokenizer.is_file() else None
 
     def read_tokenizer(self) -> Tokenizer:
         """The tokenizer that was learned from the run's text; ConfigError when it is gone or damaged."""
-        if not self.tokenizer.is_file():
+        text = self.tokenizer_json()
+        if text is None:
             raise ConfigError(
                 f"{self.tokenizer} is missing, and its tokens cannot be told from the text alone: "
                 "restore it from a copy or train again"
             )
-        return tokenizer_from_json(self.tokenizer.read_text(encoding="utf-8"))
+        return tokenizer_from_json(text)
+
+
+def read_config(path: Path) -> Config:
+    """The settings in a file such as `config.json`; ConfigError when it is not there or does not fit."""
+    try:
+        return config_from_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"the settings {path} cannot be read ({error.strerror}): name a config.json"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text ({error}): restore it or train again") from error
 
 
 def _check_writable(folder: Path, advice: str) -> None:

@@ -24,10 +24,17 @@ def cosine(progress: float, floor: float) -> float:
     return floor + (1.0 - floor) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+def rate_factor_at(config: OptimizerConfig, step: int, progress: float) -> float:
+    """What every learning rate is multiplied by at a step (from 0) when `progress` (0 to 1) of the budget is
+    used."""
+    factor = cosine(progress, config.schedule_floor) if config.schedule == "cosine" else 1.0
+    return factor * warmup(step, config.warmup_steps)
+
+
 def learning_rate_at(config: OptimizerConfig, step: int, progress: float) -> float:
     """The learning rate of a step (from 0) when `progress` (0 to 1) of the budget is used."""
-    factor = cosine(progress, config.schedule_floor) if config.schedule == "cosine" else 1.0
-    return config.learning_rate * factor * warmup(step, config.warmup_steps)
+    assert config.learning_rate is not None, "settings are resolved before a run"
+    return config.learning_rate * rate_factor_at(config, step, progress)
 
 
 def epsilon_at(config: OptimizerConfig, epsilon: float, step: int, progress: float) -> float:
@@ -51,6 +58,7 @@ def population_at(config: EstimatorConfig, multiple: int, progress: float) -> in
     >>> [population_at(config, 4, progress / 4) for progress in range(5)]
     [16, 32, 64, 128, 256]
     """
+    assert config.population is not None, "settings are resolved before a run"
     if config.final_population is None:
         return config.population
     exact = config.population * (config.final_population / config.population) ** progress

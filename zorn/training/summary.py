@@ -39,21 +39,24 @@ def make_summary(
 
     Bits are per byte of text, losses in nats per token, `forward_passes` in rows, memory in bytes. What a
     task does not have (bits per byte and yardsticks but for text, sequence accuracy for text) is left out.
-    The figures of a further split carry its name: `validation_longer_loss` is of `validation-longer`.
+    The main split's name stands before its loss, bits and objective: `validation_loss`, or where one batch is
+    overfitted `overfit_batch_loss`. The figures of a further split carry its name: `validation_longer_loss`
+    is of `validation-longer`. The value of the objective is there where it is not cross-entropy.
     """
     main, *others = evaluations
+    first = _name(main)
     figures = {
-        "validation_bits_per_byte": main["bits_per_byte"],
+        f"{first}_objective": main.get("objective"),
+        f"{first}_bits_per_byte": main["bits_per_byte"],
         "unigram_bits_per_byte": yardsticks.get("unigram"),
         "bigram_bits_per_byte": yardsticks.get("bigram"),
-        "validation_loss": main["loss"],
+        f"{first}_loss": main["loss"],
         "token_accuracy": main["token_accuracy"],
         "sequence_accuracy": main["sequence_accuracy"],
     }
     for other in others:
-        split = other["split"].replace("-", "_")
-        names = ("loss", "token_accuracy", "sequence_accuracy")
-        figures |= {f"{split}_{name}": other[name] for name in names}
+        names = ("objective", "loss", "token_accuracy", "sequence_accuracy")
+        figures |= {f"{_name(other)}_{name}": other.get(name) for name in names}
     figures |= {
         "objective": objective,
         "forward_passes": main["forward_passes"],
@@ -64,6 +67,11 @@ def make_summary(
         "peak_memory_bytes": peak_memory_bytes(),
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def _name(record: Record) -> str:
+    """The name of an evaluation's split, as a part of a field's."""
+    return record["split"].replace("-", "_").replace(" ", "_")
 
 
 def peak_memory_bytes() -> int:

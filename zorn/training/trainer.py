@@ -1,25 +1,25 @@
 """The trainer: from settings to a trained model in a folder, and on from where it stopped."""
 
 import dataclasses
+import math
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import final
 
-import torch
 from rich.console import Console
 
-from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators import Estimate, ZeroOrderEstimator
+from zorn.errors import ConfigError, NonFiniteLossError, ZornError
+from zorn.estimators import Estimate
 from zorn.models import Batch, parameter_count, sample
-from zorn.tasks import TextTask
+from zorn.tasks import ByteTokenizer, Task, TextTask
+from zorn.tasks.held_out import objective_value
 from zorn.tasks.text import PYTHON_DOCS
 from zorn.training.build import (
     build_estimator,
     build_model,
     build_optimizer,
     build_task,
-    fused_update,
     set_threads,
 )
 from zorn.training.checkpoint import (
@@ -31,13 +31,15 @@ from zorn.training.checkpoint import (
 )
 from zorn.training.config import BudgetConfig, Config
 from zorn.training.curve import draw_curve
+from zorn.training.defaults import resolve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
 from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
-from zorn.training.schedules import epsilon_at, learning_rate_at, population_at
+from zorn.training.schedules import rate_factor_at
+from zorn.training.step import prepare_step, update_weights
 from zorn.training.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
 
 SAMPLE_PROMPT = "The "
@@ -54,7 +56,7 @@ class Trainer:
     clock decides how many steps there are and what a cosine schedule sets.
 
     Args:
-        config: the settings.
+        config: the settings; what is None or "auto" in them is chosen here, see `zorn.training.resolve`.
         overwrite: replace an earlier run in the same folder.
         resume: go on from the newest checkpoint in the folder; most callers use `Trainer.resume`.
         console: where progress and summary are printed; None: standard output.
@@ -66,6 +68,8 @@ class Trainer:
         CheckpointError: a run to resume whose newest checkpoint is damaged.
 
     Attributes:
+        config: the settings, with all that was chosen.
+        choices: a line for each choice, printed when the run starts.
         step: steps done.
         saved_step: the step of the newest checkpoint; None before the first.
     """
@@ -78,6 +82,7 @@ class Trainer:
         resume: bool = False,
         console: Console | None = None,
     ) -> None:
+        config, self.choices = resolve(config)
         self.config = _with_absolute_source(config)
         self.folder = RunFolder(config.run.out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
         self.console = console or Console()
@@ -89,10 +94,12 @@ class Trainer:
             self.folder.check_new(overwrite=overwrite)
         set_threads(config.run.threads)
         self.task = build_task(self.config, self.folder if resume else None)
-        self._text = text_fingerprint(self.task)
+        self._tokenizer = self.folder.tokenizer_json() if resume else _learned_tokenizer(self.task)
+        self._text = text_fingerprint(self.task, self._tokenizer)
         self.model = build_model(config, self.task.vocabulary)
-        self.estimator = build_estimator(config.estimator, config.run.seed)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        carry = config.task.stream is not None
+        self.estimator = build_estimator(config.estimator, config.run.seed, carry=carry)
+        self.optimizer = build_optimizer(config.optimizer, self.model, two_part=config.two_part)
         self.step = self.forward_passes = self.dropped = 0
         self.saved_step: int | None = None
         self._earlier_seconds = 0.0
@@ -122,7 +129,7 @@ class Trainer:
 
     def _restore(self) -> None:
         newest = latest_checkpoint(self.folder.checkpoints)
-        check_text(read_progress(newest).text, self.task, self.config.task.source)
+        check_text(read_progress(newest).text, self.task, self.config.task.source, self._tokenizer)
         progress = load_checkpoint(newest, self.model, self.optimizer)
         self.step, self.saved_step, self.forward_passes = (
             progress.step,
@@ -146,7 +153,8 @@ class Trainer:
         Raises:
             KeyboardInterrupt: after such a signal; `saved_step` tells what is saved.
             NonFiniteLossError: too many members had non-finite losses; the last good weights are saved.
-            ConfigError: the folder cannot be written, or another process trains in it.
+            ConfigError: the folder cannot be written, another process trains in it, or a step does not fit
+                into the memory.
             OSError: the disk refused; the newest checkpoint is whole.
         """
         try:
@@ -158,15 +166,28 @@ class Trainer:
             saved = f"step {self.saved_step} is saved: mend that, then go on with zorn resume"
             saved = "nothing is saved" if self.saved_step is None else saved
             raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
+        except RuntimeError as error:
+            if "memory" not in str(error):  # torch has no narrower error for that of the CPU
+                raise
+            raise ConfigError(
+                f"a step does not fit into the memory of {self.config.run.device} "
+                f"({str(error).splitlines()[0]}): choose a smaller --micro-batch, --batch or memory of a dnc"
+            ) from error
 
     def _train(self, interruption: Interruption) -> None:
         self._started = self._saved_at = time.perf_counter()
         share = self._share_used()
         display = ProgressDisplay(
-            self.console, progress=share, step=self.step, forward_passes=self.forward_passes
+            self.console,
+            progress=share,
+            step=self.step,
+            forward_passes=self.forward_passes,
+            objective=self.config.task.objective,
         )
         with MetricsLog(self.folder.metrics, self.folder.tensorboard, self.step) as log, display:
             if not self._resumed:
+                for choice in self.choices:
+                    self.console.print(choice, highlight=False, markup=False, soft_wrap=True)
                 self._save()
             if self.step == 0:
                 self._evaluate_once(log, display)
@@ -191,10 +212,7 @@ class Trainer:
 
     def _open_folder(self) -> None:
         if not self._resumed:
-            tokenizer = None
-            if isinstance(self.task, TextTask) and self.config.task.tokenizer != "bytes":
-                tokenizer = self.task.tokenizer.to_json()
-            self.folder.create(self.config, overwrite=self._overwrite, tokenizer=tokenizer)
+            self.folder.create(self.config, overwrite=self._overwrite, tokenizer=self._tokenizer)
             return
         newest = latest_checkpoint(self.folder.checkpoints)
         if read_progress(newest).step != self.step:
@@ -204,22 +222,15 @@ class Trainer:
         self.folder.summary.unlink(missing_ok=True)
 
     def _train_step(self, share: float, log: MetricsLog, display: ProgressDisplay) -> None:
-        config = self.config.optimizer
-        learning_rate = learning_rate_at(config, self.step, share)
-        record: Record = {"kind": "train", "learning_rate": learning_rate}
-        if isinstance(self.estimator, ZeroOrderEstimator):
-            multiple = self.config.population_multiple
-            self.estimator.epsilon = epsilon_at(config, self.config.estimator.epsilon, self.step, share)
-            self.estimator.population = population_at(self.config.estimator, multiple, share)
-            record |= {"epsilon": self.estimator.epsilon, "population": self.estimator.population}
+        record: Record = {"kind": "train"}
+        record |= prepare_step(self.config, self.task, self.estimator, self.step, share)
         batch = self.task.training_batch(self.step)
         batch = Batch(*(part.to(self.config.run.device) for part in batch))
         try:
-            estimate = self._update(batch, learning_rate)
+            estimate = self._update(batch, rate_factor_at(self.config.optimizer, self.step, share))
         except NonFiniteLossError as error:
             self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
-            finite = all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
-            saved = self._save() if finite else latest_checkpoint(self.folder.checkpoints)
+            saved = self._save() if self._is_finite() else latest_checkpoint(self.folder.checkpoints)
             raise NonFiniteLossError(f"{error}; the last good weights are saved in {saved}") from error
         self.step += 1
         self.forward_passes += estimate.forward_passes
@@ -235,19 +246,9 @@ class Trainer:
         log.write(record)
         display.trained(record, self._share_used())
 
-    def _update(self, batch: Batch, learning_rate: float) -> Estimate:
-        """Estimate the gradient and move the weights, in place or through the optimizer."""
-        objective = self.task.objective
-        if self.optimizer is None:
-            update = fused_update(self.config.optimizer, learning_rate)
-            return self.estimator.estimate(self.model, batch, objective, update=update)
-        estimate = self.estimator.estimate(self.model, batch, objective)
-        if self.config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        return estimate
+    def _update(self, batch: Batch, rate_factor: float) -> Estimate:
+        parts = self.model, self.estimator, self.optimizer
+        return update_weights(self.config, self.task, *parts, batch, rate_factor)
 
     def _evaluate(self, log: MetricsLog, display: ProgressDisplay) -> None:
         """Evaluate all validation splits; what is shown while training is the first's."""
@@ -256,6 +257,11 @@ class Trainer:
         records: list[Record] = [
             {"kind": "evaluation", **place, **dataclasses.asdict(evaluation)} for evaluation in evaluations
         ]
+        if self.config.task.objective != "cross-entropy":
+            for record, split in zip(records, self.task.validation_splits, strict=True):
+                record["objective"] = objective_value(
+                    self.model, self.task, split, window=self.config.task.length
+                )
         for record in records:
             log.write(record)
         display.evaluated(records[0])
@@ -263,6 +269,11 @@ class Trainer:
     def _save(self) -> Path:
         if self.saved_step == self.step:
             return latest_checkpoint(self.folder.checkpoints)
+        if not self._is_finite():
+            raise NonFiniteLossError(
+                f"step {self.step}: the weights are not finite: lower the learning rate or epsilon; the last "
+                f"good weights are saved in {latest_checkpoint(self.folder.checkpoints)}"
+            )
         progress = Progress(
             step=self.step,
             seconds=self._seconds(),
@@ -278,10 +289,19 @@ class Trainer:
         self.saved_step, self._saved_at = self.step, time.perf_counter()
         return saved
 
+    def _is_finite(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+
     def _finish(self) -> Summary:
         records = read_metrics(self.folder.metrics)
         latest = {record["split"]: record for record in records if record["kind"] == "evaluation"}
-        yardsticks = yardsticks_of(self.task)
+        for split, record in latest.items():
+            if not math.isfinite(record["loss"]):
+                raise NonFiniteLossError(
+                    f"step {self.step}: the loss on {split} is {record['loss']}: lower the learning rate or "
+                    f"epsilon; the weights are saved in {latest_checkpoint(self.folder.checkpoints)}"
+                )
+        yardsticks = {} if self.config.task.overfit else yardsticks_of(self.task)
         parameters = parameter_count(self.model)
         title = f"{self.config.task.task}, {self.config.model.cell} with {parameters:,} parameters"
         title += f", {self.config.estimator.estimator}"
@@ -305,9 +325,14 @@ class Trainer:
 
     def _sample(self, task: TextTask) -> str:
         prompt = task.encode(SAMPLE_PROMPT).unsqueeze(0).to(self.config.run.device)
-        tokens = sample(
-            self.model, prompt, SAMPLE_LENGTH, temperature=SAMPLE_TEMPERATURE, seed=self.config.run.seed
-        )
+        seed = self.config.run.seed
+        try:
+            tokens = sample(self.model, prompt, SAMPLE_LENGTH, temperature=SAMPLE_TEMPERATURE, seed=seed)
+        except ZornError as error:  # the outputs overflow, though the loss may not
+            saved = latest_checkpoint(self.folder.checkpoints)
+            raise NonFiniteLossError(
+                f"step {self.step}: {error}; the weights are saved in {saved}"
+            ) from error
         return SAMPLE_PROMPT + task.decode(tokens[0]) + "\n"
 
     def _seconds(self) -> float:
@@ -317,6 +342,13 @@ class Trainer:
 
     def _share_used(self) -> float:
         return self.config.budget.progress(self.step, self._seconds())
+
+
+def _learned_tokenizer(task: Task) -> str | None:
+    """The JSON of a tokenizer that was made from the text; None where there is nothing to learn."""
+    if not isinstance(task, TextTask) or isinstance(task.tokenizer, ByteTokenizer):
+        return None
+    return task.tokenizer.to_json()
 
 
 def _with_absolute_source(config: Config) -> Config:

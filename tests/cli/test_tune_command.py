@@ -1,0 +1,95 @@
+"""`zorn tune` from its words to a file that `zorn train` takes."""
+
+import functools
+import re
+import shlex
+import time
+
+import pytest
+
+from zorn.cli import main
+from zorn.cli import train as train_command
+from zorn.cli.tune import settings
+from zorn.training import PRESETS, BudgetConfig
+from zorn.training import tune as tuning
+from zorn.training.config import config_from_json
+
+SMALL = [
+    "--task",
+    "copy",
+    "--estimator",
+    "bptt",
+    "--batch",
+    "4",
+    "--hidden-size",
+    "4",
+    "--maximum-length",
+    "2",
+    "--seconds",
+    "5",
+]
+
+
+def test_it_writes_settings_that_train_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tuning, "LEAST_STEPS", 2)
+    busy = functools.partial(tuning.tune, clock=time.process_time)  # whatever else the machine does
+    monkeypatch.setattr("zorn.cli.tune.tune", busy)
+    file = tmp_path / "my found.json"
+    words = ["tune", *SMALL, "--tune-seconds", "6", "--out", file.name]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    found = config_from_json(file.read_text())
+    assert float(re.search(r"found in (\S+) s:", out)[1]) < 6.5
+    assert found.task.task == "copy"
+    assert found.budget == BudgetConfig(seconds=5.0)
+    assert found.optimizer.learning_rate is not None
+    assert found.run.out is None
+    line = next(line for line in out.splitlines() if line.startswith("zorn train"))
+    command = shlex.split(line)
+    assert command == ["zorn", "train", "--config", file.name]
+    config, _ = train_command.settings(command[2:])
+    assert (config.task, config.optimizer) == (found.task, found.optimizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name]  # nothing else is left behind
+
+    before = file.read_text()
+    assert main(words) == 2
+    assert "is there already: choose another --out, or replace it with --overwrite" in capsys.readouterr().err
+    assert file.read_text() == before
+
+
+def test_it_takes_the_flags_of_train():
+    words = ["--preset", "copy", "--hidden-size", "32", "--seconds", "20"]
+    asked, config = settings([*words, "--tune-seconds", "9"])
+    expected, _ = train_command.settings(words)
+    assert asked.tune_seconds == 9.0
+    assert config.task == PRESETS["copy"].task
+    assert (config.model, config.estimator, config.optimizer) == (
+        expected.model,
+        expected.estimator,
+        expected.optimizer,
+    )
+    assert config.budget == expected.budget
+    assert config.run.out is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tune-seconds", "0"], "seconds must be a number above 0, got 0"),
+        (["--tune-seconds", "soon"], "--tune-seconds must be a number, got 'soon': see zorn tune --help"),
+        (["--tune-second", "5"], "unknown flag --tune-second (did you mean --tune-seconds?)"),
+        (["--tune-seconds", "0.0001"], "the tuning budget must be at least"),
+        (["--out", "nowhere/found.json"], "there is no nowhere: choose another --out"),
+        (["--out", "."], "which is a folder: choose another --out"),
+        (["--steps", "100"], "the training budget must be in seconds, got steps 100"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = SMALL[:-2] if "--steps" in words else SMALL
+    assert main(["tune", *small, *words]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

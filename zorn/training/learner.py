@@ -1,0 +1,147 @@
+"""What learns in a run, without folder, log or clock: model, estimator and optimizer, step by step. It can be
+put back to where it was, so that settings can be tried out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from zorn.errors import NonFiniteLossError
+from zorn.estimators import Estimate
+from zorn.models import Batch
+from zorn.tasks import Task
+from zorn.tasks.held_out import objective_value
+from zorn.training.build import Estimator, build_estimator, build_model, build_optimizer
+from zorn.training.config import Config
+from zorn.training.schedules import rate_factor_at
+from zorn.training.step import prepare_step, update_weights
+
+HELD_OUT_WINDOW = 128
+"""Fewest tokens of a window that a text's validation split is cut into."""
+
+
+@final
+@dataclass
+class Learner:
+    """The parts of a run that a training step changes.
+
+    Args:
+        config: the settings that the parts were built from.
+        task: gives the batches.
+        model, estimator, optimizer: the parts; the optimizer is None with fused-sgd.
+        step: steps done, which is also the number of the next batch.
+
+    Example:
+        >>> from zorn.training import BudgetConfig, EstimatorConfig, ModelConfig, TaskConfig, build, resolve
+        >>> task = TaskConfig(task="copy", batch=4, maximum_length=2)
+        >>> config = Config(
+        ...     task=task, model=ModelConfig(hidden_size=4), budget=BudgetConfig(steps=2),
+        ...     estimator=EstimatorConfig(estimator="cd-rge", population=8),
+        ... )
+        >>> config, _ = resolve(config)
+        >>> learner = Learner.build(config, build.build_task(config))
+        >>> state, before = learner.state_dict(), learner.held_out_loss()
+        >>> learner.train_step(share=0.0).forward_passes
+        16
+        >>> learner.load_state_dict(state)
+        >>> learner.held_out_loss() == before
+        True
+    """
+
+    config: Config
+    task: Task
+    model: nn.Module
+    estimator: Estimator
+    optimizer: torch.optim.Optimizer | None
+    step: int = 0
+
+    @classmethod
+    def build(cls, config: Config, task: Task) -> Learner:
+        """A learner at its first step, from settings that leave nothing open (see `resolve`).
+
+        Raises ConfigError for settings that cannot work.
+        """
+        model = build_model(config, task.vocabulary)
+        carry = config.task.stream is not None
+        estimator = build_estimator(config.estimator, config.run.seed, carry=carry)
+        optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+        return cls(config, task, model, estimator, optimizer)
+
+    def next_batch(self) -> Batch:
+        """The batch of the next step, on the model's device."""
+        return Batch(*(part.to(self.config.run.device) for part in self.task.training_batch(self.step)))
+
+    def train_step(self, share: float, *, rate_factor: float = 1.0) -> Estimate:
+        """Do one step on the task's next batch.
+
+        Args:
+            share: of the budget that is used, 0 to 1: where the schedules are.
+            rate_factor: above 0, what the schedule's learning rates are multiplied by (not an ε that is
+                tied to them).
+
+        Raises:
+            NonFiniteLossError: the estimator's; the weights are unchanged.
+        """
+        prepare_step(self.config, self.task, self.estimator, self.step, share)
+        factor = rate_factor * rate_factor_at(self.config.optimizer, self.step, share)
+        parts = self.model, self.estimator, self.optimizer
+        estimate = update_weights(self.config, self.task, *parts, self.next_batch(), factor)
+        self.step += 1
+        return estimate
+
+    def held_out_loss(self) -> float:
+        """The mean of the objective on rows of the validation split, never of the test split (on the one
+        batch when overfitting); infinite where it is no number.
+
+        A text is read in windows as long as those of training, at least `HELD_OUT_WINDOW` tokens.
+        """
+        split, window = self.task.validation_splits[0], max(self.config.task.length, HELD_OUT_WINDOW)
+        loss = objective_value(self.model, self.task, split, window=window)
+        return loss if math.isfinite(loss) else math.inf
+
+    def probe(self, steps: int, *, rate_factor: float = 1.0, share: float | None = None) -> float:
+        """The held-out loss after some steps from here; everything is put back afterwards.
+
+        Args:
+            steps: how many, at least 1.
+            rate_factor: above 0, what the schedule's learning rate is multiplied by.
+            share: of the budget used, throughout; None: the schedules run through from 0 to 1.
+
+        Returns:
+            The loss; infinite where training diverged: it ended in NonFiniteLossError or in no number.
+        """
+        before = self.state_dict()
+        try:
+            for index in range(steps):
+                self.train_step(index / steps if share is None else share, rate_factor=rate_factor)
+            return self.held_out_loss()
+        except NonFiniteLossError:
+            return math.inf
+        finally:
+            self.load_state_dict(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that steps change: weights, optimizer, estimator (with the streams' carried state)
+        and the position in the data."""
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "estimator": self.estimator.state_dict(),
+                "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+                "step": self.step,
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to what `state_dict` gave, which stays as it is and can be loaded again."""
+        state = copy.deepcopy(state)  # or the optimizer would go on in these tensors
+        self.model.load_state_dict(state["model"])
+        self.estimator.load_state_dict(state["estimator"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]

@@ -1,0 +1,95 @@
+"""One training step: what schedules set, the estimate, and the update of the weights."""
+
+import torch
+from torch import nn
+
+from zorn.estimators import Estimate
+from zorn.models import Batch
+from zorn.tasks import Task
+from zorn.training.build import Estimator, fused_update
+from zorn.training.config import Config
+from zorn.training.loggers import Record
+from zorn.training.schedules import epsilon_at, learning_rate_at, population_at
+from zorn.training.usage import WEIGHT_SPACE, ZERO_ORDER
+
+GRADIENTS = ("grad", "credit_grad")
+"""Attributes of a parameter that may hold a gradient, or a part of one that is kept apart."""
+
+
+def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, share: float) -> Record:
+    """Set what the step (from 0) asks of the estimator when `share` (0 to 1) of the budget is used: ε and the
+    population of the schedules, and no carried state where new sequences begin. Returns what was set, and the
+    learning rate.
+
+    >>> from zorn.tasks import CopyTask
+    >>> from zorn.training import BudgetConfig
+    >>> from zorn.training.build import build_estimator
+    >>> from zorn.training.defaults import resolve
+    >>> config, _ = resolve(Config(budget=BudgetConfig(steps=1)))
+    >>> task = CopyTask(batch=1, minimum_length=1, maximum_length=2, seed=0)
+    >>> prepare_step(config, task, build_estimator(config.estimator, seed=0), step=0, share=0.0)
+    {'learning_rate': 0.003, 'epsilon': 0.05}
+    """
+    settings, name = config.estimator, config.estimator.estimator
+    set_: Record = {}
+    if name in ZERO_ORDER:
+        assert settings.epsilon is not None, "settings are resolved before a run"
+        set_["epsilon"] = epsilon_at(config.optimizer, settings.epsilon, step, share)
+    if name in WEIGHT_SPACE:
+        set_["population"] = population_at(settings, config.population_multiple, share)
+    for attribute, value in set_.items():
+        setattr(estimator, attribute, value)
+    reset = getattr(estimator, "reset", None)
+    if reset is not None and task.begins(step):
+        reset()
+    return {"learning_rate": learning_rate_at(config.optimizer, step, share), **set_}
+
+
+def update_weights(
+    config: Config,
+    task: Task,
+    model: nn.Module,
+    estimator: Estimator,
+    optimizer: torch.optim.Optimizer | None,
+    batch: Batch,
+    rate_factor: float,
+) -> Estimate:
+    """Estimate the gradient of a batch and move the weights along it: in place without an optimizer, else
+    through it, with its gradient clipped.
+
+    Args:
+        rate_factor: above 0; the share of their first learning rates that the optimizer's groups have now.
+
+    Raises:
+        NonFiniteLossError: the estimator's; the weights are unchanged.
+    """
+    settings = config.optimizer
+    if optimizer is None:
+        assert settings.learning_rate is not None, "settings are resolved before a run"
+        update = fused_update(settings, settings.learning_rate * rate_factor)
+        return estimator.estimate(model, batch, task.objective, update=update)
+    estimate = estimator.estimate(model, batch, task.objective)
+    if settings.clip_norm is not None:
+        clip(model, settings.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * rate_factor
+    optimizer.step()
+    return estimate
+
+
+def clip(model: nn.Module, norm: float) -> None:
+    """Scale the gradient down to `norm` where it is longer; of a gradient in two parts, each on its own.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    >>> clip(layer, 1.0)
+    >>> layer.weight.grad
+    tensor([[0.6000, 0.8000]])
+    """
+    for name in GRADIENTS:
+        parts = [getattr(parameter, name, None) for parameter in model.parameters()]
+        gradients = [part for part in parts if part is not None]
+        if gradients:
+            scale = (norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(scale)
