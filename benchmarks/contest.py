@@ -2,51 +2,84 @@
 
 A method is the settings that `zorn train` takes (`EstimatorConfig`, `OptimizerConfig`), so that each line
 of a table can be repeated from the command line. Its clock counts training alone: the loss of the
-unperturbed model, which the curves show, is evaluated outside of it. One thread, one process a method: its
+unperturbed model, which the curves show, is evaluated outside of it. One thread, one process a run: its
 peak memory is its own, and its seconds are those of a core (CPU time, on a quiet machine the same as the
 wall clock), so that other work on the machine does not count against a method.
 """
 
+import dataclasses
 import json
 import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from harness import RETURN_FREED_MEMORY, process_bytes, restart_peak
-from matplotlib.axes import Axes
 
 import zorn
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_optimizer
 from zorn.training.config import EstimatorConfig, OptimizerConfig
+from zorn.training.schedules import epsilon_at, learning_rate_at
+from zorn.training.step import clip
+
+_TOLD = {"estimator", "structure", "rank", "truncation", "optimizer", "learning_rate"}
+"""Settings that a method's name tells, or that its words begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How a model is trained: the estimator of the gradient, and the optimizer that follows it."""
+    """How a model is trained: the estimator of the gradient, the optimizer that follows it, the batch.
+
+    Attributes:
+        batch: sequences in a training batch.
+        length: tokens of a window, where a text is learned.
+        stream: windows that follow on each other with their state carried; None: each begins anew.
+    """
 
     name: str
     estimator: EstimatorConfig
     optimizer: OptimizerConfig
+    batch: int
+    length: int = 32
+    stream: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the method needs: "exact" (backpropagation), "bridge" (within chunks), "forward" (none)."""
+        kinds = {"bptt": "exact", "tbptt": "exact", "bridge": "bridge"}
+        return kinds.get(self.estimator.estimator, "forward")
 
     def words(self) -> str:
-        """The settings that the method was run with, in a few words."""
-        rate, estimator = self.optimizer.learning_rate, self.estimator
-        words = f"{self.optimizer.optimizer} {rate:g}"
-        if self.optimizer.momentum:
-            words += f", momentum {self.optimizer.momentum:g}"
-        if self.optimizer.clip_norm is not None:
-            words += f", clip {self.optimizer.clip_norm:g}"
-        if estimator.estimator not in ("bptt", "tbptt"):
-            words += f", n {estimator.population}, g {estimator.group_size or 'B'}, ε {estimator.epsilon:g}"
-        return words
+        """The settings that the name does not tell and that are not the defaults, in a few words."""
+        words = [f"{self.optimizer.optimizer} {self.optimizer.learning_rate:g}"]
+        for config in (self.estimator, self.optimizer):
+            for field in dataclasses.fields(config):
+                value = getattr(config, field.name)
+                if value != field.default and field.name not in _TOLD:
+                    number = f"{value:g}" if isinstance(value, float) else f"{value}"
+                    words.append(f"{field.name.replace('_', ' ')} {number}")
+        streams = [] if self.stream is None else [f"streams of {self.stream} windows"]
+        return ", ".join([*words, f"batch {self.batch}", *streams])
+
+    def to_json(self) -> str:
+        """All settings, for a process of its own; `from_json` reads them."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Method":
+        """What `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        values["estimator"] = EstimatorConfig(**values["estimator"])
+        values["optimizer"] = OptimizerConfig(**values["optimizer"])
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -71,13 +104,29 @@ class Run:
     points: list[Point]
     peak_bytes: int
 
-    def first_below(self, threshold: float) -> Point | None:
-        """The first point whose loss is below `threshold`; None where it was not reached."""
-        return next((point for point in self.points if point.loss < threshold), None)
+    def first_below(self, threshold: float, figure: str = "loss") -> Point | None:
+        """The first point whose figure is below `threshold`; None where it was not reached."""
+        reached = (point for point in self.points if point.measured.get(figure, math.inf) < threshold)
+        return next(reached, None)
 
 
 Judge = Callable[[zorn.LanguageModel, Task, bool], dict[str, float]]
 """Evaluates a model without touching it: at least its "loss"; told whether it is the last time."""
+
+
+def judge_validation(model: zorn.LanguageModel, task: Task, last: bool) -> dict[str, float]:
+    """The figures of the task's first validation split, and the last time those of the others too.
+
+    A figure of another split has that split's name before its own: "validation-longer token_accuracy". A task
+    that is overfitted has its one batch as the first split.
+    """
+    figures: dict[str, float] = {}
+    for split in task.validation_splits[: None if last else 1]:
+        prefix = "" if split == task.validation_splits[0] else f"{split} "
+        found = dataclasses.asdict(task.evaluate(model, split))
+        names = ("loss", "token_accuracy", "sequence_accuracy", "bits_per_byte")
+        figures |= {prefix + name: found[name] for name in names if found[name] is not None}
+    return figures
 
 
 def train(
@@ -93,84 +142,114 @@ def train(
 ) -> Run:
     """Train for `seconds`, or until the loss falls below `stop_below` or is no longer finite.
 
+    A step whose gradient is zero everywhere, as in a window without an answer, leaves weights and optimizer
+    alone.
+
     Args:
         judge_every: seconds of training between two judgements, 0 for one after every step.
     """
-    estimator = build_estimator(method.estimator, seed)
-    optimizer = build_optimizer(method.optimizer, model)
-    assert optimizer is not None, "a contest compares methods with a torch optimizer"
-    clip = method.optimizer.clip_norm
-    held = process_bytes("VmRSS")
-    restart_peak()
+    stepper = _Stepper(method, model, seed)
+    memory = _TrainingMemory()
     points: list[Point] = []
     steps = passes = 0
     clock = last_judged = 0.0
     while True:
         if steps == 0 or clock - last_judged >= judge_every or clock >= seconds:
-            figures = judge(model, task, False)
-            last_judged, loss = clock, figures["loss"]
-            over = clock >= seconds or loss < stop_below or not math.isfinite(loss)
-            figures = judge(model, task, True) if over else figures
+            with memory.not_counted():
+                figures = judge(model, task, False)
+                last_judged, loss = clock, figures["loss"]
+                over = clock >= seconds or loss < stop_below or not math.isfinite(loss)
+                figures = judge(model, task, True) if over else figures
             points.append(Point(steps, passes, clock, loss, figures))
             if over:
-                return Run(points, process_bytes("VmHWM") - held)
+                return Run(points, memory.peak)
         start = time.process_time()
         try:
-            estimate = estimator.estimate(model, task.training_batch(steps), task.objective)
+            passes += stepper.step(task, steps, clock / seconds)
         except zorn.NonFiniteLossError:
-            points.append(Point(steps, passes, clock, math.nan, {}))
-            return Run(points, process_bytes("VmHWM") - held)
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
+            points.append(Point(steps, passes, clock, math.nan, {"loss": math.nan}))
+            return Run(points, memory.peak)
         clock += time.process_time() - start
-        steps, passes = steps + 1, passes + estimate.forward_passes
+        steps += 1
 
 
-def run_apart(script: str, jobs: Sequence[Sequence[str]], *, at_once: int = 1) -> list[Run]:
-    """Run `script --child WORDS…` for each job in a process of its own on one thread; their `Run`s in order.
+class _TrainingMemory:
+    """Peak memory in bytes, above what the process held at first, of all but what is not counted."""
+
+    def __init__(self) -> None:
+        self.peak, self._held = 0, process_bytes("VmRSS")
+        restart_peak()
+
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """A block whose memory does not count."""
+        self.peak = max(self.peak, process_bytes("VmHWM") - self._held)
+        yield
+        restart_peak()
+
+
+class _Stepper:
+    """The step of a method: estimate, clip, follow, as `zorn train` does it."""
+
+    def __init__(self, method: Method, model: zorn.LanguageModel, seed: int) -> None:
+        two_part = method.kind == "bridge" and method.estimator.separate
+        self.method, self.model = method, model
+        self.estimator: Any = build_estimator(method.estimator, seed, carry=method.stream is not None)
+        optimizer = build_optimizer(method.optimizer, model, two_part=two_part)
+        assert optimizer is not None, "a contest compares methods with a torch optimizer"
+        self.optimizer = optimizer
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+
+    def step(self, task: Task, number: int, progress: float) -> int:
+        """Take step `number` (from 0) when `progress` (0 to 1) of the time is used; its forward passes."""
+        config, epsilon = self.method.optimizer, self.method.estimator.epsilon
+        if epsilon is not None:
+            self.estimator.epsilon = epsilon_at(config, epsilon, number, progress)
+        if self.method.stream is not None and task.begins(number):
+            self.estimator.reset()
+        estimate = self.estimator.estimate(self.model, task.training_batch(number), task.objective)
+        if config.clip_norm is not None:
+            clip(self.model, config.clip_norm)
+        factor = learning_rate_at(dataclasses.replace(config, learning_rate=1.0), number, progress)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        if estimate.gradient_norm > 0:
+            self.optimizer.step()
+        return estimate.forward_passes
+
+
+def run_apart(script: str, jobs: Sequence[str], *, at_once: int = 1) -> Iterator[tuple[int, Run]]:
+    """Run `script --child JOB` for each job in a process of its own on one thread: (its number, its run), as
+    they end.
 
     The script prints its run with `print_run`.
+
+    Raises:
+        RuntimeError: after the last job, if some of them failed; their errors are on standard error.
     """
     environment = os.environ | RETURN_FREED_MEMORY | {"OMP_NUM_THREADS": "1"}
 
-    def one(words: Sequence[str]) -> Run:
-        command = [sys.executable, script, "--child", *words]
+    def one(job: str) -> Run:
+        command = [sys.executable, script, "--child", job]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         found = json.loads(done.stdout)
-        print(f"{Path(script).stem}: {' '.join(words)} done", file=sys.stderr, flush=True)
         return Run([Point(*values) for values in found["points"]], found["peak_bytes"])
 
+    failed = 0
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(one, jobs))
+        numbers = {pool.submit(one, job): number for number, job in enumerate(jobs)}
+        for done, future in enumerate(as_completed(numbers), start=1):
+            error, number = future.exception(), numbers[future]
+            failed += error is not None
+            outcome = "done" if error is None else f"failed: {jobs[number]}"
+            print(f"{Path(script).stem}: {done} of {len(jobs)} {outcome}", file=sys.stderr, flush=True)
+            if error is None:
+                yield number, future.result()
+    if failed:
+        raise RuntimeError(f"{failed} of {len(jobs)} runs failed: their errors stand above")
 
 
 def print_run(run: Run) -> None:
     """What `run_apart` reads."""
     points = [[point.steps, point.passes, point.seconds, point.loss, point.measured] for point in run.points]
     print(json.dumps({"points": points, "peak_bytes": run.peak_bytes}))
-
-
-def draw_losses(panels: Sequence[Axes], runs: dict[str, Run], title: str) -> None:
-    """Loss against steps, forward passes and seconds (logarithmic), a line a method; three panels."""
-    against = {
-        "optimizer steps": lambda point: point.steps,
-        "forward passes": lambda point: point.passes,
-        "seconds of training": lambda point: point.seconds,
-    }
-    for axes, (words, value) in zip(panels, against.items(), strict=True):
-        for number, (name, run) in enumerate(runs.items()):
-            later = [point for point in run.points if point.steps]
-            axes.plot(
-                [value(point) for point in later],
-                [point.loss for point in later],
-                "--" if "bptt" in name else "-",
-                color=f"C{number}",
-                label=name,
-                lw=1.3,
-            )
-        axes.set_xscale("log")
-        axes.set_ylim(0, 4)
-        axes.set_xlabel(words)
-    panels[0].set_ylabel(f"{title}\nloss (nats per token)")
-    panels[0].legend(fontsize=6, loc="lower left")
