@@ -54,7 +54,7 @@ class Method:
     @property
     def kind(self) -> str:
         """What the method needs: "exact" (backpropagation), "bridge" (within chunks), "forward" (none)."""
-        kinds = {"bptt": "exact", "tbptt": "exact", "bridge": "bridge"}
+        kinds = {"bptt": "exact", "tbptt": "exact", "e-prop": "exact", "bridge": "bridge"}
         return kinds.get(self.estimator.estimator, "forward")
 
     def words(self) -> str:

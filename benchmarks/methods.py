@@ -8,6 +8,7 @@ results; a grid whose best value lies at its edge is carried on beyond it.
     rank-one-…, dense-…     noise on the weights; "dense-paper" is the paper's (arXiv 2505.17852) as it is
     activity[-γ]            noise at the output of the maps, credited with the losses discounted by γ a step
     pes, nres               noise on the weights along streams, each member with a state of its own
+    e-prop                  exact along every unit's own path, nothing through recurrent matrices
     bridge-k                exact in chunks of k steps, zero-order across their boundaries
     bptt-…, tbptt-k-…       backpropagation, whole and truncated
 """
@@ -166,6 +167,27 @@ def bridge(
     )
 
 
+def e_prop(rate: float, *, batch: int = 16, length: int = 32) -> Method:
+    """The gradient without the paths through recurrent matrices."""
+    return Method(
+        name="e-prop",
+        estimator=EstimatorConfig(estimator="e-prop"),
+        optimizer=OptimizerConfig(optimizer="adamw", learning_rate=rate, weight_decay=0.0),
+        batch=batch,
+        length=length,
+    )
+
+
+def cooled(*methods: Method) -> list[Method]:
+    """The methods with a learning rate that falls along a cosine to 2 % over the budget."""
+    return [
+        dataclasses.replace(
+            method, optimizer=dataclasses.replace(method.optimizer, schedule="cosine", schedule_floor=0.02)
+        )
+        for method in methods
+    ]
+
+
 def of_sequences(batch: int, *methods: Method) -> list[Method]:
     """The methods with another batch."""
     return [dataclasses.replace(method, batch=batch) for method in methods]
@@ -178,8 +200,9 @@ TABLE: dict[str, list[Method]] = {
         exact("sgd", 9.0),
         *(exact("adamw", 0.1, truncation=k) for k in (1, 4, 7)),
         *(exact("sgd", 9.0, truncation=k) for k in (1, 4, 7)),
-        *(bridge(k, 0.05, 0.01, 0.003) for k in (1, 4, 7)),
-        *(activity(discount, 0.05, 0.01) for discount in (1.0, 0.95, 0.8)),
+        *(bridge(k, 0.1, 0.01, 0.01) for k in (1, 4, 7)),
+        e_prop(0.01),
+        *(activity(discount, 0.05, 0.01, draws=8) for discount in (1.0, 0.9)),
         rank_one("cd-rge", 256, 0.02, 0.01),
         rank_one("fd-rge", 512, 0.005, 0.01),
         rank_one("spsa-1.5", 256, 0.005, 0.01),
@@ -190,32 +213,35 @@ TABLE: dict[str, list[Method]] = {
         16,
         exact("adamw", 0.03),
         exact("sgd", 1.0),
+        *(activity(discount, 0.05, 0.01, draws=16) for discount in (1.0, 0.9)),
         *(exact("adamw", rate, truncation=k) for k, rate in ((1, 0.01), (4, 0.01), (7, 0.03))),
         *(exact("sgd", 1.0, truncation=k) for k in (1, 4, 7)),
         rank_one("cd-rge", 512, 0.02, 0.01),
         rank_one("spsa-1.5", 512, 0.005, 0.01),
         dense(96, 0.02, 0.01),
     ),
-    "transduction": [
+    "transduction": cooled(
         exact("adamw", 0.003, clip=1.0),
         exact("sgd", 1.0),
         *(exact("adamw", 0.003, clip=1.0, truncation=k) for k in (1, 4, 7)),
         *(exact("sgd", 1.0, truncation=k) for k in (1, 4, 7)),
-        *(bridge(k, 0.05, 0.003, 0.001) for k in (1, 4, 7)),
-        *(activity(discount, 0.05, 0.003) for discount in (1.0, 0.95, 0.8)),
+        *(bridge(k, 0.1, 0.003, 0.003) for k in (1, 4, 7)),
+        e_prop(0.005),
+        *(activity(discount, 0.05, 0.01, draws=4, batch=64) for discount in (1.0, 0.9)),
         rank_one("cd-rge", 1024, 0.02, 0.01),
         rank_one("fd-rge", 1024, 0.005, 0.01),
         rank_one("spsa-1.5", 1024, 0.02, 0.01),
         dense(96, 0.02, 0.03),
         dense_paper(),
-    ],
-    "text": [
+    ),
+    "text": cooled(
         exact("adamw", 0.01, length=64),
         exact("sgd", 1.0, length=64),
         *(exact("adamw", 0.01, length=64, truncation=k) for k in (1, 4, 8)),
         *(exact("sgd", 1.0, length=64, truncation=k) for k in (1, 4, 8)),
-        *(bridge(k, 0.05, 0.01, 0.003, discount=0.8) for k in (1, 4, 8)),
-        *(activity(discount, 0.05, 0.003) for discount in (1.0, 0.95, 0.8)),
+        *(bridge(k, 0.1, 0.01, 0.01, discount=0.8) for k in (1, 4, 8)),
+        e_prop(0.005, batch=32),
+        *(activity(discount, 0.05, 0.01, draws=4, batch=64) for discount in (1.0, 0.8, 0.6)),
         rank_one("cd-rge", 2048, 0.02, 0.02, batch=2048, length=16),
         rank_one("fd-rge", 2048, 0.005, 0.02, batch=2048, length=16),
         rank_one("spsa-1.5", 2048, 0.02, 0.02, batch=2048, length=16),
@@ -223,7 +249,7 @@ TABLE: dict[str, list[Method]] = {
         streaming("nres", 1024, 0.02, 0.01, stream=8),
         dense(96, 0.02, 0.03, length=16),
         dense_paper(length=16),
-    ],
+    ),
 }
 """Where (`setting`, or `setting/task/cell`): its methods."""
 

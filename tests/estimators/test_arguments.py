@@ -6,7 +6,7 @@ import torch
 from small_language import gradients, language_batch, language_model, without_type_checks
 
 from zorn.errors import ConfigError
-from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT, smoothed_loss
+from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT, ActivityCredit, Bridge, smoothed_loss
 from zorn.models import Batch
 from zorn.perturbations import Dense, RankOne
 from zorn.tasks import TokenCrossEntropy
@@ -81,6 +81,8 @@ CALLS = {
     "dense": lambda *call: CDRGE(population=4, epsilon=0.1, perturbation=Dense()).estimate(*call),
     "bptt": lambda *call: BPTT().estimate(*call),
     "tbptt": lambda *call: TBPTT(truncation=2).estimate(*call),
+    "bridge": lambda *call: Bridge(truncation=2, epsilon=0.1).estimate(*call),
+    "activity": lambda *call: ActivityCredit(epsilon=0.1).estimate(*call),
     "smoothed": smoothed,
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -134,7 +136,7 @@ def test_a_model_that_is_none_in_ask_and_tell():
     assert estimator.step == 1
 
 
-@pytest.mark.parametrize("name", ["rank one", "dense", "bptt", "tbptt"])
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "smoothed"])
 def test_an_optimizer_as_the_update(name):
     model, calls = language_model(), []
     model.register_forward_hook(lambda *arguments: calls.append(1))
@@ -145,6 +147,7 @@ def test_an_optimizer_as_the_update(name):
     assert not calls
 
 
+@each_call
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
@@ -156,11 +159,13 @@ def test_an_optimizer_as_the_update(name):
         (None, r"objective: got a value of type NoneType"),
     ],
 )
-def test_an_objective_that_is_none(objective, message):
-    estimator = CDRGE(population=4, epsilon=0.1)
+def test_an_objective_that_is_none(call, objective, message):
+    model, calls = language_model(), []
+    model.register_forward_hook(lambda *arguments: calls.append(1))
     with without_type_checks(), pytest.raises(ConfigError, match=message):
-        estimator.estimate(language_model(), language_batch(), objective)
-    assert estimator.step == 0, "before any work"
+        call(model, language_batch(), objective)
+    assert not calls
+    assert not gradients(model)
 
 
 @each_call
@@ -173,12 +178,21 @@ def test_a_model_with_a_lazy_layer(call):
         call(lazy, Batch(torch.zeros(4, 2), torch.zeros(4, 3)), TokenCrossEntropy())
 
 
-def test_a_state_that_is_none():
-    estimator = CDRGE(population=4, epsilon=0.1)
+@pytest.mark.parametrize(
+    ("estimator", "missing"),
+    [
+        (CDRGE(population=4, epsilon=0.1), "seed, epsilon, population"),
+        (TBPTT(truncation=2, carry=True), "carried"),
+        (Bridge(truncation=2, epsilon=0.1), "seed, epsilon, mean_squares"),
+        (ActivityCredit(epsilon=0.1), "seed, epsilon, sizes, output, carried"),
+    ],
+    ids=["cd-rge", "tbptt", "bridge", "activity"],
+)
+def test_a_state_that_is_none(estimator, missing):
     before = estimator.state_dict()
     with without_type_checks():
         with pytest.raises(ConfigError, match=r"what state_dict\(\) gave, got a value of type int"):
             estimator.load_state_dict(3)
-        with pytest.raises(ConfigError, match="got one without seed, epsilon"):
-            estimator.load_state_dict({"step": 1, "population": 2})
+        with pytest.raises(ConfigError, match=f"got one without {missing}$"):
+            estimator.load_state_dict({"step": 1})
     assert estimator.state_dict() == before

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import zorn
+from zorn.cli import diagnose as diagnose_command
 from zorn.cli import inspect as inspect_command
+from zorn.cli import tune as tune_command
 from zorn.cli.entry import COMMANDS
 from zorn.cli.parsing import _flags, parse
 from zorn.cli.train import settings
@@ -25,7 +27,7 @@ HISTORY = ("docs/log.md", "docs/results/", "docs/architecture.md")
 """Pages that tell what was, or sketch what is: their code is not for running."""
 
 GUIDES = [page for page in PAGES if not page.startswith(HISTORY)]
-FOREIGN_FLAGS = {"--extra-index-url", "--quick", "--help", "--version"}
+FOREIGN_FLAGS = {"--extra-index-url", "--quick", "--setting", "--help", "--version"}
 """Flags of pip, benchmarks and every command."""
 
 
@@ -68,8 +70,17 @@ def read(words):
     if name == "train":
         settings(rest)
         return
+    if name == "tune":
+        tune_command.settings(rest)
+        return
     preset = PRESETS["quickstart"]
-    default = inspect_command.Inspect(task=preset.task, model=preset.model) if name == "inspect" else None
+    defaults = {
+        "inspect": inspect_command.Inspect(task=preset.task, model=preset.model),
+        "diagnose": diagnose_command.Diagnose(
+            task=preset.task, model=preset.model, estimator=preset.estimator
+        ),
+    }
+    default = defaults.get(name)
     parse(command_class(name), rest, prog=f"zorn {name}", default=default)
 
 

@@ -150,9 +150,7 @@ def test_it_is_public():
 
 def test_what_is_no_model_or_not_one_yet():
     for given in (None, nn.Linear):
-        with pytest.raises(
-            ConfigError, match=r"inspect_model: got a value of type \w+, expected a torch"
-        ):
+        with pytest.raises(ConfigError, match=r"inspect_model: got a value of type \w+, expected a torch"):
             inspect_model(given)
     with pytest.raises(ConfigError, match="weight has no shape yet"):
         inspect_model(nn.LazyLinear(3))

@@ -56,7 +56,7 @@ def test_auto_is_the_first_estimator_that_uses_all_that_is_given(settings, name)
     [
         (
             {"estimator": {"truncation": 4}},
-            r"--truncation is of bridge, tbptt\): for example --estimator bridge",
+            r"--truncation is of bridge, tbptt, e-prop\): for example --estimator bridge",
         ),
         (
             {"estimator": {"population": 256, "draws": 2}},

@@ -14,13 +14,13 @@ from zorn.training.learner import Learner
 from zorn.training.rate_watch import RateWatch
 
 
-def learner(rate):
+def learner(rate, **optimizer):
     config, _ = resolve(
         Config(
             task=TaskConfig(task="copy", batch=4, minimum_length=1, maximum_length=2),
             model=ModelConfig(hidden_size=4),
             estimator=EstimatorConfig(estimator="bptt"),
-            optimizer=OptimizerConfig(learning_rate=rate),
+            optimizer=OptimizerConfig(learning_rate=rate, **optimizer),
             budget=BudgetConfig(steps=100),
         )
     )
@@ -60,6 +60,29 @@ def test_where_every_rate_diverges_it_stays(monkeypatch):
     own, watch = learner(0.01), RateWatch(window=2)
     record = [watch.trained(own, 1.0, share=0.0) for _ in range(4)][-1]
     assert record["factor"] == watch.factor == 1.0
+
+
+def test_where_all_rates_are_equal_it_stays(monkeypatch):
+    monkeypatch.setattr(Learner, "probe", lambda *_, **__: 2.0)  # as with steps too small to move a weight
+    own, watch = learner(0.01), RateWatch(window=2)
+    record = [watch.trained(own, 1.0, share=0.0) for _ in range(4)][-1]
+    assert record["factor"] == watch.factor == 1.0
+
+
+@pytest.mark.parametrize(("decay", "high"), [(1.0, 1.0), (0.1, math.sqrt(10))])
+def test_no_rate_is_tried_that_weight_decay_would_turn_weights_around_at(monkeypatch, decay, high):
+    tried = []
+
+    def probe(_self, _steps, *, rate_factor, share):
+        tried.append(rate_factor)
+        return 1 / rate_factor
+
+    monkeypatch.setattr(Learner, "probe", probe)
+    optimizer = {"optimizer": "fused-sgd", "weight_decay": decay}
+    own, watch = learner(0.5, **optimizer), RateWatch(window=2)
+    record = [watch.trained(own, 1.0, share=0.0) for _ in range(4)][-1]
+    assert record["factor"] == max(tried)
+    assert high <= max(tried) < 1 / (0.5 * decay)
 
 
 @pytest.mark.parametrize("stop", [3, 4, 7])

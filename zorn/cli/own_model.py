@@ -92,7 +92,7 @@ def _importing_from(folder: Path) -> Iterator[None]:
 
 
 def _raised(doing: str, error: BaseException) -> UsageError:
-    return UsageError(f"{doing} raised {type(error).__name__}: {error}: mend it, then inspect again")
+    return UsageError(f"{doing} raised {type(error).__name__}: {error}: mend it, then try again")
 
 
 def _no_model(target: str, found: str) -> UsageError:

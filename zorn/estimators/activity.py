@@ -32,7 +32,7 @@ from zorn.estimators.activity_sweeps import (
     joined_states,
     token_normaliser,
 )
-from zorn.estimators.arguments import check_batch, check_model, check_update
+from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
 from zorn.estimators.carry import Carry
 from zorn.estimators.credit import reward_to_go
 from zorn.estimators.estimate import Estimate
@@ -177,6 +177,7 @@ class ActivityCredit:
         """
         check_model(model)
         check_batch(batch)
+        check_objective(objective)
         check_update(update)
         bound = self.structure.bind(model)
         if update is not None:
@@ -311,7 +312,8 @@ class ActivityCredit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; ConfigError for something else."""
+        check_state(state, tuple(self.state_dict()))
         self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
         self._sizes, self._output = dict(state["sizes"]), state["output"]
         self._carried.load_state_dict(state)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import check_batch, check_model, check_update
+from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
 from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, mean_tokens
 from zorn.perturbations import Draw, FusedSGD, GradientBlock, Objective, Target
@@ -64,6 +64,7 @@ class ExactGradient(ABC):
         """
         check_model(model)
         check_batch(batch)
+        check_objective(objective)
         check_update(update)
         self._check(model, batch, objective)
         targets = trainable_targets(model)
@@ -115,7 +116,8 @@ class ExactGradient(ABC):
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; ConfigError for something else."""
+        check_state(state, tuple(self.state_dict()))  # what a subclass needs, too
         self.step = state["step"]
 
     @abstractmethod

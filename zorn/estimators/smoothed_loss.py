@@ -10,7 +10,7 @@ from torch import nn
 
 from zorn.checks import check_number, check_seed, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import check_batch, check_model, check_perturbation
+from zorn.estimators.arguments import check_batch, check_model, check_objective, check_perturbation
 from zorn.models import Batch
 from zorn.perturbations import Draw, Objective, Perturbation, RankOne, Workload, member_losses
 
@@ -83,6 +83,7 @@ def smoothed_loss(
     """
     check_model(model)
     check_batch(batch)
+    check_objective(objective)
     check_number("epsilon", epsilon, above=True)
     check_whole_number("micro_batch", micro_batch, minimum=1)
     for name, size in (("group_size", group_size), ("time_chunk", time_chunk)):

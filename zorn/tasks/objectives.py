@@ -66,7 +66,7 @@ class TokenCrossEntropy:
         gradient = outputs.softmax(-1, dtype=precision)
         right = targets.masked_fill(~counted, 0).unsqueeze(-1)
         gradient.scatter_add_(-1, right, torch.full_like(right, -1, dtype=precision))
-        return gradient.mul_(counted.unsqueeze(-1))
+        return gradient.masked_fill_(~counted.unsqueeze(-1), 0)
 
     def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
         """Which tokens count: those whose target is not -100."""

@@ -103,7 +103,13 @@ def check_tokenizer(saved: Mapping[str, Any] | None, tokenizer: str | None) -> N
 
     >>> check_tokenizer(None, None)
     """
-    if saved is not None and saved["tokenizer"] != _tokenizer_hash(tokenizer):
+    if saved is None or saved["tokenizer"] == _tokenizer_hash(tokenizer):
+        return
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer.json is missing from the run's folder: restore it from a copy, or train a new run"
+        )
+    if saved["tokenizer"] != _tokenizer_hash(tokenizer):
         raise ConfigError(
             "tokenizer.json has changed since the run started, so that its tokens would mean something else: "
             "restore it from a copy, or train a new run"

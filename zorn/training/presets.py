@@ -27,7 +27,7 @@ PresetName = Literal[
 """The names of the presets, as the command line lists them."""
 
 QUICKSTART = Config(
-    task=TaskConfig(task="text", source="python-docs", tokenizer="alphabet", batch=256, length=32),
+    task=TaskConfig(task="text", source="python-docs", tokenizer="alphabet", batch=64, length=32),
     model=ModelConfig(cell="lstm", hidden_size=64),
     optimizer=OptimizerConfig(schedule="cosine", schedule_floor=0.02),
     budget=BudgetConfig(seconds=180.0),

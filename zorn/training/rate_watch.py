@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, final
 
+from zorn.training.config import OptimizerConfig
 from zorn.training.learner import Learner
 from zorn.training.loggers import Record
 from zorn.training.plateau import Plateau
@@ -62,15 +63,19 @@ class RateWatch:
 
         Returns:
             After a search, a record of kind "rate": the factor and the held-out loss before and after. Where
-            every rate diverged the factor stays.
+            none is better than the present factor, as where all of them diverge, it stays.
         """
         if not self._plateau.update(loss):
             return None
         before = self.factor
-        found = search_rate(
-            lambda factor: learner.probe(PROBE_STEPS, rate_factor=factor, share=share), before, most=PROBES
-        )
-        if math.isfinite(found.loss):
+
+        def score(factor: float) -> float:
+            if not _decays(learner.config.optimizer, factor):
+                return math.inf
+            return learner.probe(PROBE_STEPS, rate_factor=factor, share=share)
+
+        found = search_rate(score, before, most=PROBES)
+        if found.loss < found.losses[before]:
             self.factor = found.rate
         return {
             "kind": "rate",
@@ -89,3 +94,9 @@ class RateWatch:
         """Restore what `state_dict` gave."""
         self.factor = state["factor"]
         self._plateau.load_state_dict(state["plateau"])
+
+
+def _decays(config: OptimizerConfig, factor: float) -> bool:
+    """Whether the schedule's largest rate times the weight decay is below 1, as `FusedSGD` asks."""
+    assert config.learning_rate is not None, "settings are resolved before a run"
+    return config.optimizer != "fused-sgd" or config.learning_rate * factor * config.weight_decay < 1

@@ -34,8 +34,10 @@ from zorn.training.curve import draw_curve
 from zorn.training.defaults import resolve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
+from zorn.training.learner import Learner
 from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
 from zorn.training.progress_display import ProgressDisplay
+from zorn.training.rate_watch import RateWatch
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
@@ -104,6 +106,8 @@ class Trainer:
         self.saved_step: int | None = None
         self._earlier_seconds = 0.0
         self._started: float | None = None
+        settings = config.optimizer
+        self._watch = RateWatch(window=settings.plateau_window) if settings.on_plateau == "research" else None
         if resume:
             self._restore()
 
@@ -138,6 +142,8 @@ class Trainer:
         )
         self.dropped, self._earlier_seconds = progress.dropped, progress.seconds
         self.estimator.load_state_dict(dict(progress.estimator))
+        if self._watch and progress.watch:
+            self._watch.load_state_dict(dict(progress.watch))
         if self._share_used() >= 1 and self.folder.summary.exists():
             raise ConfigError(
                 f"the run in {self.folder.path} is finished after {self.step} steps and "
@@ -224,10 +230,13 @@ class Trainer:
     def _train_step(self, share: float, log: MetricsLog, display: ProgressDisplay) -> None:
         record: Record = {"kind": "train"}
         record |= prepare_step(self.config, self.task, self.estimator, self.step, share)
+        factor = self._watch.factor if self._watch else 1.0
+        record["learning_rate"] *= factor
         batch = self.task.training_batch(self.step)
         batch = Batch(*(part.to(self.config.run.device) for part in batch))
         try:
-            estimate = self._update(batch, rate_factor_at(self.config.optimizer, self.step, share))
+            rate_factor = rate_factor_at(self.config.optimizer, self.step, share) * factor
+            estimate = self._update(batch, rate_factor)
         except NonFiniteLossError as error:
             self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
             saved = self._save() if self._is_finite() else latest_checkpoint(self.folder.checkpoints)
@@ -245,6 +254,12 @@ class Trainer:
         }
         log.write(record)
         display.trained(record, self._share_used())
+        if self._watch:
+            parts = self.model, self.estimator, self.optimizer
+            learner = Learner(self.config, self.task, *parts, self.step)
+            if found := self._watch.trained(learner, estimate.loss, share):
+                place = {"seconds": self._seconds(), "forward_passes": self.forward_passes}
+                log.write({**found, **place})
 
     def _update(self, batch: Batch, rate_factor: float) -> Estimate:
         parts = self.model, self.estimator, self.optimizer
@@ -282,6 +297,7 @@ class Trainer:
             seed=self.config.run.seed,
             estimator=self.estimator.state_dict(),
             settings=run_settings(self.config),
+            watch=self._watch.state_dict() if self._watch else {},
             text=self._text,
         )
         keep = self.config.run.keep

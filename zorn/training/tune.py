@@ -95,12 +95,14 @@ def tune(
         NonFiniteLossError: training diverged at every learning rate.
 
     Example:
+        >>> from itertools import count
         >>> from zorn.training import BudgetConfig, EstimatorConfig, ModelConfig, TaskConfig
+        >>> ticks = count()  # a clock that ends the example after so many steps, however long they take
         >>> start = Config(
         ...     task=TaskConfig(task="copy", batch=4, maximum_length=2), model=ModelConfig(hidden_size=4),
         ...     estimator=EstimatorConfig(estimator="bptt"), budget=BudgetConfig(seconds=10.0),
         ... )
-        >>> tuned = tune(start, seconds=1.5)
+        >>> tuned = tune(start, seconds=1.5, clock=lambda: next(ticks) * 1e-3)
         >>> tuned.rates.loss < tuned.start_loss
         True
     """
