@@ -11,7 +11,7 @@ from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import ActivityCredit
 from zorn.estimators.credit import reward_to_go
 from zorn.models import Batch, row_losses
-from zorn.perturbations import Draw, FusedSGD
+from zorn.perturbations import Activity, Draw, FusedSGD
 from zorn.perturbations.cell_rules import MEMORY_UNIT
 from zorn.perturbations.draw import ACTIVITY_FACTOR, noise, stream_of
 from zorn.tasks import TokenCrossEntropy
@@ -306,3 +306,125 @@ def test_what_does_not_fit_together_is_refused_before_any_work():
 
     with pytest.raises(ConfigError, match="does not return what an nn"):
         estimated(Doubled(nn.Linear(3, 7)), tokens, exact_output=True)
+
+
+def recurrent(head):
+    """A model of one layer whose outputs are `head(model, h)`."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 7), nn.Linear(7, 7)
+
+        def forward(self, x):
+            return head(self, self.layer(x).tanh())
+
+    return Model().double()
+
+
+def scaled_in_place(model, h):
+    y = model.head(h)
+    y *= 4
+    return y
+
+
+@pytest.mark.parametrize(
+    "head",
+    [scaled_in_place, lambda model, h: model.head(h + model.head(h).tanh())],
+    ids=["changed in place", "called twice"],
+)
+def test_outputs_that_are_not_the_last_layers_get_noise_there_or_an_error(head):
+    torch.manual_seed(0)
+    model = recurrent(head)
+    batch = Batch(torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5)))
+    with pytest.raises(ConfigError, match=r"exact_output|called twice"):
+        estimated(model, batch, exact_output=True)
+    if head is scaled_in_place:
+        found, _ = estimated(model, batch, draws=64)
+        loss = row_losses(model, batch, OBJECTIVE).mean()
+        (exact,) = torch.autograd.grad(loss, [model.head.bias])
+        share = float(found["head.bias"] @ exact / exact.square().sum())
+        assert 0.7 < share < 1.4, "0.25 where the scaling is overlooked"
+
+
+def test_an_output_layer_that_changes_after_the_first_step_is_noticed():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.factor = nn.Linear(3, 7), 1.0
+
+        def forward(self, x):
+            y = self.head(x)
+            return y if self.factor == 1 else y * self.factor
+
+    model = Model().double()
+    batch = Batch(torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5)))
+    estimator = ActivityCredit(epsilon=0.01)
+    estimator.estimate(model, batch, OBJECTIVE)
+    model.factor = 4.0
+    with pytest.raises(ConfigError, match="no longer returns what its output layer puts out"):
+        estimator.estimate(model, batch, OBJECTIVE)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    torch.manual_seed(0)
+    model = recurrent(lambda model, h: model.head(h))
+    inputs, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5))
+    estimator = ActivityCredit(epsilon=0.01)
+    estimator.estimate(model, Batch(inputs, targets), OBJECTIVE)
+    before = weights(model)
+    inputs, targets = inputs.clone(), targets.clone()
+    inputs[0, 3:], targets[0, 3:] = torch.nan, -100
+    with pytest.raises(NonFiniteLossError, match="gradient is not finite"):
+        estimator.estimate(model, Batch(inputs, targets), OBJECTIVE, update=FusedSGD(learning_rate=0.1))
+    assert_same(weights(model), before)
+
+
+def test_a_first_batch_that_is_not_finite_poisons_nothing():
+    torch.manual_seed(0)
+    model = recurrent(lambda model, h: model.head(h))
+    inputs, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5))
+    estimator = ActivityCredit(epsilon=0.01)
+    with pytest.raises(NonFiniteLossError, match="puts out numbers that are not finite"):
+        estimator.estimate(model, Batch(torch.full_like(inputs, torch.nan), targets), OBJECTIVE)
+    assert estimator.estimate(model, Batch(inputs, targets), OBJECTIVE).dropped == 0
+
+
+def test_inputs_that_a_model_writes_into_are_those_that_the_layer_saw():
+    class Model(nn.Module):
+        def __init__(self, *, in_place: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.recurrent, self.head = nn.Linear(4, 4), nn.Linear(4, 7)
+            self.in_place = in_place
+
+        def initial_state(self, rows):
+            return torch.zeros(rows, 4, dtype=torch.float64)
+
+        def forward(self, x, state):
+            h, outputs = state.clone(), []
+            for x_t in x.unbind(1):
+                u = self.recurrent(h)
+                new = 0.5 * h + (u + x_t).tanh()
+                h = h.copy_(new) if self.in_place else new
+                outputs.append(h.clone())
+            return self.head(torch.stack(outputs, 1)), h
+
+    batch = Batch(torch.randn(4, 5, 4, dtype=torch.float64), torch.randint(0, 7, (4, 5)))
+    found, _ = estimated(Model(in_place=True).double(), batch)
+    expected, _ = estimated(Model(in_place=False).double(), batch)
+    assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_hook_on_a_map_inside_a_cell_puts_the_noise_on_the_maps():
+    model = language_model(cell="gru")
+    assert [site.name for site in Activity().bind(model).sites] == ["embedding", "cells.0", "head"]
+    handle = model.cells[0].state_map.register_forward_hook(lambda module, inputs, output: output * 3)
+    sites = [site.name for site in Activity().bind(model).sites]
+    assert sites == ["embedding", "cells.0.input_map", "cells.0.state_map", "head"]
+    handle.remove()
+
+
+def test_a_discount_for_no_site_is_refused():
+    with pytest.raises(ConfigError, match=r"'embeding', with which no site's name begins"):
+        estimated(language_model(), discount={"": 1.0, "embeding": 0.5})

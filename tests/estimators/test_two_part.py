@@ -9,6 +9,7 @@ from small_language import assert_same, language_batch, language_model, weights,
 from torch import nn
 
 from zorn.errors import ConfigError
+from zorn.estimators import BPTT, CDRGE, ActivityCredit
 from zorn.estimators.bridge import Bridge
 from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.tasks import TokenCrossEntropy
@@ -236,3 +237,14 @@ def test_it_trains_on_what_the_bridge_leaves_and_resumes_bit_for_bit():
     its.load_state_dict(by_tensor_tree(its_optimizer.state_dict()))
     assert train(resumed, third, its, 12) == losses[8:]
     assert_same(weights(resumed), weights(model))
+
+
+def test_the_credit_of_an_earlier_estimate_is_not_stepped_again():
+    model, batch = language_model(), language_batch()
+    optimizer = TwoPartOptimizer.adam(model.parameters(), lr=0.01)
+    later = (BPTT(), ActivityCredit(epsilon=0.01), CDRGE(population=4, epsilon=0.01))
+    for estimator in later:
+        Bridge(truncation=2, epsilon=0.1, separate=True).estimate(model, batch, TokenCrossEntropy())
+        estimator.estimate(model, batch, TokenCrossEntropy())
+        with pytest.raises(ConfigError, match="credit_grad"):
+            optimizer.step()

@@ -107,7 +107,7 @@ def test_what_is_given_wins():
 
 @pytest.mark.parametrize(
     ("task", "discount"),
-    [(Task(), 0.8), (TRANSDUCTION, 0.95), (Task(objective="token-error"), 1.0)],
+    [(Task(), 0.6), (TRANSDUCTION, 0.9), (Task(objective="token-error"), 1.0)],
     ids=["text", "copy", "row objective"],
 )
 def test_the_discount_is_that_of_the_task(task, discount):

@@ -21,7 +21,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_number, check_seed, check_whole_number
+from zorn.checks import check_number, check_seed, check_switch, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.activity_sweeps import (
     Lanes,
@@ -107,6 +107,10 @@ class ActivityCredit:
         time_chunk: int | None = None,
         maximum_nonfinite_share: float = 0.5,
     ) -> None:
+        for switch, on in (("relative", relative), ("causal", causal), ("carry", carry)):
+            check_switch(switch, on)
+        if exact_output is not None:
+            check_switch("exact_output", exact_output)
         check_whole_number("draws", draws, minimum=1)
         check_whole_number("micro_batch", micro_batch, minimum=1)
         if time_chunk is not None:
@@ -180,6 +184,7 @@ class ActivityCredit:
         check_objective(objective)
         check_update(update)
         bound = self.structure.bind(model)
+        self._check_discounts(bound)
         if update is not None:
             update.check(bound.targets)
         sweep = self._sweep(model, batch, objective)
@@ -194,18 +199,25 @@ class ActivityCredit:
         self._check_finite(dropped, loss, len(batch.inputs))
         if not isinstance(objective, TokenObjective):
             loss *= len(batch.inputs) / (len(batch.inputs) - dropped)
+        if not all(bool(gradient.isfinite().all()) for gradient in bound.gradients.values()):
+            raise NonFiniteLossError(
+                f"step {self.step}: the gradient is not finite, though the losses are: check the inputs "
+                "where no target counts, or lower the learning rate; the weights are unchanged"
+            )
         with torch.inference_mode(mode=False), torch.no_grad():
             blocks = bound.blocks()
             norm = (
                 fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, sweep.draw)
             )
+        with torch.inference_mode(mode=False):
+            coefficients = torch.cat([part.coefficients.clone() for part in parts])
         self._sizes |= bound.measured_sizes()  # the output layer's stays that of the first step
         if self.carry:
             self._carried.keep(joined_states([part.state for part in parts]))
         self.step += 1
         return Estimate(
             loss=loss,
-            coefficients=torch.cat([part.coefficients for part in parts]),
+            coefficients=coefficients,
             gradient_norm=norm,
             forward_passes=passes,
             dropped=dropped,
@@ -239,17 +251,23 @@ class ActivityCredit:
     def _measure(self, bound: BoundActivity, sweep: Sweep) -> int:
         """At the first step: how large each site's output is, and which layer puts out what the model
         returns. Returns the forward passes that it took."""
-        if self._sizes.keys() == {site.name for site in bound.sites}:
+        if self._sizes.keys() == {site.name for site in bound.sites}:  # measured at an earlier step
             return 0
         rows = slice(0, min(len(sweep.batch.inputs), self.micro_batch))
-        outputs: object = None
-        with bound.measured() as last:
+        chunks, outputs = 0, None
+        with bound.measured() as measured:
             for chunk in sweep.rollout(rows, Lanes.CLEAN):
-                outputs = chunk.outputs
-        self._sizes = bound.measured_sizes()
+                chunks, outputs = chunks + 1, chunk.outputs
+        sizes = bound.measured_sizes()
         bound.forget_sizes()
-        named = [s for s in bound.sites if last[s.name] is outputs and type(s.module) is nn.Linear]
-        self._output = named[0].name if named else None
+        wrong = [name for name, size in sizes.items() if not isfinite(size)]
+        if wrong:
+            raise NonFiniteLossError(
+                f"step {self.step}: without noise, {wrong[0]} puts out numbers that are not finite: check "
+                "the weights and the inputs; the weights are unchanged"
+            )
+        self._sizes = sizes
+        self._output = next((name for name, site in measured.items() if site.returned(outputs, chunks)), None)
         return rows.stop
 
     def _output_layer(self, sweep: Sweep) -> str | None:
@@ -288,6 +306,15 @@ class ActivityCredit:
             state=state,
             coefficients=coefficients,
         )
+
+    def _check_discounts(self, bound: BoundActivity) -> None:
+        names = [site.name for site in bound.sites]
+        idle = [start for start in self._discounts if not any(name.startswith(start) for name in names)]
+        if idle:
+            raise ConfigError(
+                f"discount: got {idle[0]!r}, with which no site's name begins; the sites are "
+                f"{', '.join(names)}"
+            )
 
     def _check_finite(self, dropped: int, loss: float, sequences: int) -> None:
         if not (

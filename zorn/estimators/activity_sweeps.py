@@ -1,5 +1,6 @@
 """The two sweeps of `ActivityCredit` over some sequences of a batch: under noise, and without."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -150,7 +151,7 @@ class Sweep:
             changes = (plus - minus) / 2
             if not isinstance(self.objective, TokenObjective):
                 finite = changes.isfinite().all(2).all(1)
-                loss = float((plus + minus)[finite].sum()) / 2 * self.share
+                loss = float((plus + minus)[finite].sum()) / 2 * self.share if finite.any() else math.nan
         bad = ~changes.isfinite().all(2).all(1)
         changes[bad] = 0
         return Noisy(changes, int(bad.sum()), loss)
@@ -171,7 +172,7 @@ class Sweep:
     def _through(self, layer: OutputLayer, chunk: Chunk) -> tuple[Tensor, float]:
         """The change of each token's loss by the noise, and the sum of the losses without it."""
         assert isinstance(self.objective, OutputGradient)
-        outputs = chunk.outputs[: len(chunk.targets)]
+        outputs = layer.outputs(chunk.outputs)
         loss = float(self._token_losses(outputs, chunk.targets).sum(dtype=torch.float64))
         gradient = self.objective.output_gradient(outputs, chunk.targets).to(outputs.dtype)
         return layer.receive(gradient, self.share * self.draws), loss

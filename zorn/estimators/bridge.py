@@ -26,7 +26,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_number, check_seed, check_whole_number
+from zorn.checks import check_number, check_seed, check_switch, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.carry import state_tensors
 from zorn.estimators.estimate import Estimate
@@ -117,6 +117,8 @@ class Bridge(ChunkedGradient):
         maximum_nonfinite_share: float = 0.5,
     ) -> None:
         super().__init__(truncation=truncation, carry=carry, micro_batch=micro_batch)
+        for switch, on in (("relative", relative), ("separate", separate), ("carry", carry)):
+            check_switch(switch, on)
         check_whole_number("draws", draws, minimum=1)
         check_number("discount", discount, maximum=1.0)
         check_noise_kind(noise)
@@ -223,11 +225,6 @@ class Bridge(ChunkedGradient):
                     part.add_(gradient)
         super()._backward(piece, targets)
 
-    def _clear(self, targets: list[Target]) -> None:
-        super()._clear(targets)
-        for target in targets:
-            vars(target.parameter).pop("credit_grad", None)
-
     def _gradients(self, targets: list[Target]) -> list[Tensor]:
         if not self.separate:
             return super()._gradients(targets)
@@ -326,7 +323,13 @@ class Bridge(ChunkedGradient):
                 for chunk in self._chunks(rows_of(batch, rows))[:-1]:
                     _, state = model(chunk.inputs, state)
                     seen.add(_floats(state))
-        self._mean_squares = seen.means()
+        means = seen.means()
+        if not all(math.isfinite(square) for square in means):
+            raise NonFiniteLossError(
+                f"step {self.step}: the state of the clean rollout is not finite: check the weights and the "
+                "inputs; the weights are unchanged"
+            )
+        self._mean_squares = means
         self._further_passes += len(batch.inputs)
 
 

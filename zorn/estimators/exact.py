@@ -155,6 +155,7 @@ class ExactGradient(ABC):
         """Forget the gradient of the last estimate."""
         for target in targets:
             target.parameter.grad = None
+            vars(target.parameter).pop("credit_grad", None)  # of a Bridge before
 
     def _gradients(self, targets: list[Target]) -> list[Tensor]:
         """The gradient that was found, parameter by parameter, without those that have none."""

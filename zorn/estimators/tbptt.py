@@ -72,7 +72,7 @@ class ChunkedGradient(ExactGradient):
             raise ConfigError(
                 f"{name} needs an objective that adds up over tokens (token_losses and counts, as "
                 f"TokenCrossEntropy has), got {getattr(objective, '__name__', type(objective).__name__)}: "
-                "use BPTT"
+                "use BPTT where torch can differentiate it, else ActivityCredit or CDRGE"
             )
         if batch.inputs.ndim < 2 or batch.inputs.shape[:2] != batch.targets.shape[:2]:
             raise ConfigError(
@@ -86,11 +86,15 @@ class ChunkedGradient(ExactGradient):
         assert normaliser is not None, "a token objective has one"
         sequences = len(batch.inputs)
         weight = 1 / (normaliser * sequences)
-        start = self._start(model, sequences)
+        start = self._start(model, sequences) if self.carry else None
         self._ends = []
         for rows in self._portions(batch):
             portion = rows_of(batch, rows)
-            carried = Carried(model, map_state(lambda tensor, rows=rows: tensor[rows], start))
+            if start is None:  # anew for each portion: a learned one has a graph of its own
+                state = model.initial_state(len(portion.inputs))
+            else:
+                state = map_state(lambda tensor, rows=rows: tensor[rows], start)
+            carried = Carried(model, state)
             credits = self._credits(carried, portion, objective, weight, rows)
             for losses in self._losses(carried, portion, objective, normaliser):
                 yield Piece(losses.sum() / sequences, carried.cut(), next(credits, ()))

@@ -149,17 +149,16 @@ class BoundActivity:
         refuse_silent([target.name for site in silent for target in site.targets.values()])
 
     @contextmanager
-    def measured(self) -> Iterator[dict[str, Tensor]]:
+    def measured(self) -> Iterator[dict[str, Measuring]]:
         """Within the `with` block the model computes as it is; afterwards `measured_sizes` are known, and
-        what the block was given holds each site's last output by name."""
-        last: dict[str, Tensor] = {}
-        with self._attached(lambda site: Measuring()) as attached:
-            yield last
+        what the block was given holds what each site has seen, by name."""
+        seen: dict[str, Measuring] = {}
+        with self._attached(lambda site: Measuring(site.module)) as attached:
+            yield seen
         for name, site in attached.items():
             assert isinstance(site, Measuring)
             self._note_size(name, site)
-            if site.last is not None:
-                last[name] = site.last
+            seen[name] = site
 
     def module(self, name: str) -> nn.Module:
         """The module of a site."""
@@ -244,9 +243,8 @@ class BoundActivity:
             if self._steps[site.name] != steps:
                 credit = credit[:, :, :1]  # called once: its noise came before every loss
             scaled = credit / self.scale(site.name, draw.epsilon)
-            return Replaying(
-                self._tape(site, draw, members, steps), scaled, partial(site.rule.pullback, site.module)
-            )
+            tape, pullback = self._tape(site, draw, members, steps), partial(site.rule.pullback, site.module)
+            return Replaying(tape, scaled, pullback, site.module, keep=isinstance(site.rule, CellRule))
 
         with self._attached(make, None if output is None else (output, None)) as attached:
             yield

@@ -162,6 +162,9 @@ _RULES: dict[type[nn.Module], CellRule] = {LSTMCell: LSTMRule(), GRUCell: GRURul
 
 
 def find_cell_rule(module: nn.Module) -> CellRule | None:
-    """The rule of a cell; None for any other module, and where someone has put methods of their own on it."""
+    """The rule of a cell; None for any other module, and where someone has put methods or hooks of their own
+    on it or on a map inside."""
+    if any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules()):
+        return None
     own = any(not isinstance(module.__dict__.get(name), Replaced | None) for name in ("drive", "step"))
     return None if own else _RULES.get(type(module))

@@ -1,7 +1,15 @@
 """The layer that puts out what a model returns, where the loss's derivative by the outputs is known."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+
+_CHANGED = (
+    "exact_output: the model no longer returns what its output layer puts out, once a chunk and as it is, as "
+    "it did at the first step: take exact_output=False, or an estimator of its own for each model"
+)
 
 
 class OutputLayer:
@@ -22,11 +30,14 @@ class OutputLayer:
         self._clean = clean
         self._draws = draws
         self._x: Tensor | None = None
+        self._y: Tensor | None = None
         self._weight: Tensor | None = None
         self._bias: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """In place of the layer's own: y of the clean rows, and room for the others', which nobody reads."""
+        if self._x is not None:
+            raise ConfigError(_CHANGED)
         self._x = x
         weight, bias = self._module.weight, self._module.bias
         y = x.new_empty(*x.shape[:-1], len(weight))
@@ -35,13 +46,28 @@ class OutputLayer:
             torch.mm(flat, weight.mT, out=room)
         else:
             torch.addmm(bias, flat, weight.mT, out=room)
+        self._y = y
+        return y
+
+    def outputs(self, returned: object) -> Tensor:
+        """y of the clean rows, where the model has returned it as it came out.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        if self._x is None or returned is not self._y or self._y is None:
+            raise ConfigError(_CHANGED)
+        y = self._y[: self._clean]
+        again = F.linear(self._x[:1], self._module.weight, self._module.bias)
+        if not torch.allclose(y[:1], again, rtol=1e-2, atol=1e-5, equal_nan=True):
+            raise ConfigError(_CHANGED)
         return y
 
     def receive(self, gradient: Tensor, share: float) -> Tensor:
         """Take e at the last outputs [clean, time, outputs], for the layer's gradient in which it counts
         `share`; returns the change of each token's loss by the noise, [clean, draws, time]."""
         assert self._x is not None
-        x, self._x = self._x, None
+        x, self._x, self._y = self._x, None, None
         clean, noisy = x[: self._clean], x[self._clean :].unflatten(0, (self._clean, self._draws))
         flat = gradient.flatten(0, 1)
         weight, bias = (flat.mT @ clean.flatten(0, 1)).mul_(share), flat.sum(0).mul_(share)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.perturbations.draw import Draw, NoiseKind, noise
@@ -66,6 +66,11 @@ class NoiseTape:
         self._start = 0
         self._made: Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """Sequences × draws."""
+        return len(self._members)
+
     def read(self, start: int, steps: int, like: Tensor, units: int) -> Tensor:
         """ξ of steps start … start + steps, [members, steps, units], in the dtype and on the device of
         `like`."""
@@ -106,6 +111,12 @@ class Perturbing(SiteActivity):
         self._scale = scale
 
     def _pass(self, y: Tensor, inputs: tuple[Tensor, ...], start: int, steps: int, dimension: int) -> Tensor:
+        expected = self._clean + len(self._signs) * self._tape.rows
+        if len(y) != expected:
+            raise ConfigError(
+                f"activity noise: a module put out {tuple(y.shape)}, expected {expected} rows in front: keep "
+                "the batch in front in the model's forward, or use the structure RankOne or Dense"
+            )
         lanes = y[self._clean :].unflatten(0, (len(self._signs), -1))
         units = lanes[0, 0].numel() // steps
         xi = as_output(self._tape.read(start, steps, y, units), lanes.shape[1:], dimension)
@@ -119,21 +130,33 @@ class Measuring(SiteActivity):
 
     Attributes:
         squares, count: the sum of the squares of all outputs, and how many numbers they were.
-        last: the last output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.squares: Tensor | float = 0.0
         self.count = 0
-        self.last: Tensor | None = None
+        self._module = module
+        self._calls = 0
+        self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
     def _pass(self, y: Tensor, inputs: tuple[Tensor, ...], start: int, steps: int, dimension: int) -> Tensor:
         wide = torch.promote_types(y.dtype, torch.float32)
         self.squares = self.squares + torch.linalg.vector_norm(y, dtype=wide).square()
         self.count += y.numel()
-        self.last = y
+        self._calls += 1
+        self._last = y, inputs
         return y
+
+    def returned(self, outputs: object, calls: int) -> bool:
+        """Whether the module is an `nn.Linear` that was called so many times and whose last output `outputs`
+        is, as it came out."""
+        if self._last is None or self._last[0] is not outputs or self._calls != calls:
+            return False
+        y, (x, *_) = self._last
+        if type(self._module) is not nn.Linear or y.dim() != 3:
+            return False
+        return torch.allclose(y[:1], self._module.forward(x[:1]), rtol=1e-2, atol=1e-5, equal_nan=True)
 
 
 class Replaying(Measuring):
@@ -144,10 +167,20 @@ class Replaying(Measuring):
         credit: [sequences, draws, steps], already divided by the noise's scale and whatever a mean divides
             by; [sequences, draws, 1] for a module that is called once a sequence.
         pullback: of the module's rule: (gradient at the output, *inputs).
+        keep: nobody writes into the inputs, so that they need no copy until their gradients are summed.
     """
 
-    def __init__(self, tape: NoiseTape, credit: Tensor, pullback: Callable[..., dict[str, Tensor]]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        tape: NoiseTape,
+        credit: Tensor,
+        pullback: Callable[..., dict[str, Tensor]],
+        module: nn.Module,
+        *,
+        keep: bool,
+    ) -> None:
+        super().__init__(module)
+        self._keep = keep
         self._tape = tape
         self._credit = credit
         self._pullback = pullback
@@ -158,7 +191,7 @@ class Replaying(Measuring):
     def _pass(self, y: Tensor, inputs: tuple[Tensor, ...], start: int, steps: int, dimension: int) -> Tensor:
         super()._pass(y, inputs, start, steps, dimension)
         if dimension == 0:
-            self._pending.append(inputs)
+            self._pending.append(inputs if self._keep else tuple(tensor.clone() for tensor in inputs))
             self._pending_like = y
             if len(self._pending) == STEPS_AHEAD:
                 self.flush()
@@ -208,6 +241,7 @@ def check_steps(name: str, found: int, expected: int) -> None:
     if found not in (1, expected):
         raise ConfigError(
             f"activity noise: module {name!r} put out {found} time steps for sequences of {expected}: it "
-            "expects one output a step, [rows, units] or [rows, time, …] (or one for the whole sequence). "
+            "expects one output a step, [rows, units] or [rows, time, …] (or one for the whole sequence), "
+            "and no module called twice a step. "
             "Freeze its parameters with requires_grad_(False), or use the structure RankOne"
         )

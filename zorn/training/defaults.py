@@ -64,8 +64,8 @@ WHY = {
     "structure": "all members in one forward pass",
     "rank": "rank-one signs have the least variance",
     "group_size": "one sequence for each of many members, or the whole batch (0) for each of few",
-    "epsilon": "above rounding and below curvature",
-    "draws": "they share the sequence without noise",
+    "epsilon": "what most models bear; zorn diagnose measures the plateau",
+    "draws": "each is one more forward pass of every sequence",
 }
 """Why the settings in `SETTINGS` are what they are, where it is the same for all."""
 
@@ -104,9 +104,9 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     >>> from zorn.training import BudgetConfig
     >>> chosen, reasons = resolve(Config(budget=BudgetConfig(steps=10)))
     >>> chosen.estimator.estimator, chosen.estimator.discount, chosen.optimizer.optimizer
-    ('activity', 0.8, 'adam')
+    ('activity', 0.6, 'adam')
     >>> reasons[3]
-    'discount 0.8: in text, what comes soon says most'
+    'discount 0.6: in text, what comes soon says most'
     >>> resolve(chosen) == (chosen, [])
     True
     """
@@ -129,9 +129,11 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
 def _estimator(config: Config) -> tuple[str, str]:
     """The first candidate that uses all that is given, and why."""
     asked = [name for group in (config.task, config.estimator, config.optimizer) for name, *_ in given(group)]
-    for candidate in CANDIDATES:
+    for candidate in CANDIDATES[config.model.simple_memory :]:
         needed = [name for name in asked if candidate not in USED_BY[name]]
         if not needed and (candidate not in STREAMING or config.task.stream is not None):
+            if not asked and candidate != CANDIDATES[0]:
+                return candidate, "activity noise does not fit the simplified memory"
             if candidate == CANDIDATES[0]:
                 return candidate, "of those with forward passes only, it learns most in the same time"
             return candidate, f"it uses {', '.join(map(flag, asked))}"
