@@ -28,7 +28,7 @@ def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, sh
     >>> config, _ = resolve(Config(budget=BudgetConfig(steps=1)))
     >>> task = CopyTask(batch=1, minimum_length=1, maximum_length=2, seed=0)
     >>> prepare_step(config, task, build_estimator(config.estimator, seed=0), step=0, share=0.0)
-    {'learning_rate': 0.003, 'epsilon': 0.05}
+    {'learning_rate': 0.01, 'epsilon': 0.05}
     """
     settings, name = config.estimator, config.estimator.estimator
     set_: Record = {}
