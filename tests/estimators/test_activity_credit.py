@@ -233,7 +233,7 @@ class Nan:
     def token_losses(self, outputs, targets):
         losses = OBJECTIVE.token_losses(outputs, targets)
         if len(losses) > 4:
-            losses[: self.rows] = torch.nan
+            losses[: self.rows, -1] = torch.nan  # of their other tokens nothing counts either
         return losses
 
     def counts(self, targets):
@@ -428,3 +428,14 @@ def test_a_hook_on_a_map_inside_a_cell_puts_the_noise_on_the_maps():
 def test_a_discount_for_no_site_is_refused():
     with pytest.raises(ConfigError, match=r"'embeding', with which no site's name begins"):
         estimated(language_model(), discount={"": 1.0, "embeding": 0.5})
+
+
+def test_sizes_follow_the_model():
+    model, batch = language_model(), language_batch()
+    estimator = ActivityCredit(epsilon=0.01)
+    estimator.estimate(model, batch, OBJECTIVE)
+    first = estimator.state_dict()["sizes"]
+    with torch.no_grad():
+        model.embedding.weight.mul_(3)
+    estimator.estimate(model, batch, OBJECTIVE)
+    assert estimator.state_dict()["sizes"]["embedding"] == pytest.approx(3 * first["embedding"])

@@ -208,3 +208,24 @@ def test_a_discount_below_1_leaves_out_what_it_says(discount):
     if discount < 1:
         with pytest.raises(AssertionError):
             assert_mean(found, gradient(model, batch, objective))
+
+
+class Context(nn.Module):
+    """A layer that is called once for the whole sequence, before every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context, self.layer = nn.Linear(3, 4), nn.Linear(3, 4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head((self.layer(x) + self.context(x[:, 0]).unsqueeze(1)).tanh())
+
+
+def test_a_layer_that_is_called_once_answers_for_all_steps():
+    torch.manual_seed(1)
+    model = Context().double()
+    batch = Batch(torch.randn(4, 6, 3, dtype=torch.float64), torch.randint(0, 5, (4, 6)))
+    objective = zorn.TokenCrossEntropy()
+    expected = gradient(model, batch, objective)
+    assert_mean(sampled(model, batch, objective, draws=8), expected)

@@ -171,7 +171,7 @@ class ActivityCredit:
 
         Returns:
             The `Estimate`. Its loss is that without noise for a token objective, else the mean under +ξ and
-            −ξ; its coefficients are C_1 of each sequence, averaged over draws.
+            −ξ; its coefficients are (L⁺ − L⁻) / 2ε of each sequence and draw.
 
         Raises:
             ConfigError: a batch, model or objective that does not fit, as the message says.

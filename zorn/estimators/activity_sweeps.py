@@ -118,8 +118,8 @@ class Sweep:
             yield Chunk(self.model(spread(inputs)), targets[rows], None)
             return
         if self.state is None:
-            start = spread(torch.zeros(len(inputs), device=inputs.device))
-            state = self.model.initial_state(len(start))
+            copies = {Lanes.CLEAN: 1, Lanes.PAIRS: len(SIGNS) * self.draws, Lanes.ONE_SIDED: 1 + self.draws}
+            state = self.model.initial_state(copies[lanes] * (rows.stop - rows.start))
         else:
             state = map_state(spread, self.state)
         first, by_time = 0, targets.dim() > 1 and targets.shape[1] == inputs.shape[1]
@@ -225,11 +225,6 @@ def sequence_steps(batch: Batch, objective: Objective) -> int:
 def check_sequences(model: nn.Module, batch: Batch, objective: Objective, time_chunk: int | None) -> None:
     """Raise `ConfigError` where model, batch and objective do not fit together."""
     tokens, recurrent = isinstance(objective, TokenObjective), isinstance(model, RecurrentModel)
-    if not tokens and not callable(objective):
-        raise ConfigError(
-            f"objective: got {type(objective).__name__}, expected a token objective (token_losses and "
-            "counts) or a function of (outputs, targets)"
-        )
     if tokens and batch.targets.ndim < 2:
         raise ConfigError(
             f"batch.targets: got {tuple(batch.targets.shape)} for {type(objective).__name__}, expected "

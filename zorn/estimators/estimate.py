@@ -20,7 +20,7 @@ class Estimate:
 
     Args:
         loss: nats, or the objective's unit. CD-RGE: mean of L⁺ and L⁻ over members (an estimate of the
-            smoothed loss); FD-RGE and BPTT: L(θ).
+            smoothed loss); FD-RGE, the exact ones and credit of tokens: L(θ).
         coefficients: [population] float64, before shaping and averaging; 0 for dropped members; empty for
             BPTT.
         gradient_norm: Euclidean norm of the gradient over all trained parameters.

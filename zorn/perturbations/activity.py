@@ -31,6 +31,7 @@ from zorn.perturbations.site_activity import (
     Perturbing,
     Replaying,
     SiteActivity,
+    Surveying,
     check_steps,
 )
 from zorn.perturbations.targets import StructuredTarget, structured_sites
@@ -149,14 +150,14 @@ class BoundActivity:
         refuse_silent([target.name for site in silent for target in site.targets.values()])
 
     @contextmanager
-    def measured(self) -> Iterator[dict[str, Measuring]]:
+    def measured(self) -> Iterator[dict[str, Surveying]]:
         """Within the `with` block the model computes as it is; afterwards `measured_sizes` are known, and
         what the block was given holds what each site has seen, by name."""
-        seen: dict[str, Measuring] = {}
-        with self._attached(lambda site: Measuring(site.module)) as attached:
+        seen: dict[str, Surveying] = {}
+        with self._attached(lambda site: Surveying(site.module)) as attached:
             yield seen
         for name, site in attached.items():
-            assert isinstance(site, Measuring)
+            assert isinstance(site, Surveying)
             self._note_size(name, site)
             seen[name] = site
 
@@ -244,7 +245,7 @@ class BoundActivity:
                 credit = credit[:, :, :1]  # called once: its noise came before every loss
             scaled = credit / self.scale(site.name, draw.epsilon)
             tape, pullback = self._tape(site, draw, members, steps), partial(site.rule.pullback, site.module)
-            return Replaying(tape, scaled, pullback, site.module, keep=isinstance(site.rule, CellRule))
+            return Replaying(tape, scaled, pullback, keep=isinstance(site.rule, CellRule))
 
         with self._attached(make, None if output is None else (output, None)) as attached:
             yield

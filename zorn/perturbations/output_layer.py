@@ -58,8 +58,7 @@ class OutputLayer:
         if self._x is None or returned is not self._y or self._y is None:
             raise ConfigError(_CHANGED)
         y = self._y[: self._clean]
-        again = F.linear(self._x[:1], self._module.weight, self._module.bias)
-        if not torch.allclose(y[:1], again, rtol=1e-2, atol=1e-5, equal_nan=True):
+        if not is_output(self._module, self._x, y):
             raise ConfigError(_CHANGED)
         return y
 
@@ -81,3 +80,12 @@ class OutputLayer:
         assert self._weight is not None
         assert self._bias is not None
         return {"weight": self._weight, "bias": self._bias}
+
+
+def is_output(layer: nn.Linear, x: Tensor, y: Tensor) -> bool:
+    """Whether y is still what the layer makes of x, judged by the first row, to half of the digits: a kernel
+    rounds otherwise for one row than for many. What is not finite is left to who looks at the losses."""
+    again = F.linear(x[:1], layer.weight, layer.bias)
+    if not bool(again.isfinite().all()):
+        return True
+    return bool((y[:1] - again).abs().max() <= torch.finfo(y.dtype).eps ** 0.5 * again.abs().max())

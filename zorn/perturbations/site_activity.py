@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.perturbations.draw import Draw, NoiseKind, noise
+from zorn.perturbations.output_layer import is_output
 
 STEPS_AHEAD = 16
 """Steps of a site that is called step by step whose noise is made, and whose gradient is summed, at once."""
@@ -132,21 +133,31 @@ class Measuring(SiteActivity):
         squares, count: the sum of the squares of all outputs, and how many numbers they were.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.squares: Tensor | float = 0.0
         self.count = 0
-        self._module = module
-        self._calls = 0
-        self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
     def _pass(self, y: Tensor, inputs: tuple[Tensor, ...], start: int, steps: int, dimension: int) -> Tensor:
         wide = torch.promote_types(y.dtype, torch.float32)
         self.squares = self.squares + torch.linalg.vector_norm(y, dtype=wide).square()
         self.count += y.numel()
+        return y
+
+
+class Surveying(Measuring):
+    """Measures, and remembers the last call, to tell whether the module is the model's output layer."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+        self._calls = 0
+        self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
+
+    def _pass(self, y: Tensor, inputs: tuple[Tensor, ...], start: int, steps: int, dimension: int) -> Tensor:
         self._calls += 1
         self._last = y, inputs
-        return y
+        return super()._pass(y, inputs, start, steps, dimension)
 
     def returned(self, outputs: object, calls: int) -> bool:
         """Whether the module is an `nn.Linear` that was called so many times and whose last output `outputs`
@@ -154,9 +165,7 @@ class Measuring(SiteActivity):
         if self._last is None or self._last[0] is not outputs or self._calls != calls:
             return False
         y, (x, *_) = self._last
-        if type(self._module) is not nn.Linear or y.dim() != 3:
-            return False
-        return torch.allclose(y[:1], self._module.forward(x[:1]), rtol=1e-2, atol=1e-5, equal_nan=True)
+        return type(self._module) is nn.Linear and y.dim() == 3 and is_output(self._module, x, y)
 
 
 class Replaying(Measuring):
@@ -175,11 +184,10 @@ class Replaying(Measuring):
         tape: NoiseTape,
         credit: Tensor,
         pullback: Callable[..., dict[str, Tensor]],
-        module: nn.Module,
         *,
         keep: bool,
     ) -> None:
-        super().__init__(module)
+        super().__init__()
         self._keep = keep
         self._tape = tape
         self._credit = credit

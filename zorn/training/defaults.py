@@ -129,7 +129,8 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
 def _estimator(config: Config) -> tuple[str, str]:
     """The first candidate that uses all that is given, and why."""
     asked = [name for group in (config.task, config.estimator, config.optimizer) for name, *_ in given(group)]
-    for candidate in CANDIDATES[config.model.simple_memory :]:
+    unfit = ("activity",) if config.model.simple_memory else ()  # its norm sees slots where time is expected
+    for candidate in (name for name in CANDIDATES if name not in unfit):
         needed = [name for name in asked if candidate not in USED_BY[name]]
         if not needed and (candidate not in STREAMING or config.task.stream is not None):
             if not asked and candidate != CANDIDATES[0]:
