@@ -225,6 +225,15 @@ def test_the_tuned_baselines_lie_inside_what_was_searched():
                 lowest, *_, highest = methods.SEARCHED[cell, name]
                 assert lowest < method.optimizer.learning_rate < highest, (cell, name)
 
+    transduced = methods.methods_of("transduction", "copy", "lstm")
+    for name, tried in methods.TRANSDUCED.items():
+        method = transduced[name]
+        rates = (method.optimizer.learning_rate, method.optimizer.credit_learning_rate)
+        assert min(tried, key=tried.__getitem__) == tuple(rate for rate in rates if rate is not None)
+        if method.kind == "exact":
+            (lowest,), *_, (highest,) = sorted(tried)
+            assert lowest < method.optimizer.learning_rate < highest, name
+
 
 # ------------------------------------------------------------------------------------------- command
 

@@ -45,10 +45,39 @@ def test_a_fresh_model_of_the_flags_is_diagnosed_and_written_down(tmp_path, caps
 def test_the_same_words_give_the_same_numbers(tmp_path, capsys):
     found = []
     for seed in ("1", "1", "2"):
-        diagnose(capsys, *TINY, *RANK_ONE, *FEW, "--no-exact", "--seed", seed, "--out", str(tmp_path))
+        words = ["--no-exact", "--seed", seed, "--out", str(tmp_path), "--overwrite"]
+        diagnose(capsys, *TINY, *RANK_ONE, *FEW, *words)
         read = json.loads((tmp_path / "diagnosis.json").read_text())
         found.append((read["signal"]["whole"]["snr"], read["step"]["loss"]))
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("name", ["diagnosis.json", "diagnosis.png"])
+def test_an_earlier_diagnosis_is_not_replaced_unasked(tmp_path, capsys, name):
+    (tmp_path / name).write_text("earlier")
+    code, text, error = diagnose(capsys, *TINY, *RANK_ONE, *FEW, "--out", str(tmp_path))
+    assert (code, text) == (2, "")
+    assert f"{name} is there already: choose another --out, or replace it with --overwrite" in error
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "earlier")]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "unit", "sizes"),
+    [
+        (["--estimator", "activity", "--draws", "2"], "draws", [2, 4]),
+        (["--estimator", "bridge", "--truncation", "2", "--draws", "3"], "draws", [3, 6]),
+        (["--estimator", "bptt"], "estimates", [1, 2]),
+        (RANK_ONE, "members", [8, 16]),
+    ],
+)
+def test_what_an_estimate_is_made_of_is_what_is_counted(tmp_path, capsys, estimator, unit, sizes):
+    code, text, _ = diagnose(capsys, *TINY, *estimator, *FEW, "--out", str(tmp_path))
+    assert code == 0
+    signal = json.loads((tmp_path / "diagnosis.json").read_text())["signal"]
+    assert signal["unit"] == unit
+    assert [rung["members"] for rung in signal["ladder"]] == sizes
+    assert ("members" in text) == (unit == "members")
+    assert (f" {unit} " in text) or f"more {unit} are needed" in text
 
 
 def test_a_run_is_diagnosed_at_its_newest_checkpoint_and_left_as_it_is(tmp_path, capsys):

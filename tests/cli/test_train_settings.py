@@ -1,6 +1,7 @@
 """From flags to settings."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from zorn.cli import main
 from zorn.cli.entry import COMMANDS
 from zorn.cli.train import settings
 from zorn.errors import ConfigError
-from zorn.training import PRESETS, BudgetConfig, EstimatorConfig
-from zorn.training.config import config_to_json
+from zorn.training import PRESETS, BudgetConfig, EstimatorConfig, resolve
+from zorn.training.config import Chosen, config_to_json
 
 FLAGS = Path(__file__).with_name("flags.txt")
 
@@ -66,6 +67,55 @@ def test_settings_of_a_file_are_changed_as_those_of_a_preset(tmp_path):
     assert config.model == dataclasses.replace(PRESETS["copy"].model, hidden_size=32)
     assert config.budget == BudgetConfig(steps=3)
     assert config.run.out != PRESETS["copy"].run.out, "a folder of its own"
+
+
+@pytest.fixture
+def of_a_run(tmp_path):
+    """The config.json of a run on text, whose estimator and settings zorn chose, but for the draws."""
+    start = dataclasses.replace(PRESETS["quickstart"], estimator=EstimatorConfig(draws=2))
+    file = tmp_path / "config.json"
+    file.write_text(config_to_json(resolve(start)[0]))
+    return ["--config", str(file)]
+
+
+def test_what_was_chosen_stays_where_flags_change_nothing_that_it_depends_on(of_a_run):
+    config, _ = settings([*of_a_run, "--steps", "3", "--evaluations", "2"])
+    assert (config.estimator.estimator, config.estimator.discount) == ("activity", 0.6)
+    assert resolve(config) == (config, [])
+    again, _ = settings([*of_a_run, "--steps=3"])
+    assert again.chosen == config.chosen != Chosen()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--task", "copy"], {"estimator": "activity", "discount": 0.9, "draws": 2}),
+        (["--estimator=bridge", "--truncation", "4"], {"epsilon": 0.1, "discount": 1.0, "draws": 2}),
+        (["--estimator", "bptt"], {"epsilon": None, "discount": None, "draws": None}),
+        (["--epsilon", "0.05", "--task", "copy"], {"epsilon": 0.05, "discount": 0.9}),
+    ],
+)
+def test_what_was_chosen_is_chosen_anew_where_flags_change_more(of_a_run, words, expected):
+    config, reasons = resolve(settings([*of_a_run, *words])[0])
+    assert {name: getattr(config.estimator, name) for name in expected} == expected
+    told = {reason.partition(" ")[0] for reason in reasons}
+    assert {name for name in config.chosen.estimator if name in expected} <= told, "and it says so"
+    assert "draws" not in told
+    assert "epsilon" not in told or "--epsilon" not in words
+
+
+def test_the_optimizer_and_its_rate_are_chosen_anew_with_the_number_format(of_a_run):
+    config, _ = resolve(settings([*of_a_run, "--dtype", "bfloat16"])[0])
+    assert (config.optimizer.optimizer, config.optimizer.learning_rate) == ("fused-sgd", 0.1)
+
+
+def test_a_value_that_was_edited_in_the_file_is_given(of_a_run):
+    file = Path(of_a_run[1])
+    groups = json.loads(file.read_text())
+    groups["estimator"]["discount"] = 0.75
+    file.write_text(json.dumps(groups))
+    config, _ = resolve(settings([*of_a_run, "--task", "copy"])[0])
+    assert config.estimator.discount == 0.75
 
 
 def test_a_budget_replaces_the_presets():

@@ -3,6 +3,7 @@
 import functools
 import re
 import shlex
+import signal
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from zorn.cli.tune import settings
 from zorn.training import PRESETS, BudgetConfig
 from zorn.training import tune as tuning
 from zorn.training.config import config_from_json
+from zorn.training.learner import Learner
 
 SMALL = [
     "--task",
@@ -56,6 +58,39 @@ def test_it_writes_settings_that_train_takes(tmp_path, monkeypatch, capsys):
     assert main(words) == 2
     assert "is there already: choose another --out, or replace it with --overwrite" in capsys.readouterr().err
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("trials", [0, 2])
+def test_a_stopped_search_writes_what_it_has_found(tmp_path, monkeypatch, capsys, trials):
+    """A signal in the trial of that number; there is nothing to write before the first is done."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tuning, "LEAST_STEPS", 2)
+    probe, tried = Learner.probe, []
+
+    def stopping(*words):
+        tried.append(1)
+        if len(tried) == trials:
+            signal.raise_signal(signal.SIGTERM)
+        return probe(*words)
+
+    monkeypatch.setattr(Learner, "probe", stopping)
+    if not trials:
+        measure = tuning._Tuning._measure
+        monkeypatch.setattr(
+            tuning._Tuning,
+            "_measure",
+            lambda self, learner: measure(self, learner) or signal.raise_signal(signal.SIGINT),
+        )
+    assert main(["tune", *SMALL, "--tune-seconds", "600", "--out", "found.json"]) == 130
+    printed = capsys.readouterr()
+    if trials:
+        assert "stopped after 2 of up to 7 trials of the learning rate" in printed.out.splitlines()
+        assert printed.out.endswith("zorn train --config found.json\n")
+        assert config_from_json((tmp_path / "found.json").read_text()).task.task == "copy"
+        assert printed.err == ""
+    else:
+        assert list(tmp_path.iterdir()) == []
+        assert printed.err == "zorn: stopped\n"
 
 
 def test_it_takes_the_flags_of_train():

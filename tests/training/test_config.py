@@ -409,6 +409,12 @@ def test_json_is_read_strictly():
         config_from_json(altered(lambda groups: groups.update(model=3)), "old.json")
     with pytest.raises(ConfigError, match="not valid JSON"):
         config_from_json(text[:-20])
+    with pytest.raises(ConfigError, match=r"chosen\.estimator must name settings that .*, got epsilom: take"):
+        config_from_json(altered(lambda groups: groups["chosen"]["estimator"].update(epsilom=1)))
+    with pytest.raises(ConfigError, match=r"chosen\.run must be of type dict, got 3"):
+        config_from_json(altered(lambda groups: groups["chosen"].update(run=3)))
+    earlier = config_from_json(altered(lambda groups: groups.pop("chosen")))
+    assert earlier.reopened() == earlier == PRESETS["quickstart"]
     whole = config_from_json(altered(lambda groups: groups["estimator"].update(epsilon=1)))
     assert whole.estimator.epsilon == 1.0
     assert type(whole.estimator.epsilon) is float

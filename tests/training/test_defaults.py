@@ -43,6 +43,8 @@ def make(*, task=None, model=None, estimator=None, optimizer=None, **run):
         ({"estimator": {"shaping": "sign"}}, "cd-rge"),
         ({"estimator": {"curvature_power": 0.5}}, "spsa-1.5"),
         ({"task": Task(stream=4), "estimator": {"population": 256}}, "nres"),
+        ({"model": ModelConfig(cell="dnc", simple_memory=True)}, "cd-rge"),
+        ({"model": ModelConfig(cell="dnc")}, "activity"),
     ],
 )
 def test_auto_is_the_first_estimator_that_uses_all_that_is_given(settings, name):

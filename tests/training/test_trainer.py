@@ -272,11 +272,15 @@ def test_on_a_plateau_the_learning_rate_is_searched_again(tmp_path):
     records = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] != "evaluation"]
     searches = [index for index, line in enumerate(records) if line["kind"] == "rate"]
     assert searches
+    lines = run.console.file.getvalue().splitlines()
+    assert sum("the loss no longer falls" in line for line in lines) == len(searches)
     factor, expected = 1.0, []
     for before, line in zip([None, *records], records, strict=False):
         if line["kind"] == "rate":
             assert (before["kind"], before["step"]) == ("train", line["step"])
-            assert line["forward_passes"] == before["forward_passes"]
+            passes = line["probe_steps"] * 3 * run.config.task.batch  # of bptt, a backward pass is two
+            assert line["forward_passes"] == before["forward_passes"] + passes
+            assert line["probe_steps"] == 2 * line["tried"]
             assert line["seconds"] >= before["seconds"]
             assert line["factor_before"] == factor
             factor = line["factor"]

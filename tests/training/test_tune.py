@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -116,6 +117,95 @@ def test_a_candidate_that_diverges_is_ranked_last(clock, monkeypatch):
     diverged = [config.task.batch == 8 for config, _ in first.ranking]
     assert any(diverged)
     assert [math.isinf(loss) for loss in losses] == diverged == sorted(diverged)
+
+
+def test_a_candidate_that_fails_is_ranked_last_and_told(clock, monkeypatch):
+    build = Learner.build
+
+    def failing(config, task):
+        if config.task.batch == 8:
+            raise RuntimeError("can't allocate memory: you tried 9 bytes\nand more lines")
+        return build(config, task)
+
+    monkeypatch.setattr(Learner, "build", failing)
+    lines = []
+    tuned = tune(settings("bptt"), seconds=60.0, report=lines.append, clock=clock)
+    failed = [config for config, loss in tuned.rounds[0].ranking if math.isinf(loss)]
+    assert failed
+    assert {config.task.batch for config in failed} == {8}
+    assert tuned.rounds[0].ranking[-1][0] in failed
+    assert any(
+        re.match(r"failed: batch 8.* \(can't allocate memory: you tried 9 bytes\)$", line) for line in lines
+    )
+    assert tuned.config.task.batch != 8
+
+
+def test_a_start_that_does_not_fit_the_memory_is_a_clear_error(clock, monkeypatch):
+    def full(*_words, **_options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(Learner, "train_step", full)
+    with pytest.raises(ConfigError, match=r"a step does not fit into the memory of cpu .*: choose a smaller"):
+        tune(settings(), seconds=26.0, clock=clock)
+
+
+@pytest.mark.parametrize("asked", [1, 4])
+def test_a_search_of_the_rate_that_is_stopped_gives_the_best_so_far(clock, monkeypatch, asked):
+    """After so many probes; there is no halving then."""
+    tried, probe = [], Learner.probe
+    monkeypatch.setattr(Learner, "probe", lambda *words: tried.append(1) or probe(*words))
+    start = settings("bptt", optimizer={"learning_rate": 1e-4})
+    found = tune(start, seconds=60.0, clock=clock, goes_on=lambda: len(tried) < asked)
+    assert found.stopped == f"after {asked} of up to 7 trials of the learning rate"
+    assert found.rounds == ()
+    assert len(found.rates.losses) == asked
+    assert found.rates.loss == min(found.rates.losses.values())
+    assert found.config.optimizer.learning_rate == pytest.approx(found.rates.rate)
+
+
+def test_a_comparison_that_is_stopped_gives_the_best_of_the_last_round_begun(clock, monkeypatch):
+    whole = tune(settings("bptt"), seconds=40.0, clock=clock)
+    count = len(whole.rounds[0].ranking)
+    assert whole.stopped is None
+    assert len(whole.rounds) > 1
+    score, done = tuning._Tuning._score, []
+
+    def counted(self, config, seconds):
+        loss = score(self, config, seconds)
+        done.append((config, loss))
+        return loss
+
+    monkeypatch.setattr(tuning._Tuning, "_score", counted)
+    for stop in (0, 2, count, count + 2):
+        clock.now, compares = 0.0, []
+        done.clear()
+
+        def goes_on(stop=stop, compares=compares):
+            return len(done) < stop or not any(line.startswith("comparing") for line in compares)
+
+        found = tune(settings("bptt"), seconds=40.0, clock=clock, report=compares.append, goes_on=goes_on)
+        assert found.stopped == f"after {stop} of {tuning.trials_of(count)} trials of settings near these"
+        assert sum(len(each.ranking) for each in found.rounds) == stop
+        if stop:
+            tried = done[count:] or done
+            assert found.config == min(tried, key=lambda trial: trial[1])[0]
+        else:
+            assert found.config.optimizer.learning_rate == found.rates.rate
+
+
+def test_stopped_before_the_first_trial_there_is_nothing_to_give(clock):
+    with pytest.raises(KeyboardInterrupt):
+        tune(settings(), seconds=26.0, clock=clock, goes_on=lambda: False)
+
+
+def test_what_was_found_counts_as_given(clock):
+    tuned = tune(settings("activity", optimizer={"learning_rate": None}), seconds=60.0, clock=clock)
+    changed = {name: value for _, name, value in tuning.differences(tuned.config, tuned.start)}
+    assert "learning_rate" in changed
+    again = tuned.config.reopened()
+    for name in ("epsilon", "draws", "discount"):
+        assert getattr(again.estimator, name) == changed.get(name)
+    assert (again.optimizer.optimizer, again.optimizer.learning_rate) == (None, changed["learning_rate"])
 
 
 def test_where_every_rate_diverges_it_says_so(clock, monkeypatch):

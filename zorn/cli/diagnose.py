@@ -12,7 +12,9 @@ from torch import nn
 
 from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError, leading_flags, parse
+from zorn.cli.train import for_estimator, for_flags
 from zorn.diagnostics import diagnose
+from zorn.errors import ConfigError
 from zorn.models import Batch
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_model, build_task, set_threads
@@ -31,7 +33,9 @@ from zorn.training.groups import EstimatorName
 from zorn.training.load import load_run
 from zorn.training.presets import PRESETS, PresetName
 from zorn.training.run_folder import RunFolder
-from zorn.training.usage import without_unused
+
+FILES = ("diagnosis.json", "diagnosis.png")
+"""What --out writes."""
 
 PIPED_WIDTH = 160
 """Columns of the tables where no terminal sets them."""
@@ -59,6 +63,8 @@ class Diagnose:
     memory."""
     out: Path | None = None
     """Folder for diagnosis.json and diagnosis.png. None: write no files."""
+    overwrite: bool = False
+    """Replace the diagnosis that is in the folder already."""
     seed: int = 0
     """Determines weights, batches and perturbations, 0 to 2**64 - 1; with --run the perturbations only."""
     device: str = "cpu"
@@ -82,7 +88,7 @@ class _First:
 def command(words: Sequence[str]) -> int:
     """Diagnose from command-line words; returns the exit code."""
     first = leading_flags(_First, words)
-    start = _start(first)
+    start = _start(first, words)
     default = Diagnose(
         run=first.run,
         preset=first.preset,
@@ -92,6 +98,7 @@ def command(words: Sequence[str]) -> int:
     )
     asked = parse(Diagnose, words, prog="zorn diagnose", default=default)
     _refuse_what_does_not_fit(asked, default)
+    _refuse_to_replace(asked)
     config, reasons = resolve(_config(asked, start))
     task, model, step = _subject(asked, config)
     set_threads(config.run.threads)
@@ -119,26 +126,29 @@ def command(words: Sequence[str]) -> int:
         console.print(reason, highlight=False, markup=False)
     console.print(found.table(), highlight=False, markup=False)
     if asked.out is not None:
-        (asked.out / "diagnosis.json").write_text(found.to_json(), encoding="utf-8")
-        found.draw(asked.out / "diagnosis.png")
-        console.print(f"{asked.out}: diagnosis.json, diagnosis.png", highlight=False, markup=False)
+        numbers, picture = (asked.out / name for name in FILES)
+        numbers.write_text(found.to_json(), encoding="utf-8")
+        found.draw(picture)
+        console.print(f"{asked.out}: {', '.join(FILES)}", highlight=False, markup=False)
     return 0
 
 
-def _start(first: _First) -> Config:
+def _start(first: _First, words: Sequence[str]) -> Config:
     """What the flags change: the settings of the preset or the run, without what another estimator than
     theirs does not use."""
     start = PRESETS[first.preset] if first.run is None else RunFolder(first.run).read_config()
-    name = first.estimator
-    if name is None or name == start.estimator.estimator:
-        return start
-    unnamed = dataclasses.replace(start.estimator, estimator="auto")  # which any settings fit
-    return dataclasses.replace(
-        start,
-        task=without_unused(start.task, name),
-        estimator=without_unused(unnamed, name),
-        optimizer=without_unused(start.optimizer, name),
-    )
+    return for_estimator(for_flags(start, words), first.estimator)
+
+
+def _refuse_to_replace(asked: Diagnose) -> None:
+    """Raise ConfigError, before any work, where an earlier diagnosis lies."""
+    if asked.out is None or asked.overwrite:
+        return
+    there = [asked.out / name for name in FILES if (asked.out / name).exists()]
+    if there:
+        raise ConfigError(
+            f"{there[0]} is there already: choose another --out, or replace it with --overwrite"
+        )
 
 
 def _refuse_what_does_not_fit(asked: Diagnose, default: Diagnose) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from zorn.cli.parsing import UsageError, leading_flags, parse
 from zorn.cli.running import train_to_the_end
+from zorn.training.checks import flag
 from zorn.training.config import (
     BudgetConfig,
     Config,
@@ -39,7 +40,9 @@ class Train:
     preset: PresetName = "quickstart"
     """Settings to start from, by name; the preset's folder is used unless --out is given."""
     config: Path | None = None
-    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset."""
+    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset. What zorn
+    chose in it stays, unless flags change the task, the model, the estimator or the optimizer: then it is
+    chosen anew."""
     overwrite: bool = False
     """Replace the run that is in the folder already."""
     task: TaskConfig
@@ -70,7 +73,7 @@ def command(words: Sequence[str]) -> int:
 def settings(words: Sequence[str]) -> tuple[Config, bool]:
     """The configuration that command-line words ask for, and whether to overwrite."""
     first = leading_flags(First, words)
-    start = start_settings(first)
+    start = start_settings(first, words)
     default = Train(
         preset=first.preset or "quickstart",
         config=first.config,
@@ -89,26 +92,45 @@ def settings(words: Sequence[str]) -> tuple[Config, bool]:
         optimizer=asked.optimizer,
         budget=asked.budget,
         run=asked.run,
+        chosen=start.chosen,
     )
     return config, asked.overwrite
 
 
-def start_settings(first: First) -> Config:
+def start_settings(first: First, words: Sequence[str]) -> Config:
     """What the flags change: the settings of the preset or the file, with the budget that is asked for and
     without what another estimator than theirs does not use."""
     if first.preset is not None and first.config is not None:
         raise UsageError("--preset and --config both name the settings to start from: leave out one of them")
     start = PRESETS[first.preset or "quickstart"] if first.config is None else read_config(first.config)
+    start = for_flags(start, words)
     changes: dict[str, Any] = {}
     if first.steps is not None or first.seconds is not None:
         changes["budget"] = BudgetConfig(steps=first.steps, seconds=first.seconds)
     if first.preset is None:
         new = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
         changes["run"] = dataclasses.replace(start.run, out=new)
-    name = first.estimator
-    if name is not None and name != start.estimator.estimator:
-        changes["task"] = without_unused(start.task, name)
-        unnamed = dataclasses.replace(start.estimator, estimator="auto")  # which any settings fit
-        changes["estimator"] = without_unused(unnamed, name)
-        changes["optimizer"] = without_unused(start.optimizer, name)
-    return dataclasses.replace(start, **changes)
+    return for_estimator(dataclasses.replace(start, **changes), first.estimator)
+
+
+def for_flags(start: Config, words: Sequence[str]) -> Config:
+    """Settings with what zorn had chosen in them left open again, where flags change what it depends on."""
+    groups = (TaskConfig, ModelConfig, EstimatorConfig, OptimizerConfig)
+    names = {field.name for group in groups for field in dataclasses.fields(group)}
+    names |= {"dtype", "device", "threads"}
+    flags = {prefix + flag(name).lstrip("-") for name in names for prefix in ("--", "--no-")}
+    changed = any(word.partition("=")[0].replace("_", "-") in flags for word in words)
+    return start.reopened() if changed else start
+
+
+def for_estimator(start: Config, name: EstimatorName | None) -> Config:
+    """Settings without what another estimator than theirs, where one is named, does not use."""
+    if name is None or name == start.estimator.estimator:
+        return start
+    unnamed = dataclasses.replace(start.estimator, estimator="auto")  # which any settings fit
+    return dataclasses.replace(
+        start,
+        task=without_unused(start.task, name),
+        estimator=without_unused(unnamed, name),
+        optimizer=without_unused(start.optimizer, name),
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zorn.cli.parsing import leading_flags, parse
+from zorn.cli.process import STOPPED
 from zorn.cli.train import First, start_settings
 from zorn.errors import ConfigError
 from zorn.training.config import (
@@ -20,6 +21,7 @@ from zorn.training.config import (
     TaskConfig,
     config_to_json,
 )
+from zorn.training.interruption import Interruption
 from zorn.training.presets import PresetName
 from zorn.training.tune import Tuned, describe, tune
 
@@ -37,7 +39,7 @@ class Tune:
     """Find learning rate, epsilon, size of a step and discount for a training budget in seconds.
 
     Takes the flags of zorn train, as the settings to begin with. Writes what it finds to a file, and prints
-    the command that trains with it. The test split is not used.
+    the command that trains with it; so too when it is stopped with Ctrl-C. The test split is not used.
     """
 
     tune_seconds: float = 60.0
@@ -45,7 +47,9 @@ class Tune:
     preset: PresetName = "quickstart"
     """Settings to start from, by name."""
     config: Path | None = None
-    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset."""
+    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset. What zorn
+    chose in it stays, unless flags change the task, the model, the estimator or the optimizer: then it is
+    chosen anew."""
     overwrite: bool = False
     """Replace the file that is there already."""
     task: TaskConfig
@@ -61,18 +65,24 @@ def command(words: Sequence[str]) -> int:
     asked, config = settings(words)
     file = asked.run.out or Path("tuned.json")
     _check_writable(file, overwrite=asked.overwrite)
-    found = tune(config, seconds=asked.tune_seconds, report=_print)
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(config_to_json(found.config), encoding="utf-8")
-    temporary.replace(file)
+    with Interruption() as interruption:
+        found = tune(
+            config,
+            seconds=asked.tune_seconds,
+            report=_print,
+            goes_on=lambda: not interruption.requested,
+        )
+        temporary = file.with_name(file.name + ".tmp")
+        temporary.write_text(config_to_json(found.config), encoding="utf-8")
+        temporary.replace(file)
     _summarise(found, file)
-    return 0
+    return 0 if found.stopped is None else STOPPED
 
 
 def settings(words: Sequence[str]) -> tuple[Tune, Config]:
     """What command-line words ask for, and the settings to begin with."""
     first = leading_flags(First, words)
-    start = start_settings(first)
+    start = start_settings(first, words)
     default = Tune(
         preset=first.preset or "quickstart",
         config=first.config,
@@ -91,6 +101,7 @@ def settings(words: Sequence[str]) -> tuple[Tune, Config]:
         optimizer=asked.optimizer,
         budget=asked.budget,
         run=RunConfig(**_without_out(asked.run)),
+        chosen=start.chosen,
     )
     return asked, config
 
@@ -113,6 +124,8 @@ def _check_writable(file: Path, *, overwrite: bool) -> None:
 
 
 def _summarise(found: Tuned, file: Path) -> None:
+    if found.stopped is not None:
+        _print(f"stopped {found.stopped}")
     _print(f"found in {found.seconds:.1f} s: {describe(found.config, found.start)}")
     _print(f"{file} holds the settings; train with them:")
     _print(f"zorn train --config {shlex.quote(str(file))}")

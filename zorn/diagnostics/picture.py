@@ -63,8 +63,8 @@ def _draw_ladder(axes: Any, signal: Signal) -> None:
         axes.plot(wide, fit, color=QUIET, linewidth=1.2, label=label)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("members n", color=INK)
-    axes.set_title("signal and members", loc="left", color=INK, fontsize=10)
+    axes.set_xlabel(f"{signal.unit} n", color=INK)
+    axes.set_title(f"signal and {signal.unit}", loc="left", color=INK, fontsize=10)
     axes.legend(fontsize=8, frameon=False)
 
 

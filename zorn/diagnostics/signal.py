@@ -49,7 +49,7 @@ class Rung:
 
     Attributes:
         averaged: how many estimates.
-        members: what that comes to in members of the population (or draws), where the estimator has them.
+        members: what that comes to in the signal's `unit`.
         samples: how many such averages the cosine is the mean of; the SNR is that of half as many pairs.
         snr, cosine: as in `LayerSignal`, of the whole gradient.
     """
@@ -69,6 +69,8 @@ class Signal:
         estimator: its class.
         loss: mean of what the estimates report.
         estimates: how many were made.
+        unit: what an estimate can have more of: "members" of the population, "draws" of the noise of each
+            sequence, or "estimates" where it has neither; the ladder and the fit count them.
         forward_passes: of one estimate.
         seconds: of processor time of one estimate, the median.
         whole: the signal in the whole gradient.
@@ -81,6 +83,7 @@ class Signal:
     estimator: str
     loss: float
     estimates: int
+    unit: str
     forward_passes: int
     seconds: float
     whole: LayerSignal
@@ -180,7 +183,7 @@ class _Halving:
         return {name: (values + second[name]) / 2 for name, values in first.items()}
 
     def signal(self) -> Signal:
-        members = members_of(self.sampler.estimator)
+        members, unit = size_of(self.sampler.estimator)
         rungs = []
         for level, found in sorted(self.levels.items()):
             whole = self._whole(found)
@@ -197,6 +200,7 @@ class _Halving:
             estimator=type(self.sampler.estimator).__name__,
             loss=sum(record.loss for record in self.records) / len(self.records),
             estimates=len(self.records),
+            unit=unit,
             forward_passes=self.records[0].forward_passes,
             seconds=sorted(self.seconds)[len(self.seconds) // 2],
             whole=self._whole(self.levels[0]),
@@ -229,9 +233,18 @@ class _Halving:
         )
 
 
-def members_of(estimator: Any) -> int:
-    """What makes an estimate better when there is more of it: the population, or the draws; 1 without."""
-    return int(getattr(estimator, "population", None) or getattr(estimator, "draws", None) or 1)
+def size_of(estimator: Any) -> tuple[int, str]:
+    """How much there is of what makes an estimate better, and what that is; 1 estimate where there is none.
+
+    >>> import zorn
+    >>> size_of(zorn.CDRGE(population=8, epsilon=0.1)), size_of(zorn.BPTT())
+    ((8, 'members'), (1, 'estimates'))
+    """
+    for attribute, unit in (("population", "members"), ("draws", "draws")):
+        size = getattr(estimator, attribute, None)
+        if size is not None:
+            return int(size), unit
+    return 1, "estimates"
 
 
 def _fit(rungs: list[Rung]) -> LadderFit | None:

@@ -6,19 +6,18 @@ from rich.table import Table
 
 from zorn.diagnostics.diagnosis import Diagnosis
 from zorn.diagnostics.epsilon import EpsilonSweep
-from zorn.diagnostics.ladder import LadderFit
 from zorn.diagnostics.signal import Signal
 from zorn.diagnostics.step_size import StepCurve
 
 WANTED = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""The cosines whose members are told."""
+"""The cosines for which it is told how many members, or draws, they need."""
 
 
 def tables(diagnosis: Diagnosis) -> Group:
     """The signal by parameter, the ladder and what it foretells, the ε sweep, and the steps."""
     parts: list[Table | str] = [_head(diagnosis.signal)]
     parts += [_signal(diagnosis.signal), _ladder(diagnosis.signal)]
-    parts.append(_forecast(diagnosis.signal.fit, exact=diagnosis.signal.whole.cosine is not None))
+    parts.append(_forecast(diagnosis.signal))
     if diagnosis.epsilon is not None:
         parts += [_epsilons(diagnosis.epsilon), _recommendation(diagnosis.epsilon)]
     return Group(*parts, _steps(diagnosis.step), _best(diagnosis.step))
@@ -54,22 +53,25 @@ def _ladder(signal: Signal) -> Table:
     exact = signal.whole.cosine is not None
     fitted = "fitted cosine" if exact else "fitted cosine to the mean"
     compared = ("cosine to the gradient",) if exact else ()
-    table = _table("Estimates averaged", "estimates", "members", "SNR of two", *compared, fitted)
+    units = (signal.unit,) if signal.unit != "estimates" else ()
+    table = _table("Estimates averaged", "estimates", *units, "SNR of two", *compared, fitted)
     for rung in signal.ladder:
         fit = f"{signal.fit.cosine(rung.members):.3f}" if signal.fit is not None else "–"
         values = (rung.snr, rung.cosine) if exact else (rung.snr,)
-        table.add_row(str(rung.averaged), f"{rung.members:,}", *map(str, values), fit)
+        sizes = (f"{rung.members:,}" for _ in units)
+        table.add_row(str(rung.averaged), *sizes, *map(str, values), fit)
     return table
 
 
-def _forecast(fit: LadderFit | None, *, exact: bool) -> str:
+def _forecast(signal: Signal) -> str:
+    fit = signal.fit
     if fit is None:
-        return "No signal in the averages: more estimates, or a larger population.\n"
-    error = f" ± {fit.ceiling_error:.2g}" if exact else ", as a bias is not seen"
+        return f"No signal in the averages: more {signal.unit} are needed.\n"
+    error = f" ± {fit.ceiling_error:.2g}" if signal.whole.cosine is not None else ", as a bias is not seen"
     lines = [f"cos(n) = {fit.ceiling:.3f} / sqrt(1 + {fit.noise:,.4g} / n); ceiling {fit.ceiling:.3f}{error}"]
     members = [(wanted, fit.members_for(wanted)) for wanted in WANTED]
     told = [f"{wanted:g}: " + ("never" if n is None else f"{n:,}") for wanted, n in members]
-    lines.append(f"members for a cosine of {', '.join(told)}")
+    lines.append(f"{signal.unit} for a cosine of {', '.join(told)}")
     return "\n".join(lines) + "\n"
 
 

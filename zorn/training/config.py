@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import typing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from zorn.training.usage import DIFFERENTIATING, STREAMING, check_used
 
 __all__ = [
     "BudgetConfig",
+    "Chosen",
     "Config",
     "EstimatorConfig",
     "ModelConfig",
@@ -33,10 +33,23 @@ __all__ = [
     "config_to_json",
 ]
 
+OPEN = (None, "auto")
+"""Values of a setting that zorn chooses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What zorn chose in each group, because nobody gave it (see `zorn.training.resolve`): field -> value. A
+    field that has another value by now was given since."""
+
+    estimator: dict[str, Any] = field(default_factory=dict[str, Any])
+    optimizer: dict[str, Any] = field(default_factory=dict[str, Any])
+    run: dict[str, Any] = field(default_factory=dict[str, Any])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All settings of a run.
+    """All settings of a run, and which of them zorn chose; two are equal whose settings are, whoever chose.
 
     >>> config = Config(budget=BudgetConfig(steps=10), model=ModelConfig(hidden_size=8))
     >>> config.model.hidden_size, config.task.task
@@ -49,8 +62,10 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     budget: BudgetConfig
     run: RunConfig = field(default_factory=RunConfig)
+    chosen: Chosen = field(default_factory=Chosen, compare=False)
 
     def __post_init__(self) -> None:
+        self._check_chosen()
         optimizer = self.optimizer.optimizer
         loses_updates = self.run.dtype == "bfloat16" and optimizer not in (None, "fused-sgd")
         rule = f"float32 with {optimizer}, which loses small updates (fused-sgd keeps them)"
@@ -58,6 +73,17 @@ class Config:
         self._check_groups()
         if self.estimator.estimator != "auto":
             self._check_estimator(self.estimator.estimator)
+
+    def _check_chosen(self) -> None:
+        for group in fields(self.chosen):
+            names = getattr(self.chosen, group.name)
+            can_be = [each.name for each in fields(getattr(self, group.name)) if each.default in OPEN]
+            unknown = [name for name in names if name not in can_be]
+            if unknown:
+                raise ConfigError(
+                    f"chosen.{group.name} must name settings that may be left open, of {', '.join(can_be)}, "
+                    f"got {', '.join(unknown)}: take those names out"
+                )
 
     def _check_groups(self) -> None:
         group, batch = self.estimator.group_size or 0, self.task.batch
@@ -108,6 +134,25 @@ class Config:
         group = 1 if self.estimator.group_size is None else self.estimator.group_size
         return self.task.batch // (group or self.task.batch)
 
+    def reopened(self) -> Config:
+        """The settings with what zorn chose left open again, so that `zorn.training.resolve` chooses anew.
+
+        >>> from zorn.training import resolve
+        >>> chosen, _ = resolve(Config(estimator=EstimatorConfig(draws=2), budget=BudgetConfig(steps=1)))
+        >>> chosen.estimator.estimator, chosen.estimator.discount, chosen.estimator.draws
+        ('activity', 0.6, 2)
+        >>> again = chosen.reopened()
+        >>> again.estimator.estimator, again.estimator.discount, again.estimator.draws
+        ('auto', None, 2)
+        """
+        groups = {}
+        for group in fields(self.chosen):
+            settings, values = getattr(self, group.name), getattr(self.chosen, group.name)
+            defaults = {each.name: each.default for each in fields(settings)}
+            as_chosen = [name for name, value in values.items() if getattr(settings, name) == value]
+            groups[group.name] = replace(settings, **{name: defaults[name] for name in as_chosen})
+        return replace(self, **groups, chosen=Chosen())
+
     @property
     def two_part(self) -> bool:
         """Whether the gradient comes in two parts, for an optimizer that keeps them apart."""
@@ -115,13 +160,14 @@ class Config:
 
 
 def config_to_json(config: Config) -> str:
-    """The text of `config.json`: one object per group, one line per field."""
-    groups = dataclasses.asdict(config)
+    """The text of `config.json`: one object per group, one line per field; and what of it zorn chose."""
+    groups = asdict(config)
     return json.dumps(groups, indent=2, default=str) + "\n"
 
 
 def config_from_json(text: str, origin: str = "config.json") -> Config:
-    """Read a configuration back, strictly: each field present, none unknown, each of the right type.
+    """Read a configuration back, strictly: each field present, none unknown, each of the right type. Without
+    "chosen", as in files of an earlier zorn, all settings count as given.
 
     Raises ConfigError naming the fields; `origin` names the file in the message.
 
@@ -135,6 +181,8 @@ def config_from_json(text: str, origin: str = "config.json") -> Config:
         raise ConfigError(f"{origin} is not valid JSON ({error}): restore it or train again") from error
     made = {}
     hints = typing.get_type_hints(Config)
+    if isinstance(groups, dict):
+        groups = {"chosen": asdict(Chosen())} | groups
     _check_names(groups, set(hints), origin, "")
     for group, kind in hints.items():
         annotations = typing.get_type_hints(kind)
@@ -171,6 +219,6 @@ def _read(value: Any, annotation: Any, where: str) -> Any:
         return Path(value)
     if annotation is float and type(value) is int:
         return float(value)
-    if type(value) is not annotation:
+    if type(value) is not (typing.get_origin(annotation) or annotation):
         raise ConfigError(f"{where} must be of type {annotation.__name__}, got {value!r}: correct the file")
     return value

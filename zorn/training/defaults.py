@@ -9,7 +9,7 @@ from typing import Any
 
 from zorn.errors import ConfigError
 from zorn.training.checks import flag
-from zorn.training.config import Config, EstimatorConfig, ModelConfig
+from zorn.training.config import Chosen, Config, EstimatorConfig, ModelConfig
 from zorn.training.usage import STREAMING, USED_BY, WEIGHT_SPACE, given
 
 CANDIDATES = ("activity", "cd-rge", "spsa-1.5", "nres")
@@ -94,7 +94,8 @@ def completed(estimator: EstimatorConfig) -> EstimatorConfig:
 
 
 def resolve(config: Config) -> tuple[Config, list[str]]:
-    """The settings with everything chosen that was left None or "auto", and a line for each choice.
+    """The settings with everything chosen that was left None or "auto", and a line for each choice. What was
+    chosen is in `chosen` of the settings, beside what was chosen before.
 
     Choosing again changes nothing, so a run that is resumed from the settings that it wrote stays as it is.
 
@@ -111,19 +112,23 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     True
     """
     named, reasons = config, []
+    chosen = dataclasses.asdict(config.chosen)
     if config.estimator.estimator == "auto":
         name, why = _estimator(config)
         named = dataclasses.replace(config, estimator=dataclasses.replace(config.estimator, estimator=name))
         reasons.append(f"estimator {name}: {why}")
+        chosen["estimator"]["estimator"] = name
     choices = _choices(named)
     groups = {}
-    for group in ("estimator", "optimizer", "run"):
+    for group in chosen:
         settings = getattr(named, group)
         names = [field.name for field in dataclasses.fields(settings) if field.name in choices]
-        chosen = {name: choices[name] for name in names if getattr(settings, name) is None}
-        reasons += [f"{name.replace('_', ' ')} {value}: {why}" for name, (value, why) in chosen.items()]
-        groups[group] = dataclasses.replace(settings, **{name: value for name, (value, _) in chosen.items()})
-    return dataclasses.replace(named, **groups), reasons
+        new = {name: choices[name] for name in names if getattr(settings, name) is None}
+        reasons += [f"{name.replace('_', ' ')} {value}: {why}" for name, (value, why) in new.items()]
+        values = {name: value for name, (value, _) in new.items()}
+        groups[group] = dataclasses.replace(settings, **values)
+        chosen[group] |= values
+    return dataclasses.replace(named, **groups, chosen=Chosen(**chosen)), reasons
 
 
 def _estimator(config: Config) -> tuple[str, str]:

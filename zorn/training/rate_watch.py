@@ -62,16 +62,19 @@ class RateWatch:
             share: of the budget used, 0 to 1: where the schedules stay in the probes.
 
         Returns:
-            After a search, a record of kind "rate": the factor and the held-out loss before and after. Where
-            none is better than the present factor, as where all of them diverge, it stays.
+            After a search, a record of kind "rate": the factor and the held-out loss before and after, how
+            many rates were tried, and "probe_steps", the training steps that it took. Where none is better
+            than the present factor, as where all of them diverge, it stays.
         """
         if not self._plateau.update(loss):
             return None
-        before = self.factor
+        before, probes = self.factor, 0
 
         def score(factor: float) -> float:
+            nonlocal probes
             if not _decays(learner.config.optimizer, factor):
                 return math.inf
+            probes += 1
             return learner.probe(PROBE_STEPS, rate_factor=factor, share=share)
 
         found = search_rate(score, before, most=PROBES)
@@ -84,6 +87,8 @@ class RateWatch:
             "factor": self.factor,
             "held_out_loss_before": found.losses[before],
             "held_out_loss": found.loss,
+            "tried": len(found.losses),
+            "probe_steps": probes * PROBE_STEPS,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,6 +99,22 @@ class RateWatch:
         """Restore what `state_dict` gave."""
         self.factor = state["factor"]
         self._plateau.load_state_dict(state["plateau"])
+
+
+def told(record: Record) -> str:
+    """What a search found, in one line, from its record.
+
+    >>> told({"step": 90, "tried": 5, "factor_before": 1.0, "factor": 0.316,
+    ...       "held_out_loss_before": 2.5, "held_out_loss": 2.25})
+    'step 90: the loss no longer falls; 5 learning rates tried, now times 0.316 (held-out loss 2.25, not 2.5)'
+    """
+    verdict = "kept"
+    if record["factor"] != record["factor_before"]:
+        losses = f"{record['held_out_loss']:.4g}, not {record['held_out_loss_before']:.4g}"
+        verdict = f"now times {record['factor']:.3g} (held-out loss {losses})"
+    return (
+        f"step {record['step']}: the loss no longer falls; {record['tried']} learning rates tried, {verdict}"
+    )
 
 
 def _decays(config: OptimizerConfig, factor: float) -> bool:

@@ -37,7 +37,7 @@ from zorn.training.interruption import Interruption
 from zorn.training.learner import Learner
 from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
 from zorn.training.progress_display import ProgressDisplay
-from zorn.training.rate_watch import RateWatch
+from zorn.training.rate_watch import RateWatch, told
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
@@ -258,8 +258,10 @@ class Trainer:
             parts = self.model, self.estimator, self.optimizer
             learner = Learner(self.config, self.task, *parts, self.step)
             if found := self._watch.trained(learner, estimate.loss, share):
+                self.forward_passes += found["probe_steps"] * estimate.forward_passes
                 place = {"seconds": self._seconds(), "forward_passes": self.forward_passes}
                 log.write({**found, **place})
+                self.console.print(told(found), highlight=False, markup=False, soft_wrap=True)
 
     def _update(self, batch: Batch, rate_factor: float) -> Estimate:
         parts = self.model, self.estimator, self.optimizer

@@ -11,14 +11,14 @@ from typing import final
 
 from zorn.checks import check_number
 from zorn.diagnostics import EpsilonSweep, find_epsilon
-from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.errors import ConfigError, NonFiniteLossError, ZornError
 from zorn.models import Batch
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_task, set_threads
 from zorn.training.config import Config
 from zorn.training.defaults import resolve
 from zorn.training.groups import TaskConfig
-from zorn.training.halving import Round, affordable, successive_halving
+from zorn.training.halving import KEPT, Round, affordable, successive_halving
 from zorn.training.learner import Learner
 from zorn.training.rate_search import PROBES, RateSearch, search_rate
 from zorn.training.variants import differences, resized, shortened, variants, with_rate
@@ -47,8 +47,10 @@ class Tuned:
         start_loss: the held-out loss before any training.
         epsilon: the ε sweep; None where ε is not free, or there was no time.
         rates: the search of the learning rate, at the size of step that it began with.
-        rounds: the successive halving; none where there was no time.
+        rounds: the successive halving; none where there was no time. Of the last one, where it was stopped,
+            those that were tried.
         seconds: that all took.
+        stopped: how far it had come when it was stopped, in words; None where it went on to its end.
     """
 
     config: Config
@@ -58,6 +60,11 @@ class Tuned:
     rates: RateSearch
     rounds: tuple[Round[Config], ...]
     seconds: float
+    stopped: str | None = None
+
+
+class _StoppedError(Exception):
+    """`goes_on` said no in the middle of a trial."""
 
 
 def tune(
@@ -66,6 +73,7 @@ def tune(
     seconds: float,
     report: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.perf_counter,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Tuned:
     """Find ε, learning rate, size of a step and discount for `config.budget.seconds` of training.
 
@@ -79,8 +87,8 @@ def tune(
     the long run's (`shortened`): rates that are best for seconds are too large for minutes.
 
     The test split is never read. Nothing is written. Given the seed, what is tried depends on nothing but the
-    clock. Candidates that diverge are ranked last. What is best in the few seconds of a candidate need not be
-    best in a long run: large steps and long memory pay late.
+    clock. Candidates that diverge or fail are ranked last. What is best in the few seconds of a candidate
+    need not be best in a long run: large steps and long memory pay late.
 
     Args:
         config: the settings to begin with; their budget must be in seconds. What they leave open is chosen
@@ -88,10 +96,12 @@ def tune(
         seconds: the tuning budget, above 0. It is kept but for the step and evaluation that it ends in.
         report: takes a line about each finding.
         clock: seconds; `time.process_time` where other work disturbs the machine.
+        goes_on: asked before each probe and step; False ends the search with the best so far.
 
     Raises:
-        ConfigError: a training budget in steps, settings that cannot work, or a tuning budget that is too
-            short: the message says how much is needed.
+        ConfigError: a training budget in steps, settings that cannot work, also for the memory, or a tuning
+            budget that is too short: the message says how much is needed.
+        KeyboardInterrupt: it was stopped before anything was tried.
         NonFiniteLossError: training diverged at every learning rate.
 
     Example:
@@ -116,7 +126,15 @@ def tune(
     for reason in reasons:
         report(reason)
     set_threads(config.run.threads)
-    return _Tuning(config, seconds, report, clock).run()
+    try:
+        return _Tuning(config, seconds, report, clock, goes_on).run()
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch has no narrower error for that of the CPU
+            raise
+        raise ConfigError(
+            f"a step does not fit into the memory of {config.run.device} ({str(error).splitlines()[0]}): "
+            "choose a smaller --micro-batch, --batch or memory of a dnc"
+        ) from error
 
 
 @final
@@ -124,9 +142,16 @@ class _Tuning:
     """One call of `tune`."""
 
     def __init__(
-        self, config: Config, seconds: float, report: Callable[[str], None], clock: Callable[[], float]
+        self,
+        config: Config,
+        seconds: float,
+        report: Callable[[str], None],
+        clock: Callable[[], float],
+        goes_on: Callable[[], bool],
     ) -> None:
         self._start, self._seconds, self._report, self._clock = config, seconds, report, clock
+        self._goes_on = goes_on
+        self._stopped: str | None = None
         assert config.budget.seconds is not None
         self._training = config.budget.seconds
         self._began = clock()
@@ -142,9 +167,11 @@ class _Tuning:
             config = dataclasses.replace(
                 start, estimator=dataclasses.replace(start.estimator, epsilon=self._epsilon(sweep))
             )
+        if not self._goes_on():
+            raise KeyboardInterrupt
         rates = self._search_rate(config)
         config = with_rate(config, rates.rate / rates.start)
-        rounds = self._halve(config)
+        rounds = self._halve(config) if self._stopped is None else []
         if rounds:
             config = rounds[-1].ranking[0][0]
         return Tuned(
@@ -155,6 +182,7 @@ class _Tuning:
             rates=rates,
             rounds=tuple(rounds),
             seconds=self._elapsed(),
+            stopped=self._stopped,
         )
 
     def _measure(self, learner: Learner) -> None:
@@ -237,8 +265,12 @@ class _Tuning:
             )
             return loss
 
-        rates = search_rate(score, present, goes_on=lambda: self._elapsed() + cost <= end)
+        rates = search_rate(score, present, goes_on=lambda: self._goes_on() and self._elapsed() + cost <= end)
+        if not self._goes_on():
+            self._stopped = f"after {len(rates.losses)} of up to {PROBES} trials of the learning rate"
         if math.isinf(rates.loss):
+            if self._stopped is not None:
+                raise KeyboardInterrupt
             low, high = min(rates.losses), max(rates.losses)
             raise NonFiniteLossError(
                 f"training diverged at every learning rate from {low:.2g} to {high:.2g}: begin with a lower "
@@ -255,7 +287,19 @@ class _Tuning:
             self._report("no time to compare sizes of a step and discounts")
             return []
         self._report(f"comparing {count} of {len(near)} settings near these")
-        rounds = successive_halving(near[:count], self._score, self._left)
+        done: dict[float, list[tuple[Config, float]]] = {}  # by the seconds of a trial, so by round
+
+        def score(candidate: Config, seconds: float) -> float:
+            loss = self._score(candidate, seconds)
+            done.setdefault(seconds, []).append((candidate, loss))
+            return loss
+
+        try:
+            rounds = successive_halving(near[:count], score, self._left)
+        except _StoppedError:  # the best of a round is the first of the next: what is done can be compared
+            rounds = [Round(each, tuple(sorted(tried, key=_loss))) for each, tried in done.items()]
+            trials = sum(map(len, done.values()))
+            self._stopped = f"after {trials} of {trials_of(count)} trials of settings near these"
         for each in rounds:
             self._report(f"{each.seconds:.2g} s each:")
             for candidate, loss in each.ranking:
@@ -263,19 +307,29 @@ class _Tuning:
         return rounds
 
     def _score(self, config: Config, seconds: float) -> float:
-        """The held-out loss after a run of so many seconds, evaluation counted in."""
+        """The held-out loss after a run of so many seconds, evaluation counted in; infinite where it fails.
+
+        Raises:
+            _StoppedError: before it was done.
+        """
         began = self._clock()
         limit = min(seconds, self._left()) - self._evaluation
-        learner = self._learner(shortened(config, min(1.0, seconds / self._training)))
-        used = before = self._clock() - began
-        longest = 0.0
         try:
+            learner = self._learner(shortened(config, min(1.0, seconds / self._training)))
+            used = before = self._clock() - began
+            longest = 0.0
             while not learner.step or used + longest <= limit:
+                if not self._goes_on():
+                    raise _StoppedError
                 learner.train_step(share=min(1.0, used / seconds))
                 used = self._clock() - began
                 longest, before = max(longest, used - before), used
             return learner.held_out_loss()
         except NonFiniteLossError:
+            return math.inf
+        except (ZornError, RuntimeError, MemoryError) as error:  # what it takes more of, it may not have
+            line = str(error).partition("\n")[0]
+            self._report(f"failed: {describe(config, self._start)} ({line or type(error).__name__})")
             return math.inf
 
     def _learner(self, config: Config) -> Learner:
@@ -302,6 +356,19 @@ def describe(config: Config, base: Config) -> str:
     for _, name, value in differences(config, base):
         parts.append(f"{name.replace('_', ' ')} {f'{value:.4g}' if isinstance(value, float) else value}")
     return ", ".join(parts) or "unchanged"
+
+
+def trials_of(candidates: int) -> int:
+    """Trials in all rounds of a successive halving of so many candidates.
+
+    >>> [trials_of(candidates) for candidates in (1, 2, 3, 9, 10)]
+    [0, 2, 3, 12, 16]
+    """
+    return 0 if candidates < 2 else candidates + trials_of(math.ceil(candidates / KEPT))
+
+
+def _loss(trial: tuple[Config, float]) -> float:
+    return trial[1]
 
 
 def _shown(loss: float) -> str:
