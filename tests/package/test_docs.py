@@ -14,6 +14,7 @@ import torch
 import zorn
 from zorn.cli import diagnose as diagnose_command
 from zorn.cli import inspect as inspect_command
+from zorn.cli import plan as plan_command
 from zorn.cli import tune as tune_command
 from zorn.cli.entry import COMMANDS
 from zorn.cli.parsing import _flags, parse
@@ -72,6 +73,9 @@ def read(words):
         return
     if name == "tune":
         tune_command.settings(rest)
+        return
+    if name == "plan":
+        plan_command.settings(rest)
         return
     preset = PRESETS["quickstart"]
     defaults = {

@@ -23,6 +23,7 @@ ORDER = [
     "diagnostics",
     "tasks",
     "training",
+    "planning",
     "cli",
 ]
 INDEPENDENT = {("tasks", "perturbations"), ("tasks", "estimators")}

@@ -12,7 +12,7 @@ import zorn
 from zorn.cli.process import STOPPED, prepare
 from zorn.errors import NonFiniteLossError, ZornError
 
-COMMANDS = ("train", "evaluate", "generate", "inspect", "diagnose", "tune", "resume")
+COMMANDS = ("train", "evaluate", "generate", "inspect", "diagnose", "tune", "plan", "resume")
 """Each a module of `zorn.cli` with a function `command`: words to exit code."""
 
 HELP = """usage: zorn COMMAND [OPTIONS]
@@ -26,6 +26,7 @@ commands:
   inspect    list what would be perturbed in a model, and how
   diagnose   measure the estimates of the gradient: signal, members, epsilon, step size
   tune       find learning rate, epsilon, size of a step and discount for a budget
+  plan       what a run would need: memory for each estimator, what fits, seconds a step
   resume     go on with a run that was stopped, or extend one
 
   zorn COMMAND --help shows the options of a command, zorn --version the version.

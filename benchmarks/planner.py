@@ -1,0 +1,209 @@
+"""The planner's memory figures against measured peaks, over cells, estimators, sizes and lengths.
+
+`ratio`: predicted over measured bytes of two training steps. Each is measured in a process of its own: its
+peak above what it held before it built the model (interpreter, torch, its warmed-up libraries), with a heap
+that gives back what is freed. `within`: the share of the configurations whose ratio is at most 15 % off.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from harness import (
+    RETURN_FREED_MEMORY,
+    Record,
+    parse_arguments,
+    process_bytes,
+    report,
+    restart_peak,
+)
+from matplotlib.axes import Axes
+
+import zorn
+from zorn.planning import ModelSizes, step_memory
+from zorn.training import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    resolve,
+)
+from zorn.training.build import build_estimator, build_model, build_optimizer
+from zorn.training.step import update_weights
+
+ALLOWED = 0.15
+CELLS = {"lstm": "tab:blue", "gru": "tab:orange", "min-gru": "tab:green", "dnc": "tab:red"}
+Settings = dict[str, Any]
+
+RANK_ONE = {"estimator": "cd-rge", "population": 64, "group_size": 1}
+DENSE = {"estimator": "cd-rge", "population": 1, "group_size": 0, "structure": "dense"}
+ACTIVITY = {"estimator": "activity", "draws": 2}
+FULL_ACTIVITY = {"estimator": "activity", "draws": 1, "exact_output": "no"}
+BPTT, TBPTT = {"estimator": "bptt"}, {"estimator": "tbptt", "truncation": 16}
+E_PROP = {"estimator": "e-prop"}
+BRIDGE = {"estimator": "bridge", "truncation": 16}
+
+
+def case(
+    cell: str, estimator: Settings, hidden: int, steps: int, rows: int, vocabulary: int = 256, **more: Any
+) -> Settings:
+    """One configuration; `rows` is the micro-batch, and the batch 64 sequences unless given."""
+    return {
+        "cell": cell,
+        "hidden_size": hidden,
+        "T": steps,
+        "micro_batch": rows,
+        "vocabulary": vocabulary,
+        "batch": 64,
+        "optimizer": "adam",
+        **estimator,
+        **more,
+    }
+
+
+QUICK = [
+    case("lstm", RANK_ONE, 1024, 64, 128, time_chunk=32, optimizer="fused-sgd"),
+    case("gru", ACTIVITY, 512, 64, 96, time_chunk=32),
+    case("min-gru", BPTT, 512, 64, 64),
+    case("dnc", TBPTT, 512, 64, 64),
+]
+GRID = [
+    *QUICK,
+    case("lstm", RANK_ONE, 512, 128, 128, 2000, time_chunk=64),
+    case("lstm", RANK_ONE, 2048, 16, 16, optimizer="fused-sgd", dtype="bfloat16"),
+    case("gru", RANK_ONE, 1024, 64, 64),
+    case("min-gru", RANK_ONE, 1024, 256, 128, time_chunk=128),
+    case("dnc", RANK_ONE, 1024, 64, 128, memory_slots=64),
+    case("lstm", DENSE, 1024, 64, 64, optimizer="fused-sgd"),
+    case("gru", DENSE, 1536, 32, 32),
+    case("min-gru", DENSE, 1024, 128, 64, 1000),
+    case("dnc", DENSE, 1024, 32, 64, optimizer="sgd"),
+    case("lstm", ACTIVITY, 1024, 64, 192, time_chunk=32),
+    case("lstm", FULL_ACTIVITY, 512, 64, 128, 1000),
+    case("min-gru", ACTIVITY, 1024, 128, 96, optimizer="fused-sgd"),
+    case("dnc", ACTIVITY, 512, 64, 96, 2000),
+    case("lstm", BPTT, 512, 64, 32, batch=32),
+    case("lstm", BPTT, 256, 32, 32, 4000, optimizer="adamw"),
+    case("gru", BPTT, 768, 16, 32, batch=32, num_layers=2),
+    case("dnc", BPTT, 256, 32, 64, memory_slots=32),
+    case("lstm", TBPTT, 768, 32, 32, batch=32),
+    case("gru", TBPTT, 512, 32, 32, 2000, optimizer="sgd"),
+    case("min-gru", TBPTT, 1024, 32, 32, batch=32),
+    case("lstm", E_PROP, 512, 32, 32, batch=32, num_layers=2),
+    case("gru", E_PROP, 768, 32, 32, batch=32, norm="layer"),
+    case("min-gru", E_PROP, 512, 32, 64, norm="rms", num_layers=2, residual=True),
+    case("lstm", BRIDGE, 768, 32, 32, batch=32),
+    case("gru", BRIDGE, 512, 32, 32, 2000),
+    case("min-gru", BRIDGE, 768, 32, 32, separate=False),
+    case("dnc", BRIDGE, 512, 32, 32, batch=32),
+]
+
+
+def configuration(settings: Settings) -> Config:
+    """The settings of a run, with everything chosen that they leave open."""
+    groups = {
+        "task": TaskConfig,
+        "model": ModelConfig,
+        "estimator": EstimatorConfig,
+        "optimizer": OptimizerConfig,
+        "run": RunConfig,
+    }
+    made = {
+        name: kind(**{key: value for key, value in settings.items() if key in kind.__dataclass_fields__})
+        for name, kind in groups.items()
+    }
+    return resolve(Config(budget=BudgetConfig(steps=1), **made))[0]
+
+
+def predicted(settings: Settings) -> int:
+    """Bytes at the peak of a step, by the planner."""
+    config = configuration(settings)
+    dtype = getattr(torch, config.run.dtype)
+    sizes = ModelSizes.of(config.model, settings["vocabulary"], dtype)
+    return step_memory(sizes, config, settings["T"]).peak
+
+
+def train(settings: Settings, steps: int = 2) -> None:
+    """Some steps on random tokens; the second has the gradient and the moments of the first."""
+    config = configuration(settings)
+    model = build_model(config, settings["vocabulary"])
+    restart_peak()  # with the model built
+    estimator = build_estimator(config.estimator, 0)
+    optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+    shape = config.task.batch, settings["T"] + 1
+    tokens = torch.randint(0, settings["vocabulary"], shape, generator=torch.Generator().manual_seed(0))
+    batch = zorn.Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    task: Any = SimpleNamespace(objective=zorn.TokenCrossEntropy())
+    for _ in range(steps):
+        update_weights(config, task, model, estimator, optimizer, batch, 1.0)
+
+
+def child(settings: Settings) -> None:
+    """Print the peak of the steps above what was held before the model was built."""
+    torch.set_num_threads(1)
+    small = {"hidden_size": 16, "T": 18, "micro_batch": 8, "vocabulary": 30, "batch": 4}
+    members = {"population": 4} if "population" in settings else {}
+    train({**settings, **small, **members}, steps=1)  # loads libraries, makes their buffers
+    before = process_bytes("VmRSS")
+    train(settings)
+    print(json.dumps(process_bytes("VmHWM") - before))
+
+
+def measured(settings: Settings) -> int:
+    """Bytes at the peak, from a process of its own."""
+    command = [sys.executable, __file__, "--child", json.dumps(settings)]
+    environment = os.environ | RETURN_FREED_MEMORY
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def draw(axes: Axes, found: list[tuple[Settings, int, int]]) -> None:
+    """Predicted against measured, a point a configuration, with the band of 15 %."""
+    for cell, colour in CELLS.items():
+        points = [(peak, guess) for settings, guess, peak in found if settings["cell"] == cell]
+        if points:
+            axes.loglog(
+                *([value / 2**20 for value in axis] for axis in zip(*points, strict=True)),
+                "o",
+                color=colour,
+                label=cell,
+            )
+    ends = [min(peak for *_, peak in found) / 2**20, max(peak for *_, peak in found) / 2**20]
+    axes.plot(ends, ends, color="0.5")
+    axes.fill_between(
+        ends, [end * (1 - ALLOWED) for end in ends], [end * (1 + ALLOWED) for end in ends], color="0.9"
+    )
+    axes.set_xlabel("measured peak (MiB)")
+    axes.set_ylabel("predicted peak (MiB)")
+    axes.legend()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        child(json.loads(sys.argv[2]))
+        return
+    arguments: argparse.Namespace = parse_arguments("planner", __doc__)
+    found = []
+    for settings in QUICK if arguments.quick else GRID:
+        found.append((settings, predicted(settings), measured(settings)))
+    records = []
+    for settings, guess, peak in found:
+        records.append(Record("predicted_bytes", guess, "bytes", settings))
+        records.append(Record("measured_bytes", peak, "bytes", settings))
+        records.append(Record("ratio", guess / peak, "ratio", settings))
+    close = sum(abs(guess / peak - 1) <= ALLOWED for _, guess, peak in found)
+    counted = {"configurations": len(found), "allowed": ALLOWED}
+    records.append(Record("within", close / len(found), "ratio", counted))
+    report("Planned against measured peak memory", records, arguments, lambda axes: draw(axes, found))
+
+
+if __name__ == "__main__":
+    main()

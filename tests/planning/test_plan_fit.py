@@ -1,0 +1,162 @@
+"""What fits a memory: the largest micro-batch, proposals, amounts; work and seconds of a step."""
+
+import dataclasses
+
+import pytest
+
+from zorn.errors import ConfigError
+from zorn.planning import (
+    ModelSizes,
+    available_bytes,
+    largest_micro_batch,
+    parse_bytes,
+    plan,
+    propose,
+    show_bytes,
+)
+from zorn.planning.available import _left_in_group
+from zorn.planning.fit import PROCESS_BYTES, whole_peak, with_rows
+from zorn.planning.work import forward_passes, most_rows
+from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig
+from zorn.training.build import build_estimator, build_model, build_task
+from zorn.training.defaults import resolve
+
+STEPS = 200
+
+
+def settings(hidden=256, **estimator):
+    asked = Config(
+        task=TaskConfig(batch=64, length=STEPS),
+        model=ModelConfig(hidden_size=hidden),
+        estimator=EstimatorConfig(**estimator),
+        budget=BudgetConfig(steps=1),
+    )
+    config, _ = resolve(asked)
+    return ModelSizes.of(config.model, 256), config
+
+
+KINDS = {
+    "rank-one": {"estimator": "cd-rge", "population": 64},
+    "activity": {"estimator": "activity"},
+    "bptt": {"estimator": "bptt"},
+    "bridge": {"estimator": "bridge", "truncation": 20},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_largest_micro_batch_fits_and_the_next_does_not(kind):
+    sizes, config = settings(**KINDS[kind])
+    all_at_once = whole_peak(sizes, with_rows(config, most_rows(config)), STEPS)
+    one = whole_peak(sizes, with_rows(config, 1), STEPS)
+    limit = (one + all_at_once) // 2
+    rows = largest_micro_batch(sizes, config, STEPS, limit)
+    assert rows is not None
+    assert whole_peak(sizes, with_rows(config, rows), STEPS) <= limit
+    assert whole_peak(sizes, with_rows(config, rows + 1), STEPS) > limit
+    assert largest_micro_batch(sizes, config, STEPS, one - 1) is None
+    assert largest_micro_batch(sizes, config, STEPS, 2**50) == most_rows(config)
+
+
+def test_what_fits_is_proposed_as_it_is():
+    sizes, config = settings(**KINDS["rank-one"])
+    found = propose(sizes, config, STEPS, 2**40)
+    assert (found.config, found.attempts) == (config, ())
+
+
+def test_time_chunks_are_cut_before_rows():
+    sizes, config = settings(**KINDS["rank-one"])
+    limit = whole_peak(sizes, with_rows(config, 128, 25), STEPS)
+    found = propose(sizes, config, STEPS, limit).config
+    assert found is not None
+    assert (found.estimator.micro_batch, found.estimator.time_chunk) == (128, 25)
+    assert dataclasses.replace(found, estimator=config.estimator) == config
+
+
+def test_an_estimator_that_does_not_fit_gives_way_to_forward_passes():
+    sizes, config = settings(hidden=1024, **KINDS["bptt"])
+    least = PROCESS_BYTES + int(1.9 * sizes.weight_bytes)  # no room for a gradient
+    found = propose(sizes, config, STEPS, least)
+    assert found.config is not None
+    assert found.config.estimator.estimator == "cd-rge"
+    assert found.config.optimizer.optimizer == "fused-sgd"
+    assert found.peak <= least
+    assert [attempt.words.partition(" ")[0] for attempt in found.attempts][:2] == ["bptt", "bptt"]
+    assert all(attempt.peak > least for attempt in found.attempts)
+
+
+def test_where_nothing_fits_the_least_is_said():
+    sizes, config = settings(**KINDS["activity"])
+    found = propose(sizes, config, STEPS, 2**20)
+    assert found.config is None
+    assert found.peak == min(attempt.peak for attempt in found.attempts) > 2**20
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        {"estimator": "cd-rge", "population": 8},
+        {"estimator": "fd-rge", "population": 8},
+        {"estimator": "spsa-1.5", "population": 8},
+        {"estimator": "cd-rge", "structure": "dense", "population": 2},
+        {"estimator": "activity", "draws": 2},
+        {"estimator": "activity", "draws": 2, "exact_output": "no"},
+        {"estimator": "bridge", "truncation": 3, "draws": 2},
+        {"estimator": "bridge", "truncation": 100},
+        {"estimator": "bptt"},
+    ],
+)
+def test_forward_passes_are_those_that_an_estimate_counts(estimator):
+    dense = {"group_size": 0} if estimator.get("structure") == "dense" else {}
+    asked = Config(
+        task=TaskConfig(task="copy", batch=4, maximum_length=3),
+        model=ModelConfig(hidden_size=4),
+        estimator=EstimatorConfig(**estimator, **dense),
+        budget=BudgetConfig(steps=1),
+    )
+    config, _ = resolve(asked)
+    task = build_task(config)
+    made, model, batch = build_estimator(config.estimator, 0), build_model(config, 29), task.training_batch(0)
+    made.estimate(model, batch, task.objective)  # the first one also measures sizes
+    counted = made.estimate(model, batch, task.objective).forward_passes
+    assert forward_passes(config, batch.inputs.shape[1]) == counted
+
+
+def test_a_calibration_times_smaller_steps_of_the_same_kind():
+    asked = Config(
+        task=TaskConfig(task="copy", batch=16),
+        model=ModelConfig(hidden_size=16),
+        estimator=EstimatorConfig(estimator="cd-rge", population=16),
+        budget=BudgetConfig(steps=1),
+    )
+    found = plan(asked, memory=2**30)
+    assert found.calibration is not None
+    assert found.calibration.seconds is not None
+    assert found.calibration.seconds > 0
+    works = [work for work, _ in found.calibration.steps]
+    assert len(works) >= 2
+    assert works == sorted(works)
+    assert works[-1] <= found.configured.forward_passes * found.steps
+    assert plan(asked, memory=2**30, calibration=False).calibration is None
+
+
+@pytest.mark.parametrize("text", ["8", "8 gigabytes", "-1GiB", "0GiB", "", "nan GiB"])
+def test_amounts_need_a_number_and_a_unit(text):
+    with pytest.raises(ConfigError, match="--fit must be a number above 0 with a unit"):
+        parse_bytes(text, "--fit")
+
+
+def test_amounts_are_read_and_shown():
+    assert parse_bytes("1.5gib") == 3 * 2**29
+    assert parse_bytes("2 GB") == 2 * 10**9
+    assert [show_bytes(n) for n in (12, 15_360, 123 * 2**30)] == ["12 B", "15.0 KiB", "123 GiB"]
+
+
+def test_free_memory_is_within_the_limit_of_a_container(tmp_path):
+    assert _left_in_group(tmp_path) == []
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("100\n")
+    assert _left_in_group(tmp_path) == []
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _left_in_group(tmp_path) == [900]
+    with pytest.raises(ConfigError, match="say it, for example --memory 8GiB"):
+        available_bytes("mps")

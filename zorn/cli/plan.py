@@ -1,0 +1,136 @@
+"""`zorn plan`."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zorn import planning
+from zorn.cli.parsing import leading_flags, parse
+from zorn.cli.train import First, start_settings
+from zorn.training.checks import flag
+from zorn.training.config import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+)
+from zorn.training.presets import PresetName
+from zorn.training.usage import USED_BY
+from zorn.training.variants import differences
+
+PIPED_WIDTH = 190
+"""Columns of the tables where no terminal sets them."""
+
+GROUPS = ("task", "model", "estimator", "optimizer", "budget", "run")
+"""The groups of settings, by their names in `Config`."""
+
+OWN = ("memory", "fit", "json", "calibration")
+"""The flags that zorn train does not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run would need: parameters, memory for each estimator, what fits, seconds a step.
+
+    Takes the flags of zorn train, and does not train. The model is counted without being built; a few small
+    steps are timed, where its weights fit in a tenth of the memory.
+    """
+
+    memory: str | None = None
+    """What the run may take, as 8GiB or 500MB. None: what is free."""
+    fit: str | None = None
+    """Propose settings that fit in this much, as 8GiB, as a command to run. None: propose none."""
+    json: bool = False
+    """Print the figures as JSON."""
+    calibration: bool = True
+    """Time a few small steps, for some seconds."""
+    preset: PresetName = "quickstart"
+    """Settings to start from, by name."""
+    config: Path | None = None
+    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset."""
+    overwrite: bool = False
+    """As of zorn train; a plan writes nothing."""
+    task: TaskConfig
+    model: ModelConfig
+    estimator: EstimatorConfig
+    optimizer: OptimizerConfig
+    budget: BudgetConfig
+    run: RunConfig
+
+
+def command(words: Sequence[str]) -> int:
+    """Plan from command-line words; returns the exit code."""
+    asked, config = settings(words)
+    memory = None if asked.memory is None else planning.parse_bytes(asked.memory, "--memory")
+    fit = None if asked.fit is None else planning.parse_bytes(asked.fit, "--fit")
+    found = planning.plan(config, memory=memory, fit=fit, calibration=asked.calibration)
+    if asked.json:
+        print(found.to_json(), end="")
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    for table in (planning.parameter_table(found), planning.memory_table(found)):
+        console.print(table, highlight=False, markup=False)
+    for line in planning.lines_of(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if found.proposal is not None and found.proposal.config is not None:
+        print(train_command(words, found))
+    return 0
+
+
+def settings(words: Sequence[str]) -> tuple[Plan, Config]:
+    """What command-line words ask for, and the settings of the run."""
+    first = leading_flags(First, words)
+    start = start_settings(first, words)
+    default = Plan(
+        preset=first.preset or "quickstart",
+        config=first.config,
+        task=start.task,
+        model=start.model,
+        estimator=start.estimator,
+        optimizer=start.optimizer,
+        budget=start.budget,
+        run=start.run,
+    )
+    asked = parse(Plan, words, prog="zorn plan", default=default)
+    return asked, Config(**{name: getattr(asked, name) for name in GROUPS}, chosen=start.chosen)
+
+
+def train_command(words: Sequence[str], found: planning.Plan) -> str:
+    """The command that trains with the proposed settings: the words, without what is the plan's own or no
+    longer fits, and with what is different."""
+    assert found.proposal is not None
+    proposed = found.proposal.config
+    assert proposed is not None
+    changed = {name: value for group, name, value in differences(proposed, found.config) if group in GROUPS}
+    unused = {name for name, users in USED_BY.items() if proposed.estimator.estimator not in users}
+    kept = _without(words, {*OWN, *changed, *unused})
+    flags = [word for name, value in changed.items() if name not in unused for word in _flag(name, value)]
+    return shlex.join(["zorn", "train", *kept, *flags])
+
+
+def _without(words: Sequence[str], names: set[str]) -> list[str]:
+    """The words without these flags and their values."""
+    dropped = {flag(name) for name in names} | {f"--no-{flag(name)[2:]}" for name in names}
+    kept: list[str] = []
+    waiting = list(words)
+    while waiting:
+        own = [waiting.pop(0)]
+        while waiting and not waiting[0].startswith("--"):
+            own.append(waiting.pop(0))
+        if own[0].partition("=")[0].replace("_", "-") not in dropped:
+            kept += own
+    return kept
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
+    return [flag(name), str(value)]

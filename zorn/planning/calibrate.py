@@ -1,0 +1,122 @@
+"""Seconds of a step, from a few small ones: work and time of two sizes, and the line through them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from zorn.errors import NonFiniteLossError
+from zorn.models import Batch
+from zorn.planning.fit import whole_peak
+from zorn.planning.sizes import ModelSizes
+from zorn.planning.work import forward_passes
+from zorn.tasks import Task
+from zorn.training.build import build_estimator, build_model, build_optimizer
+from zorn.training.config import Config
+from zorn.training.step import update_weights
+from zorn.training.variants import resized
+
+SECONDS = 2.0
+"""What a calibration may take once the model is built; a step that has begun is finished."""
+
+SHARE = 0.1
+"""Of the memory, that the weights of a model may take to be built for a calibration."""
+
+LONGEST = 64
+"""Tokens of a sequence in a calibration: beyond that a step's time is in proportion to them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Seconds of a step, or why they are not known.
+
+    Attributes:
+        seconds: of a step of the asked size; None where none was measured.
+        steps: rows × time steps and seconds of the steps that were measured.
+        reason: why none was; empty otherwise.
+    """
+
+    seconds: float | None
+    steps: tuple[tuple[int, float], ...] = ()
+    reason: str = ""
+
+
+def calibrate(sizes: ModelSizes, config: Config, task: Task, available: int) -> Calibration:
+    """Do steps of the run's own kind, each of four times the work of the one before, for about two seconds.
+
+    The model is built for it. Sequences are cut to 64 tokens.
+
+    Args:
+        config: settings that leave nothing open.
+        task: of the run; a part of its first batch is read.
+        available: bytes; nothing is built where the weights need more than a tenth of them.
+
+    Raises:
+        ConfigError: a device that cannot compute.
+
+    >>> from zorn.training import BudgetConfig, ModelConfig, TaskConfig, resolve
+    >>> from zorn.training.build import build_task
+    >>> settings = TaskConfig(task="copy", batch=8)
+    >>> asked = Config(task=settings, model=ModelConfig(hidden_size=8), budget=BudgetConfig(steps=1))
+    >>> config, _ = resolve(asked)
+    >>> sizes, task = ModelSizes.of(config.model, 29), build_task(config)
+    >>> calibrate(sizes, config, task, 2**30).seconds > 0
+    True
+    >>> calibrate(sizes, config, task, 2**13).reason
+    'the weights need more than a tenth of the memory'
+    """
+    if sizes.weight_bytes > SHARE * available:
+        return Calibration(None, reason="the weights need more than a tenth of the memory")
+    whole = task.training_batch(0)
+    short = Batch(*(part[:, :LONGEST].to(config.run.device) for part in whole))
+    asked = _smaller(config)
+    if whole_peak(sizes, asked[0], short.inputs.shape[1]) > available:
+        return Calibration(None, reason="not even a small step fits the memory")
+    model = build_model(config, task.vocabulary)
+    optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+
+    def seconds_of(settings: Config) -> float:
+        carry = settings.task.stream is not None
+        estimator = build_estimator(settings.estimator, settings.run.seed, carry=carry)
+        batch = Batch(*(part[: settings.task.batch] for part in short))
+        update_weights(settings, task, model, estimator, optimizer, batch, 1.0)  # what only a first step does
+        start = time.perf_counter()
+        update_weights(settings, task, model, estimator, optimizer, batch, 1.0)
+        return time.perf_counter() - start
+
+    found: list[tuple[int, float]] = []
+    began = time.perf_counter()
+    try:
+        for settings in asked:
+            work = forward_passes(settings, short.inputs.shape[1]) * short.inputs.shape[1]
+            found.append((work, seconds_of(settings)))
+            spent = time.perf_counter() - began
+            if len(found) > 1 and spent > SECONDS / 4:  # the next one takes four times as long
+                break
+    except NonFiniteLossError as error:
+        return Calibration(None, reason=str(error))
+    steps = whole.inputs.shape[1]
+    return Calibration(line(found, forward_passes(config, steps) * steps), tuple(found))
+
+
+def line(measured: list[tuple[int, float]], work: int) -> float:
+    """Seconds of `work`, on the line through the last two measured points, or in proportion to the last one
+    where there is one or they fall.
+
+    >>> line([(10, 2.0), (20, 3.0)], 40), line([(10, 2.0)], 40), line([(10, 3.0), (20, 2.0)], 40)
+    (5.0, 8.0, 4.0)
+    """
+    last, seconds = measured[-1]
+    if len(measured) > 1:
+        before, fewer = measured[-2]
+        if seconds > fewer and last > before:
+            return seconds + (seconds - fewer) / (last - before) * (work - last)
+    return seconds * work / last
+
+
+def _smaller(config: Config) -> list[Config]:
+    """Settings of less work, the least first, each of four times the one before; the whole last."""
+    found = [config]
+    while (smaller := resized(found[-1], 0.25)) is not None:
+        found.append(smaller)
+    return found[::-1]

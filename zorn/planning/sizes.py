@@ -1,0 +1,167 @@
+"""The sizes of a model that its memory follows from, counted on torch's meta device: no memory is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zorn.estimators.carry import state_tensors
+from zorn.models import DNCMemory, LanguageModel
+from zorn.perturbations.targets import structured_sites
+from zorn.random.draws import SIGNS_PER_BLOCK
+from zorn.training.config import ModelConfig
+
+
+def meta_model(settings: ModelConfig, vocabulary: int, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """The model of these settings without values: shapes alone, in no memory.
+
+    Raises:
+        ConfigError: sizes that do not fit each other.
+
+    >>> model = meta_model(ModelConfig(hidden_size=30_000, num_heads=100), vocabulary=256)
+    >>> model.head.weight.shape, model.head.weight.device.type
+    (torch.Size([256, 30000]), 'meta')
+    """
+    memory = None
+    if settings.cell == "dnc":
+        memory = DNCMemory(
+            slots=settings.memory_slots,
+            width=settings.memory_width,
+            read_heads=settings.read_heads,
+            simple=settings.simple_memory,
+        )
+    options: dict[str, Any] = {
+        "cell": settings.cell,
+        "memory": memory,
+        "num_layers": settings.num_layers,
+        "num_heads": settings.num_heads,
+        "norm": settings.norm,
+        "residual": settings.residual,
+        "tie_embedding": settings.tie_embedding,
+    }
+    options |= {"dtype": dtype, "device": "meta"}
+    if settings.parameters is not None:
+        return LanguageModel.with_parameters(settings.parameters, vocabulary, **options)
+    size = settings.embedding_size
+    return LanguageModel(vocabulary, settings.hidden_size, embedding_size=size, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """What the formulas of this package need to know of a language model. Sizes are numbers, not bytes,
+    unless they say so.
+
+    Attributes:
+        cell: "lstm", "gru", "min-gru" or "dnc".
+        vocabulary, embedding, hidden, layers, heads: V, E, H, layers, blocks of the recurrent weight.
+        norm: "none", "layer" or "rms".
+        residual: whether each layer's input is added to its output.
+        memory: of a dnc, else None.
+        element: bytes of a number in the dtype of the weights.
+        parameters: size of each trained parameter, by name; a shared one once.
+        state_bytes: of the recurrent state of one row.
+        factors: lengths of the rank-one factors a and b of one member.
+    """
+
+    cell: str
+    vocabulary: int
+    embedding: int
+    hidden: int
+    layers: int
+    heads: int
+    norm: str
+    residual: bool
+    memory: DNCMemory | None
+    element: int
+    parameters: Mapping[str, int]
+    state_bytes: int
+    factors: tuple[int, ...]
+
+    @classmethod
+    def of(cls, settings: ModelConfig, vocabulary: int, dtype: torch.dtype = torch.float32) -> ModelSizes:
+        """The sizes of the model that these settings make.
+
+        >>> sizes = ModelSizes.of(ModelConfig(hidden_size=64), vocabulary=256)
+        >>> sizes.by_part()
+        {'embedding': 16384, 'layers': 33024, 'head': 16640}
+        """
+        model = meta_model(settings, vocabulary, dtype)
+        state = state_tensors(model.initial_state(1))
+        first = model.cells[0]
+        return cls(
+            cell=settings.cell,
+            vocabulary=vocabulary,
+            embedding=model.embedding.embedding_dim,
+            hidden=model.head.in_features,
+            layers=len(model.cells),
+            heads=settings.num_heads,
+            norm=settings.norm,
+            residual=settings.residual,
+            memory=first.memory.sizes if settings.cell == "dnc" else None,
+            element=dtype.itemsize,
+            parameters={name: parameter.numel() for name, parameter in model.named_parameters()},
+            state_bytes=sum(bytes_of(tensor) for tensor in state),
+            factors=tuple(_factor_lengths(model)),
+        )
+
+    @property
+    def total(self) -> int:
+        """d, all trained parameters."""
+        return sum(self.parameters.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all parameters."""
+        return self.total * self.element
+
+    @property
+    def largest(self) -> int:
+        """Numbers in the largest parameter, which is what a temporary copy of one parameter takes."""
+        return max(self.parameters.values())
+
+    @property
+    def inputs(self) -> list[int]:
+        """Input size of each layer."""
+        return [self.embedding, *[self.hidden] * (self.layers - 1)]
+
+    def layer(self, number: int) -> dict[str, int]:
+        """The parameters of one recurrent layer, by name."""
+        prefix = f"cells.{number}."
+        return {name: size for name, size in self.parameters.items() if name.startswith(prefix)}
+
+    def by_part(self) -> dict[str, int]:
+        """Parameters by part: embedding, layers (with the norms), head. A tied weight counts as embedding."""
+        parts = {"embedding": 0, "layers": 0, "head": 0}
+        for name, size in self.parameters.items():
+            part = name.split(".", 1)[0]
+            parts[part if part in ("embedding", "head") else "layers"] += size
+        return parts
+
+    def factor_bytes(self, rank: int, *, signs: bool) -> int:
+        """Rank-one factors of one member: a and b of every parameter, `rank` times, in the weights' dtype
+        (`_BoundRankOne._factors`). Signs come in whole blocks of 128, and with the words that they are
+        unpacked from, a bit each, while they are made."""
+        if not signs:
+            return rank * sum(self.factors) * self.element
+        whole = sum(math.ceil(length / SIGNS_PER_BLOCK) for length in self.factors) * SIGNS_PER_BLOCK
+        return rank * (whole * self.element + whole // 8)
+
+
+def _factor_lengths(model: LanguageModel) -> list[int]:
+    """Of every a, those that parameters share once, and of every b."""
+    targets, _ = structured_sites(model)
+    rows = {target.row_number: target.layout.blocks * target.layout.rows for target in targets}
+    columns = [
+        target.layout.blocks * target.layout.columns for target in targets if target.layout.has_column_factor
+    ]
+    return [*rows.values(), *columns]
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Of a tensor's numbers, wherever it lies."""
+    return tensor.numel() * tensor.element_size()
