@@ -6,18 +6,21 @@
 `cosine_per_second`: the cosine over the processor seconds of one estimate. Each is the mean over batches of
 the built-in text, with its standard error, at initialisation and after a short training by BPTT. A backward
 pass counts as two forward passes; TBPTT has no noise that more passes would lower, and takes what it needs.
+With `--json PATH` the records join those of earlier runs in that file, and a page is written beside it.
 """
 
 import argparse
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from harness import Record, argument_parser, report, torch_threads
 from matplotlib.axes import Axes
-from rich.table import Table
+from tables import Lines, write_page
 
 import zorn
 from zorn.diagnostics import Signal, measure_signal
@@ -38,6 +41,14 @@ COLOURS = {
     "activity": "tab:orange",
     "bridge": "tab:green",
 }
+
+
+HEAD = f"""# How good the estimates are
+
+Made by `python benchmarks/estimators.py` from `estimators.json`: change the runs, not this page. Each cell:
+cosine of one estimate to BPTT's gradient ± its standard error over batches of {BATCH} sequences of the
+built-in text, SNR (cosine of two independent estimates), and cosine per processor second. A backward pass
+counts as two forward passes. TBPTT has a bias and no noise; activity-0.8 a bias and less noise."""
 
 
 @dataclass(frozen=True)
@@ -151,24 +162,41 @@ def records_of(signals: Sequence[Signal], place: dict[str, object], sizes: Sizes
         yield Record(name, float(samples.mean()), unit, {**settings, "standard_error": round(error, 6)})
 
 
-def table_of(records: Sequence[Record], times: Sequence[int]) -> Table:
-    """A line for each cell, training and estimator; for each length cosine, SNR and cosine per second."""
-    table = Table("cell", "trained", "estimator", "passes", *(f"T = {time}" for time in times))
-    found = {(record.name, *_place(record)): record for record in records}
-    lines: dict[tuple[object, object, object], int] = {}
-    for record in records:
+def merged(path: Path, records: Sequence[Record]) -> list[Record]:
+    """The records of a JSON file, none without it, and new ones, which replace those of the same place."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    found = {(record.name, *_place(record)): record for record in (Record(**row) for row in rows)}
+    found |= {(record.name, *_place(record)): record for record in records}
+    names = list(estimators(QUICK.passes))
+
+    def order(record: Record) -> tuple[int, bool, int]:
         cell, trained, name, _ = _place(record)
-        lines.setdefault((cell, trained, name), int(str(record.settings["forward_passes"])))
-    for (cell, trained, name), passes in lines.items():
+        return CELLS.index(str(cell)), bool(trained), names.index(str(name))
+
+    return sorted(found.values(), key=order)
+
+
+def table_of(records: Sequence[Record]) -> Lines:
+    """A line for each cell, training and estimator; for each length cosine, SNR and cosine per second, or a
+    dash where it was not measured."""
+    times = sorted({int(str(record.settings["T"])) for record in records})
+    found = {(record.name, *_place(record)): record for record in records}
+    passes = {_place(record)[:3]: str(record.settings["forward_passes"]) for record in records}
+    lines = []
+    for place, number in passes.items():
         cells = []
         for time in times:
+            if ("cosine", *place, time) not in found:
+                cells.append("–")
+                continue
             cosine, snr, rate = (
-                found[column, cell, trained, name, time] for column in ("cosine", "snr", "cosine_per_second")
+                found[column, *place, time] for column in ("cosine", "snr", "cosine_per_second")
             )
             error = float(str(cosine.settings["standard_error"]))
             cells.append(f"{cosine.value:.3f} ± {error:.3f}, snr {snr.value:.3f}, {rate.value:.3g}/s")
-        table.add_row(str(cell), "yes" if trained else "no", str(name), str(passes), *cells)
-    return table
+        cell, trained, name = place
+        lines.append([str(cell), "yes" if trained else "no", str(name), number, *cells])
+    return Lines(["cell", "trained", "estimator", "passes", *(f"T = {time}" for time in times)], lines)
 
 
 def draw(axes: Sequence[Axes], records: Sequence[Record], cells: Sequence[str]) -> None:
@@ -179,6 +207,7 @@ def draw(axes: Sequence[Axes], records: Sequence[Record], cells: Sequence[str]) 
         here = [record for record in here if _place(record)[:2] == (cell, trained)]
         for name in dict.fromkeys(str(record.settings["estimator"]) for record in here):
             line = [record for record in here if record.settings["estimator"] == name]
+            line.sort(key=lambda record: int(str(record.settings["T"])))
             panel.plot(
                 [int(str(record.settings["T"])) for record in line],
                 [max(record.value, 1e-4) for record in line],
@@ -219,14 +248,20 @@ def main(words: Sequence[str] | None = None) -> None:
     names = arguments.estimators or list(estimators(sizes.passes))
     with torch_threads(1):
         records = list(measure(cells, times, names, sizes))
+    if arguments.json is not None:
+        records = merged(arguments.json, records)
+    title, lines = f"Quality of an estimate, at most {sizes.passes} forward passes", table_of(records)
+    cells = [cell for cell in CELLS if any(_place(record)[0] == cell for record in records)]
     report(
-        f"Quality of an estimate, at most {sizes.passes} forward passes",
+        title,
         records,
         arguments,
         lambda *axes: draw(axes, records, cells),
         panels=(len(cells), 2),
-        table=table_of(records, times),
+        table=lines.rich(),
     )
+    if arguments.json is not None:
+        write_page(arguments.json.with_suffix(".md"), HEAD, [(title, lines, arguments.picture)])
 
 
 if __name__ == "__main__":

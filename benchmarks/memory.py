@@ -2,6 +2,8 @@
 
 `step_over_inference`: peak of a rank-one CD-RGE step with the fused update over that of evaluating the same
 model on as many rows at once. `t10000_over_t100`: the step's peak at T = 10,000 over T = 100, in time chunks.
+`memory_million_over_thousand`: the same of a small model at T = 1,000,000 over T = 1,000, the tokens
+themselves (8 bytes each, which are the task's) taken off both.
 Every peak is that of a process of its own, less what the process held before it built the model (interpreter,
 torch, its warmed-up libraries): the stricter reading, since that constant would pull every ratio towards 1.
 """
@@ -31,11 +33,12 @@ from zorn.models import evaluation_mode, row_losses
 VOCABULARY = 256
 ROWS = 16  # of one forward pass: 8 members and their antithetic twins
 TIME_CHUNK = 50
+LONG_HIDDEN, LONG_ROWS, LONG_CHUNK = 256, 2, 1000
 WAYS = {"inference": "tab:green", "step": "tab:blue", "bptt": "tab:red"}
 OBJECTIVE = zorn.TokenCrossEntropy()
 
 
-def work(way: str, model: zorn.LanguageModel, time: int, rows: int) -> None:
+def work(way: str, model: zorn.LanguageModel, time: int, rows: int, chunk: int = TIME_CHUNK) -> None:
     """One evaluation, one zero-order step with the fused update, or one step of BPTT, in which `rows` rows of
     `time` tokens run at once: for the zero-order step half as many sequences, each under both signs."""
     sequences = rows // 2 if way == "step" else rows
@@ -43,10 +46,10 @@ def work(way: str, model: zorn.LanguageModel, time: int, rows: int) -> None:
     batch = zorn.Batch(tokens[:, :-1], tokens[:, 1:])
     if way == "inference":
         with torch.inference_mode(), evaluation_mode(model):
-            row_losses(model, batch, OBJECTIVE, time_chunk=TIME_CHUNK)
+            row_losses(model, batch, OBJECTIVE, time_chunk=chunk)
     elif way == "step":
         estimator = zorn.CDRGE(
-            population=sequences, epsilon=0.01, group_size=1, micro_batch=rows, time_chunk=TIME_CHUNK
+            population=sequences, epsilon=0.01, group_size=1, micro_batch=rows, time_chunk=chunk
         )
         estimator.estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
     else:
@@ -67,9 +70,20 @@ def child(way: str, hidden: int, dtype: str, time: int) -> None:
     print(json.dumps(process_bytes("VmHWM") - before))
 
 
-def peak(way: str, hidden: int, dtype: str, time: int) -> int:
+def long_child(time: int) -> None:
+    """Print the peak of a step of a small model on one sequence of `time` tokens, less the tokens."""
+    torch.set_num_threads(1)
+    work("step", zorn.LanguageModel(VOCABULARY, 16), LONG_CHUNK + 1, LONG_ROWS, LONG_CHUNK)
+    before = process_bytes("VmRSS")
+    model = zorn.LanguageModel(VOCABULARY, LONG_HIDDEN, embedding_size=16)
+    restart_peak()
+    work("step", model, time, LONG_ROWS, LONG_CHUNK)
+    print(json.dumps(process_bytes("VmHWM") - before - 8 * LONG_ROWS // 2 * (time + 1)))
+
+
+def peak(*job: str | int) -> int:
     """Bytes, from a process of its own."""
-    command = [sys.executable, __file__, "--child", way, str(hidden), dtype, str(time)]
+    command = [sys.executable, __file__, "--child", *map(str, job)]
     environment = os.environ | RETURN_FREED_MEMORY
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(done.stdout)
@@ -90,6 +104,9 @@ def draw(axes: Axes, curves: dict[str, list[tuple[int, int]]], hidden: int) -> N
 
 
 def main() -> None:
+    if sys.argv[1:3] == ["--child", "long"]:
+        long_child(int(sys.argv[3]))
+        return
     if sys.argv[1:2] == ["--child"]:
         way, hidden, dtype, time = sys.argv[2:]
         child(way, int(hidden), dtype, int(time))
@@ -128,6 +145,11 @@ def main() -> None:
     first, last = curves["bptt"][0], curves["bptt"][-1]
     growth = {**settings, "T": last[0], "over_T": first[0]}
     records.append(Record("bptt_growth", last[1] / first[1], "ratio", growth))
+    shortest, longest = 1000, 100_000 if arguments.quick else 1_000_000
+    ratio = peak("long", longest) / peak("long", shortest)
+    place = {"hidden": LONG_HIDDEN, "rows": LONG_ROWS, "time_chunk": LONG_CHUNK, "dtype": "float32"}
+    place |= {"T": longest, "over_T": shortest, "threads": 1}
+    records.append(Record("memory_million_over_thousand", ratio, "ratio", place))
     report("Peak memory against context length", records, arguments, lambda axes: draw(axes, curves, hidden))
 
 

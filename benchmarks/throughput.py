@@ -3,7 +3,9 @@ side.
 
 `perturbed_over_plain`: speed of the forward pass with members side by side (one member a row and its
 antithetic twin, their signs drawn anew each time) over the same layer's unperturbed one.
-`plain_over_nn_lstm`: that one over torch.nn.LSTM in inference mode.
+`plain_over_nn_lstm`: that one over torch.nn.LSTM in inference mode; `perturbed_over_nn_lstm`: both together.
+`perturbed_over_limit`: multiplications and additions of the weights that the perturbed pass does in a second,
+over those of a product of two 2048 × 2048 matrices of the same dtype in the same rounds.
 """
 
 from collections.abc import Callable
@@ -27,11 +29,16 @@ from zorn.perturbations import Draw, RankOne
 ROWS = 256
 HIDDEN = [128, 256, 512, 1024, 2048]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-RATIOS = {"perturbed_over_plain": ("plain", "perturbed"), "plain_over_nn_lstm": ("nn.LSTM", "plain")}
+RATIOS = {
+    "perturbed_over_plain": ("plain", "perturbed"),
+    "plain_over_nn_lstm": ("nn.LSTM", "plain"),
+    "perturbed_over_nn_lstm": ("nn.LSTM", "perturbed"),
+}
+LIMIT_SIZE = 2048
 
 
 def layers(hidden: int, dtype: torch.dtype, time: int) -> dict[str, Callable[[], object]]:
-    """The three forward passes over the same input, time-major, from a zero state."""
+    """The three forward passes over the same input, time-major, from a zero state; and a large product."""
     reference = nn.LSTM(hidden, hidden).to(dtype)
     cell = LSTMCell(hidden, hidden).to(dtype)
     bound = RankOne().bind(cell)
@@ -51,11 +58,18 @@ def layers(hidden: int, dtype: torch.dtype, time: int) -> dict[str, Callable[[],
         with bound.members(draw, range(ROWS // 2), (1, -1), group=1):
             return run(cell, x, cell.initial_state(ROWS))
 
-    return {"nn.LSTM": nn_lstm, "plain": plain, "perturbed": perturbed}
+    square = torch.randn(LIMIT_SIZE, LIMIT_SIZE).to(dtype)
+    result = torch.empty_like(square)
+
+    @torch.inference_mode()
+    def product() -> object:
+        return torch.mm(square, square, out=result)
+
+    return {"nn.LSTM": nn_lstm, "plain": plain, "perturbed": perturbed, "product": product}
 
 
 def measure(hidden: int, dtype: str, threads: int, time: int, budget_seconds: float) -> list[Record]:
-    """The two ratios at one setting, from as many rounds as the budget allows: 3 to 41."""
+    """The ratios at one setting, from as many rounds as the budget allows: 3 to 41."""
     with torch_threads(threads):
         functions = layers(hidden, DTYPES[dtype], time)
         once = sum(seconds[0] for seconds in interleaved_seconds(functions, repeats=1).values())
@@ -74,12 +88,16 @@ def measure(hidden: int, dtype: str, threads: int, time: int, budget_seconds: fl
         ratio = median_ratio_with_spread(seconds[numerator], seconds[denominator])
         spread = {"lower": round(ratio.lower, 3), "upper": round(ratio.upper, 3)}
         records.append(Record(name, ratio.median, "ratio", {**settings, **spread}))
+    work = 8 * hidden * hidden * ROWS * time / LIMIT_SIZE**3
+    limit = median_ratio_with_spread([work * s for s in seconds["product"]], seconds["perturbed"])
+    spread = {"lower": round(limit.lower, 3), "upper": round(limit.upper, 3)}
+    records.append(Record("perturbed_over_limit", limit.median, "ratio", {**settings, **spread}))
     return records
 
 
 def draw(axes: Axes, records: list[Record]) -> None:
     """Each ratio against the hidden size, a line for each dtype and number of threads."""
-    styles = {"perturbed_over_plain": "-", "plain_over_nn_lstm": "--"}
+    styles = {"perturbed_over_plain": ":", "perturbed_over_nn_lstm": "-", "perturbed_over_limit": "--"}
     colours = {
         ("float32", 1): "tab:blue",
         ("float32", 2): "navy",

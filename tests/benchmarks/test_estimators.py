@@ -52,3 +52,21 @@ def test_a_quick_run_records_table_and_picture(tmp_path, capsys):
     assert values["cosine", "bridge-4", False] > values["cosine", "cd-rge", False]
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
     assert "bridge-4" in capsys.readouterr().out
+
+
+def test_parts_come_together(tmp_path, capsys):
+    """A second run keeps the first one's records, replaces its own, and the page shows both."""
+    file = tmp_path / "found.json"
+    places = ["--json", str(file), "--picture", str(tmp_path / "found.png")]
+    benchmark.main(["--quick", "--estimators", "cd-rge", "tbptt-1", *places])
+    first = json.loads(file.read_text())
+    benchmark.main(["--quick", "--estimators", "tbptt-1", "--times", "4", *places])
+    both = json.loads(file.read_text())
+    assert len(both) == len(first) + 6
+    assert [row["value"] for row in both if row["settings"]["T"] == 8] == [row["value"] for row in first]
+    page = file.with_suffix(".md").read_text().splitlines()
+    (line,) = [line for line in page if line.startswith("| lstm | no | cd-rge |")]
+    assert "| – |" in line
+    benchmark.main(["--quick", "--estimators", "tbptt-1", "--times", "4", *places])
+    assert len(json.loads(file.read_text())) == len(both)
+    capsys.readouterr()

@@ -16,7 +16,9 @@ PACKAGE = Path(zorn.__file__).parent
 ORDER = [
     "errors",
     "checks",
+    "native",
     "random",
+    "kernels",
     "models",
     "perturbations",
     "estimators",

@@ -18,6 +18,7 @@ from zorn.perturbations import (
     rank_one,
     round_stochastically,
 )
+from zorn.perturbations.fold import RoundingBits
 from zorn.random import words
 
 DRAW = Draw(seed=4, step=9, epsilon=0.25)
@@ -240,3 +241,41 @@ def test_a_gradient_beyond_float16_is_an_error():
     target = Target("weight", 0, parameter)
     with pytest.raises(NonFiniteLossError, match="gradient of weight is too large for its float16"):
         fold_into_grad([GradientBlock(target, 0, torch.tensor([1.0, 1e6]))], [target])
+
+
+# -------------------------------------------------------------------------------------- bits of the rounding
+
+
+def rounding_bits(count, step=3, number=2):
+    target = Target("w", number, nn.Parameter(torch.zeros(count, dtype=torch.bfloat16)))
+    return RoundingBits(Draw(seed=5, step=step, epsilon=0.1), target)
+
+
+def test_the_rounding_bits_are_the_documented_function_of_the_index():
+    count = 3 * 4096 + 17
+    table = words(5, 3, range(1), 2 << 8 | 255, 4096 + 4)[0] & 0xFFFF
+    expected = torch.tensor([int(table[4096 + e // 4096] ^ table[e % 4096]) for e in range(count)])
+    assert torch.equal(rounding_bits(count)(0, count).long(), expected)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 1), (4095, 2), (4096, 4096), (5000, 7000), (3 * 4096, 17)])
+def test_the_rounding_bits_do_not_depend_on_the_cut(start, length):
+    count = 3 * 4096 + 17
+    whole = rounding_bits(count)(0, count)
+    assert torch.equal(rounding_bits(count)(start, length), whole[start : start + length])
+
+
+def test_the_rounding_of_a_sum_varies_as_if_all_bits_were_independent():
+    """Variance of the mean of n uniform bits over steps: 1 / 12 n; with shared bits it would be larger."""
+    count, steps = 64 * 4096, 60
+    means = (
+        torch.stack([rounding_bits(count, step)(0, count).double().mean() for step in range(steps)]) / 65536
+    )
+    ratio = means.sub(0.5).square().mean() * 12 * count
+    assert 0.3 < ratio < 2.2  # 5 standard errors are 5 √(2 / 60) = 0.9; the square is skewed
+
+
+def test_parameters_and_steps_have_bits_of_their_own():
+    first = rounding_bits(500)(0, 500)
+    assert not torch.equal(first, rounding_bits(500, step=4)(0, 500))
+    assert not torch.equal(first, rounding_bits(500, number=3)(0, 500))

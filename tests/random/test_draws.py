@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import zorn.random.draws
 from zorn.errors import ConfigError
-from zorn.random import integers, normals, philox4x32, sign_table, signs, words
+from zorn.random import integers, normals, philox4x32, sign_table, signs, signs_at, words
 
 SEED = 0x0123456789ABCDEF
 WORD = st.integers(0, 2**32 - 1)
@@ -315,3 +315,28 @@ def test_documented_examples():
     results = doctest.testmod(zorn.random.draws)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_chosen_signs_are_those_of_the_whole_vector(dtype, monkeypatch):
+    monkeypatch.setitem(zorn.random.draws._COUNTERS_AT_ONCE, "cpu", 7)
+    members, index = (
+        range(2, 11, 3),
+        torch.randint(0, 1000, (3, 40), generator=torch.Generator().manual_seed(0)),
+    )
+    whole = signs(2**40 + 1, 9, members, 3, 1000, dtype=dtype)
+    found = signs_at(2**40 + 1, 9, members, 3, index, dtype=dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found, whole.gather(1, index))
+
+
+def test_chosen_signs_reach_beyond_what_could_be_drawn_whole():
+    far = 128 * (2**32 - 1) + 5
+    found = signs_at(0, 0, range(1), 0, torch.tensor([[far]]))
+    assert torch.equal(found, signs(0, 0, range(1), 0, 1, offset=far))
+
+
+@pytest.mark.parametrize("index", [-1, 128 * 2**32])
+def test_a_place_outside_the_vector_is_refused(index):
+    with pytest.raises(ConfigError, match="index must be an integer from 0"):
+        signs_at(0, 0, range(1), 0, torch.tensor([[index]]))

@@ -19,6 +19,7 @@ from zorn.models.rollout import (
     row_losses,
 )
 from zorn.models.scan import linear_scan
+from zorn.models.sliced_head import linear_slice, streamed
 from zorn.models.state import State, map_state
 
 __all__ = [
@@ -45,10 +46,12 @@ __all__ = [
     "TokenObjective",
     "evaluation_mode",
     "linear_scan",
+    "linear_slice",
     "map_state",
     "mean_tokens",
     "parameter_count",
     "row_losses",
     "run",
     "sample",
+    "streamed",
 ]

@@ -49,7 +49,8 @@ def run(
     steps. A `ParallelCell` runs in parallel where gradients are recorded, as in BPTT: autograd keeps every
     step there anyway, so that memory proportional to time is no loss. Without gradients, as under every
     zero-order estimator, each cell goes step by step and holds no more than its state, its outputs and the
-    drive of a few steps. The state that comes in is left as it was.
+    drive of a few steps; an LSTM on the CPU does so in one compiled call, where it can (`LSTMCell.rollout`).
+    The state that comes in is left as it was.
 
     Raises:
         ZornError: a chunk without a time step.
@@ -64,6 +65,10 @@ def run(
         raise ZornError(f"the input {tuple(x.shape)} [time, rows, size] has no time step: give at least one.")
     if torch.is_grad_enabled() and isinstance(cell, ParallelCell):
         return cell.parallel(cell.drive(x), state)
+    rollout = getattr(cell, "rollout", None)
+    done = None if rollout is None else rollout(x, state)
+    if done is not None:
+        return done
     outputs = []
     for steps in x.split(DRIVE_STEPS):
         for drive_t in zip(*(part.unbind(0) for part in cell.drive(steps)), strict=True):

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zorn.models.initialise import uniform_, without_values
-from zorn.models.maps import BlockLinear, Drive
+from zorn.models.maps import BlockLinear, Drive, sum_forward
 from zorn.models.sizes import head_size, require_positive
+from zorn.native import gru_step, usable
 
 
 class GRUState(NamedTuple):
@@ -75,8 +76,17 @@ class GRUCell(nn.Module):
         return (self.input_map(x.transpose(0, 1).contiguous()).transpose(0, 1),)
 
     def step(self, drive_t: Drive, state: GRUState) -> tuple[Float[Tensor, "rows hidden_size"], GRUState]:
-        """One step from one time slice of the drive; gate arithmetic in the dtype of the state."""
+        """One step from one time slice of the drive; gate arithmetic in the dtype of the state.
+
+        Compiled on the CPU where nothing is recorded; the step in torch below is its reference.
+        """
         (drive,) = drive_t
+        if state.hidden.dtype == torch.float32 and usable(drive):
+            summed = sum_forward(self.state_map, BlockLinear)
+            if summed is not None:
+                read = state.hidden.to(drive.dtype)
+                y, hidden = gru_step(drive, summed.summands(read), read, state.hidden)
+                return y, GRUState(hidden)
         dtype, gates = state.hidden.dtype, (len(drive), self.num_heads, 3, -1)
         x_r, x_z, x_n = drive.to(dtype).view(gates).unbind(2)
         h_r, h_z, h_n = self.state_map(state.hidden.to(drive.dtype)).to(dtype).view(gates).unbind(2)

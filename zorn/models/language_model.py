@@ -13,10 +13,10 @@ from zorn.models.cell import run
 from zorn.models.dnc import DNCCell
 from zorn.models.dnc_memory import DNCMemory
 from zorn.models.gru import GRUCell
-from zorn.models.initialise import normal_, uniform_, without_values
+from zorn.models.initialise import allocation, normal_, uniform_, without_values
 from zorn.models.lstm import LSTMCell
 from zorn.models.min_gru import MinGRUCell
-from zorn.models.sizes import head_size, require_positive
+from zorn.models.sizes import device_of, head_size, require_floating, require_positive
 from zorn.models.state import State
 
 CELLS: dict[str, Any] = {"lstm": LSTMCell, "gru": GRUCell, "min-gru": MinGRUCell, "dnc": DNCCell}
@@ -39,7 +39,8 @@ class LanguageModel(nn.Module):
     the head (pre-norm, Xiong et al. 2020).
 
     The weights depend on the sizes and `seed` alone: the global generator of torch is neither read nor moved.
-    Convert with `.to(torch.bfloat16)` or `.to("cuda")` like any module.
+    `dtype` and `device` allocate each weight once where and as it is wanted, and fill it slice by slice: the
+    values are those of `.to(device, dtype)`, without the memory of a float32 model beside it.
 
     Args:
         vocabulary: V, number of tokens.
@@ -55,10 +56,13 @@ class LanguageModel(nn.Module):
         tie_embedding: the head's weight is the embedding's (Press & Wolf 2017).
         seed: of the first values, 0 up to 2⁶⁴ − 1. Embedding N(0, 1), or when tied the head's
             Uniform(−1/√H, 1/√H); cells as they say.
+        dtype: of the weights, floating; None is torch's default dtype.
+        device: of the weights; None is torch's default device. On "meta" the model has shapes and no values.
 
     Raises:
-        ConfigError: a size below 1, an unknown cell or norm, heads that do not divide H, a memory for a cell
-            without one, or a tied embedding or residuals with another embedding size than H.
+        ConfigError: a size below 1, an unknown cell, norm or device, a dtype that is not floating,
+            heads that do not divide H, a memory for a cell without one, or a tied embedding or residuals with
+            another embedding size than H.
 
     >>> model = LanguageModel(50, hidden_size=16, cell="gru", num_layers=2, norm="rms", residual=True)
     >>> logits, state = model(torch.zeros(2, 7, dtype=torch.int64))
@@ -82,6 +86,8 @@ class LanguageModel(nn.Module):
         residual: bool = False,
         tie_embedding: bool = False,
         seed: int = 0,
+        dtype: Any = None,
+        device: Any = None,
     ) -> None:
         embedding_size = hidden_size if embedding_size is None else embedding_size
         require_positive(vocabulary=vocabulary, embedding_size=embedding_size, num_layers=num_layers)
@@ -101,23 +107,28 @@ class LanguageModel(nn.Module):
             )
         if not 0 <= seed < 2**64:
             raise ConfigError(f"seed is {seed}, but it must lie in 0 … 2**64 - 1: choose another.")
+        require_floating(dtype)
+        device = device_of(device)
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.embedding = without_values(nn.Embedding(vocabulary, embedding_size, device="meta"))
         sizes = [embedding_size, *[hidden_size] * num_layers]
-        self.norms = nn.ModuleList(norm_class(size, eps=NORM_EPSILON) for size in sizes[:-1])
-        self.final_norm = norm_class(hidden_size, eps=NORM_EPSILON)
-        self.cells = nn.ModuleList(
-            cell_class(size, hidden_size, num_heads, generator=generator, **further) for size in sizes[:-1]
-        )
         self.residual = residual
-        self.head = without_values(nn.Linear(hidden_size, vocabulary, device="meta"))
-        for parameter in self.head.parameters():
-            uniform_(parameter, hidden_size**-0.5, generator)
-        if tie_embedding:
-            self.embedding.weight = self.head.weight
-        else:
-            normal_(self.embedding.weight, generator)
+        with allocation(dtype, device):
+            self.embedding = nn.Embedding(vocabulary, embedding_size, device="meta")
+            self.norms = nn.ModuleList(norm_class(size, eps=NORM_EPSILON) for size in sizes[:-1])
+            self.final_norm = norm_class(hidden_size, eps=NORM_EPSILON)
+            self.cells = nn.ModuleList(
+                cell_class(size, hidden_size, num_heads, generator=generator, **further)
+                for size in sizes[:-1]
+            )
+            self.head = without_values(nn.Linear(hidden_size, vocabulary, device="meta"))
+            for parameter in self.head.parameters():
+                uniform_(parameter, hidden_size**-0.5, generator)
+            if tie_embedding:
+                self.embedding.weight = self.head.weight
+            else:
+                normal_(without_values(self.embedding).weight, generator)
+        self.to(dtype=dtype)
 
     @classmethod
     def with_parameters(
@@ -133,6 +144,8 @@ class LanguageModel(nn.Module):
         residual: bool = False,
         tie_embedding: bool = False,
         seed: int = 0,
+        dtype: Any = None,
+        device: Any = None,
     ) -> "LanguageModel":
         """The model whose number of parameters is closest to `parameters`: one dial for the size.
 
@@ -183,6 +196,8 @@ class LanguageModel(nn.Module):
             residual=residual,
             tie_embedding=tie_embedding,
             seed=seed,
+            dtype=dtype,
+            device=device,
         )
 
     def initial_state(self, rows: int) -> State:
@@ -196,6 +211,13 @@ class LanguageModel(nn.Module):
 
         The state that comes in is left as it was. Cutting a text into chunks changes nothing but rounding.
         """
+        features, after = self.features(tokens, state)
+        return self.head(features), after
+
+    def features(
+        self, tokens: Int[Tensor, "rows time"], state: State = None
+    ) -> tuple[Float[Tensor, "rows time hidden_size"], State]:
+        """What the head reads after every token, and the state to go on from; `state` None starts afresh."""
         before = self.initial_state(tokens.shape[0]) if state is None else state
         after = []
         x = self.embedding(tokens)
@@ -205,7 +227,7 @@ class LanguageModel(nn.Module):
             y = y.transpose(0, 1)
             x = x + y if self.residual else y
             after.append(cell_state)
-        return self.head(self.final_norm(x).contiguous()), tuple(after)
+        return self.final_norm(x).contiguous(), tuple(after)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -17,6 +17,9 @@ from zorn.errors import ConfigError, ZornError
 from zorn.models.sizes import require_positive
 from zorn.models.state import State
 
+COUNTED_AT_ONCE = 2**14
+"""Time steps whose targets are looked at together."""
+
 
 class Batch(NamedTuple):
     """What a model reads and what it should answer; the first dimension of both is rows."""
@@ -110,7 +113,9 @@ def mean_tokens(objective: TokenObjective, targets: Shaped[Tensor, "rows time ..
     Raises:
         ZornError: no token counts.
     """
-    counted = int(objective.counts(targets).sum())
+    # In parts, or the mask of a million tokens would show in the memory.
+    parts = targets.split(COUNTED_AT_ONCE, dim=min(1, targets.dim() - 1))
+    counted = sum(int(objective.counts(part).sum()) for part in parts)
     if counted == 0:
         raise ZornError(
             f"no token of the targets {tuple(targets.shape)} counts for {type(objective).__name__}, so "
@@ -152,8 +157,9 @@ def _outputs(
         yield model(_chosen(inputs, rows))
         return
     state = model.initial_state(len(inputs) if rows is None else len(rows))
-    for chunk in inputs.split(time_chunk or inputs.shape[1], dim=1):
-        outputs, state = model(_chosen(chunk, rows), state)
+    length = time_chunk or inputs.shape[1]
+    for start in range(0, inputs.shape[1], length):
+        outputs, state = model(_chosen(inputs[:, start : start + length], rows), state)
         yield outputs
         del outputs  # or they would live on while the next chunk runs
 

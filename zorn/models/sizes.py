@@ -1,4 +1,8 @@
-"""Checks of the sizes that a user gives to a model: one clear line instead of a shape error inside torch."""
+"""Checks of what a user gives to a model: one clear line instead of an error inside torch."""
+
+from typing import Any
+
+import torch
 
 from zorn.errors import ConfigError
 
@@ -30,3 +34,29 @@ def head_size(hidden_size: int, num_heads: int) -> int:
             "num_heads."
         )
     return hidden_size // num_heads
+
+
+def require_floating(dtype: Any) -> None:
+    """Raise `ConfigError` unless `dtype` is None or one that weights can have.
+
+    >>> require_floating(torch.bfloat16)
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(
+            f"dtype is {dtype!r}, but weights need a floating dtype: give torch.float32 or torch.bfloat16."
+        )
+
+
+def device_of(device: Any) -> torch.device | None:
+    """The device of that name, None for None; `ConfigError` where there is no such name.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f'device is {device!r}, which torch does not know ({reason}): give "cpu" or "cuda".'
+        ) from error

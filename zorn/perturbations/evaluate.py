@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.models import Batch, RowObjective, TokenObjective, evaluation_mode, mean_tokens, row_losses
+from zorn.models import (
+    Batch,
+    RowObjective,
+    TokenObjective,
+    evaluation_mode,
+    mean_tokens,
+    row_losses,
+    streamed,
+)
 from zorn.perturbations.draw import Draw
 from zorn.perturbations.perturbation import BoundPerturbation
 
@@ -103,6 +111,8 @@ def member_losses(
 ) -> tuple[Tensor, int]:
     """Each member's mean loss at θ + s ε z_j for every sign, in inference mode.
 
+    Large vocabularies are read in slices, see `zorn.models.sliced_head`.
+
     Args:
         signs: of +1, −1 and 0; 0 is θ itself, evaluated once a sequence and shared by the members.
         normaliser: tokens per row that a token objective is divided by; None is `mean_tokens` of the batch.
@@ -117,6 +127,7 @@ def member_losses(
     assert lanes is None or 0 not in signs
     if normaliser is None and isinstance(objective, TokenObjective):
         normaliser = mean_tokens(objective, batch.targets)
+    body, judge = streamed(model, objective) if lanes is None else (model, objective)
     losses = torch.full((len(signs), work.population, work.group), torch.nan, dtype=torch.float64)
     passes = 0
 
@@ -126,7 +137,7 @@ def member_losses(
         passes += len(index)
         with torch.inference_mode():
             losses = row_losses(
-                runner, batch, objective, time_chunk=work.time_chunk, normaliser=normaliser, rows=index
+                runner, batch, judge, time_chunk=work.time_chunk, normaliser=normaliser, rows=index
             )
         return losses.cpu()
 
@@ -141,12 +152,12 @@ def member_losses(
                     with bound.members(draw, members, some, length):
                         for part in same:
                             index = work.sequences_of(members, part, sequences)
-                            runner = model if lanes is None else lanes(places, members, part)
+                            runner = body if lanes is None else lanes(places, members, part)
                             found = run(runner, index, len(some)).view(len(some), len(members), length)
                             losses[places, members.start : members.stop, part] = found
         if 0 in signs:
             pieces = torch.arange(sequences).split(work.micro_batch)
-            base = torch.cat([run(model, piece, 1) for piece in pieces])
+            base = torch.cat([run(body, piece, 1) for piece in pieces])
             index = work.sequences_of(range(work.population), slice(None), sequences)
             losses[signs.index(0)] = base[index].view(work.population, work.group)
     return losses.mean(-1), passes

@@ -10,8 +10,11 @@ from torch import Tensor
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.perturbations.draw import ROUNDING_FACTOR, Draw, stream_of
 from zorn.perturbations.perturbation import GradientBlock
+from zorn.perturbations.read_ahead import ReadAhead
 from zorn.perturbations.targets import Target
 from zorn.random import words
+
+_LOW_HALF = 0xFFFF
 
 
 def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -> float:
@@ -48,8 +51,8 @@ class FusedSGD:
     w − lr ĝ.
 
     No gradient is ever held whole, so a training step needs the memory of inference. bfloat16 weights are
-    rounded stochastically (up or down with the probability that keeps the mean), with counter-based bits of
-    the step, so that updates smaller than one unit in the last place are not lost and a run can be repeated.
+    rounded stochastically (up or down with the probability that keeps the mean), with `RoundingBits` of the
+    step, so that updates smaller than one unit in the last place are not lost and a run can be repeated.
 
     Args:
         learning_rate: lr, > 0.
@@ -86,27 +89,21 @@ class FusedSGD:
     def apply(self, blocks: Iterable[GradientBlock], draw: Draw) -> float:
         """Update the weights from the blocks and clear their `.grad`; returns the gradient's norm. `draw`
         seeds the rounding of bfloat16 weights."""
-        total = 0.0
+        total, kept = 0.0, 1 - self.learning_rate * self.weight_decay
+        bits: RoundingBits | None = None
         for block in blocks:
             total += _squared_norm(block.values)
             parameter = block.target.parameter
             parameter.grad = None
             weight = parameter.data.view(-1)[block.start : block.start + block.values.numel()]
-            new = weight.to(block.values.dtype).mul_(1 - self.learning_rate * self.weight_decay)
+            new = weight.to(block.values.dtype)  # the weight itself, but for bfloat16
+            if kept != 1:
+                new.mul_(kept)
             new.add_(block.values, alpha=-self.learning_rate)
             if weight.dtype == torch.bfloat16:
-                stream = stream_of(block.target.number, ROUNDING_FACTOR)
-                bits = words(
-                    draw.seed,
-                    draw.step,
-                    range(1),
-                    stream,
-                    new.numel(),
-                    offset=block.start,
-                    device=weight.device,
-                )
-                new = round_stochastically(new, bits[0])
-            weight.copy_(new)
+                if bits is None or bits.target is not block.target:
+                    bits = RoundingBits(draw, block.target)
+                weight.view(torch.int16).copy_(_rounded_(new, bits(block.start, new.numel())))
         return total**0.5
 
     def check(self, targets: Sequence[Target]) -> None:
@@ -126,6 +123,46 @@ class FusedSGD:
                 )
 
 
+class RoundingBits:
+    """The 16 random bits that round each weight of one parameter in one step.
+
+    Weight e = 4096 k + j is rounded with u_k xor v_j, where v_j is the low half of word j and u_k that of
+    word 4096 + k of the stream (seed, step, member 0, parameter, `ROUNDING_FACTOR`). Any two weights have
+    independent bits, so that roundings are uncorrelated and a sum of them varies as if all were independent,
+    at the cost of a word for 4096 weights.
+
+    Args:
+        draw: of the step.
+        target: the parameter.
+
+    Example:
+        >>> target = Target("weight", 0, torch.nn.Parameter(torch.ones(9)))
+        >>> bits = RoundingBits(Draw(seed=0, step=0, epsilon=0.1), target)
+        >>> bits(3, 2).equal(bits(0, 9)[3:5])
+        True
+    """
+
+    WIDTH = 4096
+
+    def __init__(self, draw: Draw, target: Target) -> None:
+        self.target = target
+        stream, device = stream_of(target.number, ROUNDING_FACTOR), target.parameter.device
+
+        def halves(members: range, start: int, count: int) -> Tensor:
+            found = words(draw.seed, draw.step, members, stream, count, offset=start, device=device)
+            return found.bitwise_and_(_LOW_HALF).to(torch.int32)
+
+        rows = -(-target.parameter.numel() // self.WIDTH)
+        self._columns = halves(range(1), 0, self.WIDTH)
+        self._rows = ReadAhead(lambda members, start, count: halves(members, self.WIDTH + start, count), rows)
+
+    def __call__(self, start: int, count: int) -> Tensor:
+        """Bits of weights start .. start + count, [count] int32 from 0 to 65535; a tensor of its own."""
+        first, last = start // self.WIDTH, -(-(start + count) // self.WIDTH)
+        rows = self._rows(range(1), first, last - first)
+        return (rows.mT ^ self._columns).view(-1)[start - first * self.WIDTH :][:count]
+
+
 def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
     """Round float32 to bfloat16, up or down with probability in proportion to the distance, so that the mean
     is kept.
@@ -135,15 +172,24 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
         bits: [n] integers, their low 16 bits uniformly random.
 
     Returns:
-        [n] bfloat16; infinities and NaN stay what they are.
+        [n] bfloat16; infinities stay what they are, and so does the NaN of arithmetic.
+
+    Example:
+        >>> round_stochastically(torch.tensor([1.003, 1.003]), torch.tensor([0, 0xFFFF]))
+        tensor([1.0000, 1.0078], dtype=torch.bfloat16)
     """
-    raw = values.contiguous().view(torch.int32)
-    moved = raw + (bits & 0xFFFF).to(
-        torch.int32
-    )  # adding to the discarded half carries into the kept one with the right probability
-    kept = moved.bitwise_and_(-0x10000).view(torch.float32)
-    return torch.where(values.isfinite(), kept, values).to(torch.bfloat16)
+    kept = _rounded_(values.contiguous(), bits.to(torch.int32, copy=True).bitwise_and_(_LOW_HALF))
+    return kept.to(torch.int16).view(torch.bfloat16)
+
+
+def _rounded_(values: Tensor, bits: Tensor) -> Tensor:
+    """The upper halves of contiguous float32, as int32, rounded with int32 bits below 2¹⁶, in whose place
+    they are put.
+
+    Adding to the half that is discarded carries into the kept one with the right probability.
+    """
+    return bits.add_(values.view(torch.int32)).bitwise_right_shift_(16)
 
 
 def _squared_norm(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+    return float(torch.linalg.vector_norm(values)) ** 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zorn.errors import ConfigError
+from zorn.native import LaneNoise, add_rank_one_, usable
 from zorn.perturbations.layout import Layout
 
 
@@ -30,6 +31,15 @@ class Factors:
     layout: Layout
     rows: list[Tensor]
     columns: list[Tensor]
+
+    def rows_at(self, i: int, index: Tensor) -> Tensor:
+        """Entries of a_i in block 0 that an index [S, M, …] names, each of its own member: of its shape."""
+        members = torch.arange(index.shape[1], device=index.device)
+        return self.rows[i][members.view(-1, *(1,) * (index.dim() - 2)), 0, index]
+
+    def rows_between(self, i: int, first: int, last: int) -> Tensor:
+        """Entries first .. last of a_i in every block, [members, blocks, last − first]."""
+        return self.rows[i][:, :, first:last]
 
 
 class MemberNoise:
@@ -64,6 +74,7 @@ class MemberNoise:
         self._group = group
         self.site = site
         scale = signs.double() * epsilon / math.sqrt(self.rank)
+        self._lane_noise: dict[tuple[str, str | None], LaneNoise] = {}
         self._scales = {dtype: scale.to(dtype) for dtype in (torch.float32, torch.float64)}
 
     @property
@@ -89,6 +100,10 @@ class MemberNoise:
         Raises:
             ConfigError: the first dimension does not hold the rows.
         """
+        return x.unflatten(0, (self.signs, self.members, self._sequences(x)))
+
+    def _sequences(self, x: Tensor) -> int:
+        """g of the rows of `x`, checked; the module has been visited then."""
         rows, pairs = len(x), self.signs * self.members
         if rows % pairs or (self._group is not None and rows != pairs * self._group and pairs > 1):
             expected = f"{pairs * self._group}" if self._group else f"a multiple of {pairs}"
@@ -100,7 +115,30 @@ class MemberNoise:
                 "sequences). Keep the batch in front in the model's forward, or use the Dense structure"
             )
         self.visited = True
-        return x.unflatten(0, (self.signs, self.members, rows // pairs))
+        return rows // pairs
+
+    def lanes(
+        self, x: Tensor, weight: str, bias: str | None = None, rows: list[Tensor] | None = None
+    ) -> LaneNoise:
+        """The noise of W x + b as the compiled kernels take it; x: [rows, …].
+
+        `rows` are the a_i, [members, blocks, rows], where they are not those of the weight or the bias.
+
+        Raises:
+            ConfigError: the first dimension does not hold the rows.
+        """
+        self._sequences(x)
+        found = self._lane_noise.get((weight, bias))
+        if found is None:
+            column, offset = self.factors.get(weight), self.factors.get(bias or "")
+            owner = column or offset or next(iter(self.factors.values()))
+            found = self._lane_noise[weight, bias] = LaneNoise(
+                self._scales[torch.float32],
+                owner.rows if rows is None else rows,
+                None if column is None else column.columns,
+                None if offset is None else offset.columns,
+            )
+        return found
 
     def moved(self, parameter: Tensor, name: str, lane: int) -> Tensor:
         """θ + s ε z of one lane; lane l holds the rows of sign l // M and member l % M, in their order.
@@ -150,10 +188,15 @@ class MemberNoise:
             x: [rows, …, inputs].
             weight, bias: names in the module; the bias's layout names the weight as `row_source`.
         """
-        scores = self.add_bias_(self.scores(x, weight), y, bias)
-        if not scores:
+        if weight not in self.factors and (bias is None or bias not in self.factors):
             self.visited = True
             return y
+        if usable(y, x) and y.is_contiguous():
+            self._sequences(x)
+            noise = self.lanes(y, weight, bias)
+            if noise.fits(y.dtype, len(y), noise.blocks, x.shape[-1] // noise.blocks):
+                return add_rank_one_(y, x, noise)
+        scores = self.add_bias_(self.scores(x, weight), y, bias)
         owner = self.factors[weight] if weight in self.factors else self.factors[bias or ""]
         return self.add_rows_(y, scores, owner.rows)
 
@@ -179,9 +222,8 @@ class MemberNoise:
         factors = self.factors[weight]
         target, index = self.split(y), self.split(index)
         rest = index.dim() - 3
-        owner = torch.arange(self.members, device=index.device).view(self.members, *(1,) * (1 + rest))
-        for a, b in zip(factors.rows, factors.columns, strict=True):
-            score = a[owner, 0, index]
+        for i, b in enumerate(factors.columns):
+            score = factors.rows_at(i, index)
             spread = b.view(self.members, *(1,) * (1 + rest), -1)
             target.addcmul_(self.signed(score, rest).unsqueeze(-1), spread)
         return y

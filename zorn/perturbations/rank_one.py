@@ -26,10 +26,12 @@ from zorn.perturbations.draw import (
     noise_table,
     stream_of,
 )
+from zorn.perturbations.drawn_factors import LARGEST_TABLE, DrawnFactors
 from zorn.perturbations.member_noise import Factors, MemberNoise
 from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.open_blocks import open_block
 from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.read_ahead import ReadAhead
 from zorn.perturbations.targets import Site, StructuredTarget, structured_sites
 
 _Place = tuple[torch.dtype, torch.device]
@@ -124,9 +126,7 @@ class _BoundRankOne(BoundPerturbation):
 
     def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         for target in self._targets:
-            layout = target.layout
-            for block in range(layout.blocks):
-                yield from self._fold_block(target, draw, weights, block)
+            yield from self._fold_target(target, draw, weights)
 
     def _factors(self, draw: Draw, members: range) -> dict[int, Factors]:
         """The factors of every target, by its number; signs of all streams come from one pass over the
@@ -136,84 +136,97 @@ class _BoundRankOne(BoundPerturbation):
             layout, parameter = target.layout, target.parameter
             streams = requests.setdefault((parameter.dtype, parameter.device), {})
             for i in range(self._structure.rank):
-                streams[_row_stream(target, i)] = layout.blocks * layout.rows
+                if not self._is_drawn_when_read(target):
+                    streams[_row_stream(target, i)] = layout.blocks * layout.rows
                 if layout.has_column_factor:
                     streams[_column_stream(target, i)] = layout.blocks * layout.columns
         drawn = {
             place: noise_table(self._structure.noise, draw, members, streams, dtype=place[0], device=place[1])
             for place, streams in requests.items()
         }
-        return {target.number: self._shaped(target, drawn, len(members)) for target in self._targets}
+        return {target.number: self._shaped(target, draw, members, drawn) for target in self._targets}
+
+    def _is_drawn_when_read(self, target: StructuredTarget) -> bool:
+        """Whether a row factor is long, and its signs can be drawn one by one."""
+        layout = target.layout
+        return self._structure.noise == "rademacher" and layout.blocks == 1 and layout.rows > LARGEST_TABLE
 
     def _shaped(
-        self, target: StructuredTarget, drawn: dict[_Place, dict[int, Tensor]], members: int
+        self, target: StructuredTarget, draw: Draw, members: range, drawn: dict[_Place, dict[int, Tensor]]
     ) -> Factors:
         layout, ranks = target.layout, range(self._structure.rank)
-        streams = drawn[target.parameter.dtype, target.parameter.device]
-        rows = [streams[_row_stream(target, i)].view(members, layout.blocks, layout.rows) for i in ranks]
+        place = target.parameter.dtype, target.parameter.device
+        streams = drawn[place]
+        if layout.has_column_factor:
+            shape = len(members), layout.blocks, layout.columns
+            columns = [streams[_column_stream(target, i)].view(shape) for i in ranks]
+        else:
+            ones = torch.ones(len(members), layout.blocks, 1, dtype=place[0], device=place[1])
+            columns = [ones for _ in ranks]
+        if self._is_drawn_when_read(target):
+            names = [_row_stream(target, i) for i in ranks]
+            return DrawnFactors(layout, draw, members, names, columns, dtype=place[0], device=place[1])
+        shape = len(members), layout.blocks, layout.rows
+        rows = [streams[_row_stream(target, i)].view(shape) for i in ranks]
         for a in rows:
             a[:, 0, list(layout.fixed_rows)] = 0
-        if not layout.has_column_factor:
-            return Factors(layout, rows, [torch.ones_like(a[:, :, :1]) for a in rows])
-        columns = [streams[_column_stream(target, i)] for i in ranks]
-        return Factors(layout, rows, [b.view(members, layout.blocks, layout.columns) for b in columns])
+        return Factors(layout, rows, columns)
 
-    def _row_factor(
-        self, target: StructuredTarget, draw: Draw, members: range, i: int, start: int, count: int
-    ) -> Tensor:
-        """Rows start .. start + count of a_i, [members, count]."""
-        kind, parameter = self._structure.noise, target.parameter
-        stream = _row_stream(target, i)
-        a = noise(
-            kind, draw, members, stream, count, offset=start, dtype=parameter.dtype, device=parameter.device
-        )
-        for row in target.layout.fixed_rows:
-            if start <= row < start + count:
-                a[:, row - start] = 0
-        return a
-
-    def _column_factor(
-        self, target: StructuredTarget, draw: Draw, members: range, i: int, block: int
-    ) -> Tensor:
-        """b_i of one block, [members, columns]; ones where it is one column that needs none."""
+    def _row_factor(self, target: StructuredTarget, draw: Draw, i: int) -> ReadAhead:
+        """a_i of all blocks, one after another."""
         layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        if not layout.has_column_factor:
-            return torch.ones(len(members), 1, dtype=parameter.dtype, device=parameter.device)
-        stream, start = _column_stream(target, i), block * layout.columns
-        return noise(
-            kind,
-            draw,
-            members,
-            stream,
-            layout.columns,
-            offset=start,
-            dtype=parameter.dtype,
-            device=parameter.device,
-        )
+        stream, place = _row_stream(target, i), (parameter.dtype, parameter.device)
 
-    def _fold_block(
-        self, target: StructuredTarget, draw: Draw, weights: Tensor, block: int
-    ) -> Iterator[GradientBlock]:
-        """(w ∘ A)ᵀ B for one block of the parameter, in slices of rows, summed over members in fixed
-        pieces."""
+        def drawn(members: range, start: int, count: int) -> Tensor:
+            a = noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
+            for row in layout.fixed_rows:
+                if start <= row < start + count:
+                    a[:, row - start] = 0
+            return a
+
+        return ReadAhead(drawn, layout.blocks * layout.rows)
+
+    def _column_factor(self, target: StructuredTarget, draw: Draw, i: int) -> ReadAhead:
+        """b_i of all blocks, one after another; ones where it is one column that needs none."""
+        layout, kind, parameter = target.layout, self._structure.noise, target.parameter
+        stream, place = _column_stream(target, i), (parameter.dtype, parameter.device)
+
+        def drawn(members: range, start: int, count: int) -> Tensor:
+            if not layout.has_column_factor:
+                return torch.ones(len(members), count, dtype=place[0], device=place[1])
+            return noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
+
+        return ReadAhead(drawn, layout.blocks * layout.columns)
+
+    def _fold_target(self, target: StructuredTarget, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        """(w ∘ A)ᵀ B of each block of the parameter: small blocks together, large ones in slices of rows,
+        summed over members in fixed pieces."""
         layout, rank, parameter = target.layout, self._structure.rank, target.parameter
         wide = torch.promote_types(parameter.dtype, torch.float32)
-        scaled = (weights / rank**0.5).to(parameter.device, wide)
+        scaled = (weights / rank**0.5).to(parameter.device, wide).view(-1, 1, 1)
+        factors = [
+            (self._row_factor(target, draw, i), self._column_factor(target, draw, i)) for i in range(rank)
+        ]
         members_at_once = max(1, min(len(weights), FOLD_ELEMENTS // layout.columns))
         rows_at_once = max(1, min(layout.rows, FOLD_ELEMENTS // max(members_at_once, layout.columns)))
-        for first in range(0, layout.rows, rows_at_once):
-            count = min(rows_at_once, layout.rows - first)
-            total = torch.zeros(count, layout.columns, dtype=wide, device=parameter.device)
-            for piece in range(0, len(weights), members_at_once):
-                members = range(piece, min(piece + members_at_once, len(weights)))
-                w = scaled[members.start : members.stop]
-                for i in range(rank):
-                    a = self._row_factor(target, draw, members, i, block * layout.rows + first, count).to(
-                        wide
-                    )
-                    b = self._column_factor(target, draw, members, i, block).to(wide)
-                    total.addmm_(a.mul_(w.unsqueeze(1)).t(), b)
-            yield GradientBlock(target, (block * layout.rows + first) * layout.columns, total.flatten())
+        blocks_at_once = max(1, FOLD_ELEMENTS // (layout.rows * max(members_at_once, layout.columns)))
+        for first in range(0, layout.blocks, blocks_at_once):
+            blocks = min(blocks_at_once, layout.blocks - first)
+            for start in range(0, layout.rows, rows_at_once):
+                rows = min(rows_at_once, layout.rows - start)
+                begin = first * layout.rows + start
+                total = None
+                for piece in range(0, len(weights), members_at_once):
+                    members = range(piece, min(piece + members_at_once, len(weights)))
+                    w = scaled[members.start : members.stop]
+                    for row_factor, column_factor in factors:
+                        a = row_factor(members, begin, blocks * rows).unflatten(1, (blocks, rows)) * w
+                        b = column_factor(members, first * layout.columns, blocks * layout.columns)
+                        b = b.unflatten(1, (blocks, layout.columns)).to(wide)
+                        product = a.permute(1, 2, 0), b.transpose(0, 1)
+                        total = torch.bmm(*product) if total is None else total.baddbmm_(*product)
+                assert total is not None
+                yield GradientBlock(target, begin * layout.columns, total.view(-1))
 
 
 def _row_stream(target: StructuredTarget, i: int) -> int:

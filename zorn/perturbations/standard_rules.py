@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.models import BlockLinear, RecurrentMap
+from zorn.models import BlockLinear, RecurrentMap, linear_slice
+from zorn.models.maps import SumForward, products
+from zorn.native import LaneNoise, Summands, scores, usable
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.member_noise import MemberNoise
 from zorn.perturbations.rules import Rule, register_rule
@@ -28,12 +30,23 @@ class LinearRule(Rule):
         }
 
     def perturbed(self, module: nn.Linear, noise: MemberNoise) -> Methods:
-        """x [rows, …, inputs] to [rows, …, outputs]."""
+        """x [rows, …, inputs] to [rows, …, outputs]; `sliced` gives some of the outputs at a time."""
 
         def forward(x: Tensor) -> Tensor:
             return noise.affine_(F.linear(x, module.weight, module.bias), x, "weight", "bias")
 
-        return {"forward": forward}
+        def sliced(x: Tensor) -> Callable[[int, int], Tensor]:
+            owner = noise.factors.get("weight") or noise.factors["bias"]
+            plain = x.new_zeros(*x.shape[:-1], 1)  # in place of y, of which only the rows are looked at
+            scores = noise.add_bias_(noise.scores(x, "weight"), plain, "bias")
+
+            def outputs(first: int, last: int) -> Tensor:
+                a = [owner.rows_between(i, first, last) for i in range(len(scores))]
+                return noise.add_rows_(linear_slice(module, x, first, last), scores, a)
+
+            return outputs
+
+        return {"forward": forward, "sliced": sliced}
 
     def active(self, module: nn.Linear, site: SiteActivity) -> Methods:
         """Noise on y."""
@@ -64,7 +77,10 @@ class BlockLinearRule(Rule):
         def forward(x: Tensor) -> Tensor:
             return noise.affine_(plain(module, x), x, "weight", "bias")
 
-        return {"forward": forward}
+        def summands(x: Tensor) -> Summands:
+            return Summands(products(module.weight, x), module.bias, noise.lanes(x, "weight", "bias"), None)
+
+        return {"forward": SumForward(forward, summands)}
 
     def active(self, module: BlockLinear, site: SiteActivity) -> Methods:
         """Noise on y."""
@@ -101,26 +117,34 @@ class RecurrentMapRule(Rule):
         plain_drive, plain_forward = type(module).drive, type(module).forward
         heads = module.weight_state.shape[0]
         owner = next(iter(noise.factors.values()))  # all of the module's parameters have the same row factor
-        row_factors = [a.reshape(noise.members, 1, heads, -1) for a in owner.rows]
+        row_factors = [a.reshape(noise.members, heads, -1) for a in owner.rows]
+        carries = "weight_input" in noise.factors or "bias" in noise.factors
 
         def drive(x: Tensor) -> tuple[Tensor, ...]:
-            # Step by step: the product of a whole chunk with the signs would fall out of the cache.
-            steps = [noise.add_bias_(noise.scores(x_t, "weight_input"), x_t, "bias") for x_t in x]
-            scores = [torch.stack(ranks).flatten(1, 3) for ranks in zip(*steps, strict=True)]
-            return (*plain_drive(module, x), *scores)
+            plain = plain_drive(module, x)
+            return (*plain, _input_scores(x, noise)) if carries else plain
 
         def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
             plain, *carried = drive
             gates = plain_forward(module, (plain,), h)
             lanes = noise.split(gates).unflatten(-1, (heads, -1))
             scores = noise.scores(h, "weight_state") or [h.new_zeros(lanes.shape[:-1]) for _ in row_factors]
-            for score, more in zip(scores, carried, strict=bool(carried)):
-                score.add_(more.view(*lanes.shape[:3], -1))
+            for more in carried:
+                for score, of_input in zip(scores, more.unbind(1), strict=True):
+                    score.add_(of_input.view(*lanes.shape[:3], 1))
             for score, a in zip(scores, row_factors, strict=True):
-                lanes.addcmul_(noise.signed(score, 1).unsqueeze(-1), a)
+                lanes.addcmul_(noise.signed(score, 1).unsqueeze(-1), a.unsqueeze(1))
             return gates
 
-        return {"drive": drive, "forward": forward}
+        def summands(drive: tuple[Tensor, ...], h: Tensor) -> Summands:
+            of_state = noise.lanes(h, "weight_state", rows=row_factors)
+            return Summands(products(module.weight_state, h), None, of_state, drive[1] if carries else None)
+
+        def lanes(x: Tensor, h: Tensor) -> tuple[LaneNoise | None, LaneNoise | None]:
+            of_input = noise.lanes(x[0], "weight_input", "bias") if carries else None
+            return of_input, noise.lanes(h, "weight_state", rows=row_factors)
+
+        return {"drive": drive, "forward": SumForward(forward, summands, lanes)}
 
     def active(self, module: RecurrentMap, site: SiteActivity) -> Methods:
         """Noise on the gates; the drive carries its input along."""
@@ -143,6 +167,17 @@ class RecurrentMapRule(Rule):
             "weight_state": block_products(module.weight_state, gradient, h),
             "bias": gradient.sum(0),
         }
+
+
+def _input_scores(x: Tensor, noise: MemberNoise) -> Tensor:
+    """b·x + b₀ of the input of a recurrent map, `[time, rows, rank]`, x being [time, rows, inputs]."""
+    if usable(x):
+        of_input = noise.lanes(x[0], "weight_input", "bias")
+        if of_input.fits(x.dtype, x.shape[1], 1, x.shape[2]):
+            return scores(x, of_input)
+    # Step by step: the product of a whole chunk with the signs would fall out of the cache.
+    steps = [noise.add_bias_(noise.scores(x_t, "weight_input"), x_t, "bias") for x_t in x]
+    return torch.stack([torch.stack(ranks, -1).view(x.shape[1], -1) for ranks in steps])
 
 
 def block_products(weight: Tensor, gradient: Tensor, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zorn.native import rollout_bytes
 from zorn.planning.cells import WIDE, CellBytes, cell_bytes, drive_block
 from zorn.planning.sizes import ModelSizes
 from zorn.planning.stages import Stage
@@ -29,13 +30,17 @@ def cell_of(sizes: ModelSizes, layer: int) -> CellBytes:
     return cell_bytes(sizes.cell, sizes.inputs[layer], sizes.hidden, sizes.heads, sizes.element, sizes.memory)
 
 
-def layers_stage(sizes: ModelSizes, rows: int, steps: int, *, step_bytes: int | None = None) -> Stage:
+def layers_stage(
+    sizes: ModelSizes, rows: int, steps: int, *, step_bytes: int | None = None, factors: int | None = None
+) -> Stage:
     """The fullest moment of the layers over a chunk, and the states before and after it.
 
     A layer holds its input (twice with a norm, once more with a residual), the outputs of all steps, and
     either drives and the temporaries of a step, or the stack of all outputs (`run`). `step_bytes`: of a
-    step's temporaries, where they are not the plain cell's.
+    step's temporaries, where they are not the plain cell's. `factors`: row factors of noise, members × rank,
+    where an LSTM may go in one compiled call (`rollout_bytes`); None where it may not.
     """
+    rolls = sizes.cell == "lstm" and factors is not None
     width, moments = sizes.hidden * sizes.element, []
     for layer, size in enumerate(sizes.inputs):
         cell = cell_of(sizes, layer)
@@ -43,7 +48,9 @@ def layers_stage(sizes: ModelSizes, rows: int, steps: int, *, step_bytes: int | 
         step = (cell.step if step_bytes is None else step_bytes) + drive_block(cell, steps)
         stacked = steps * width + min(steps, 8) * cell.drive
         held = steps * (read + width)
-        moments.append(rows * (held + max(step, stacked)))
+        place = sizes.dtype, size, sizes.heads, sizes.hidden // sizes.heads
+        compiled = rollout_bytes(*place, rows=rows, time=steps, factors=factors or 0) if rolls else 0
+        moments.append(rows * held + (compiled or rows * max(step, stacked)))
         if sizes.residual:
             moments.append(rows * steps * (read + 2 * width))
     return Stage(activations=max(moments) + 2 * rows * steps * TOKEN, states=2 * rows * sizes.state_bytes)
@@ -66,11 +73,14 @@ def loss_stage(sizes: ModelSizes, rows: int, steps: int) -> Stage:
     return Stage(logits=logits, states=rows * sizes.state_bytes)
 
 
-def forward_stages(sizes: ModelSizes, rows: int, steps: int, *, noisy: bool) -> dict[str, Stage]:
+def forward_stages(
+    sizes: ModelSizes, rows: int, steps: int, *, noisy: bool, factors: int | None = None
+) -> dict[str, Stage]:
     """The stages of a chunk of `steps` time steps of `rows` rows: layers, head, loss.
 
     Args:
         noisy: under rank-one noise, which every map multiplies its input by.
+        factors: see `layers_stage`.
 
     >>> from zorn.training import ModelConfig
     >>> sizes = ModelSizes.of(ModelConfig(hidden_size=64), vocabulary=256)
@@ -78,7 +88,7 @@ def forward_stages(sizes: ModelSizes, rows: int, steps: int, *, noisy: bool) -> 
     True
     """
     return {
-        "layers": layers_stage(sizes, rows, steps),
+        "layers": layers_stage(sizes, rows, steps, factors=factors),
         "head": head_stage(sizes, rows, steps, noisy=noisy),
         "loss": loss_stage(sizes, rows, steps),
     }

@@ -82,6 +82,11 @@ class ModelSizes:
     state_bytes: int
     factors: tuple[int, ...]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return {2: torch.bfloat16, 4: torch.float32}.get(self.element, torch.float64)
+
     @classmethod
     def of(cls, settings: ModelConfig, vocabulary: int, dtype: torch.dtype = torch.float32) -> ModelSizes:
         """The sizes of the model that these settings make.

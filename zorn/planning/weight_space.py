@@ -32,14 +32,14 @@ def weight_space_stages(sizes: ModelSizes, config: Config, steps: int) -> dict[s
     if settings.structure == "dense":
         rows = min(group, settings.micro_batch)
         kept = sizes.total // 8 if settings.noise == "rademacher" else sizes.weight_bytes
-        noise = sizes.weight_bytes + kept
+        noise, factors = sizes.weight_bytes + kept, 0
     else:
         lanes = max(1, settings.micro_batch // SIGNS)
         members = min(population, max(1, lanes // group))
         rows = SIGNS * members * min(group, lanes)
         rank, signs = settings.rank or 1, settings.noise == "rademacher"
-        noise = members * sizes.factor_bytes(rank, signs=signs)
-    evaluated = forward_stages(sizes, rows, chunk, noisy=settings.structure != "dense")
+        noise, factors = members * sizes.factor_bytes(rank, signs=signs), members * rank
+    evaluated = forward_stages(sizes, rows, chunk, noisy=settings.structure != "dense", factors=factors)
     streams = 0
     if settings.estimator in STREAMING:
         streams = 2 * SIGNS * population * group * sizes.state_bytes

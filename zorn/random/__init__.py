@@ -1,6 +1,6 @@
 """Counter-based random bits: any part of any vector of noise, again at any time, the same on every device."""
 
-from zorn.random.draws import integers, normals, sign_table, signs, words
+from zorn.random.draws import integers, normals, sign_table, signs, signs_at, words
 from zorn.random.philox import philox4x32
 
-__all__ = ["integers", "normals", "philox4x32", "sign_table", "signs", "words"]
+__all__ = ["integers", "normals", "philox4x32", "sign_table", "signs", "signs_at", "words"]

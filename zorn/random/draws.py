@@ -76,6 +76,62 @@ def signs(
     return _sign_table(seed, step, members, [(stream, offset, count)], dtype, device)[0]
 
 
+def signs_at(
+    seed: int,
+    step: int,
+    members: range,
+    stream: int,
+    index: Int64[Tensor, "members chosen"],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Shaped[Tensor, "members chosen"]:
+    """Chosen elements of the vectors of `signs`, for the price of a counter each: for a few of a long vector.
+
+    Args:
+        seed: of the run, 0 to 2**64 - 1.
+        step: 0 to 2**32 - 1.
+        members: the members whose rows are wanted, each 0 to 2**32 - 1.
+        stream: the name of the vector of noise, 0 to 2**32 - 1.
+        index: [len(members), chosen] int64, the elements of each member's vector, from 0 up; any more than
+            once.
+        dtype: any signed type.
+        device: as in `signs`.
+
+    Returns:
+        [len(members), chosen] signs.
+
+    Raises:
+        ConfigError: a number is outside its range, or dtype is unsigned.
+
+    Example:
+        >>> signs_at(seed=0, step=0, members=range(2), stream=0, index=torch.tensor([[5, 0], [3, 5]]))
+        tensor([[ 1., -1.],
+                [ 1., -1.]])
+    """
+    _check_signed(dtype)
+    _check_names(seed, step, members, stream)
+    index = index.to(device or torch.get_default_device())
+    if index.numel():
+        _check("index", int(index.min()), SIGNS_PER_BLOCK * _WORD_VALUES - 1)
+        _check("index", int(index.max()), SIGNS_PER_BLOCK * _WORD_VALUES - 1)
+    numbers = torch.tensor(members, dtype=torch.int64, device=index.device).unsqueeze(1)
+    result = torch.empty(index.shape, dtype=dtype, device=index.device)
+    key = (seed % _WORD_VALUES, seed // _WORD_VALUES)
+    at_once = _COUNTERS_AT_ONCE.get(index.device.type, _ELSEWHERE)
+    flat, owners, chosen = index.reshape(-1), numbers.expand(index.shape).reshape(-1), result.view(-1)
+    for first in range(0, len(flat), at_once):
+        element, member = flat[first : first + at_once], owners[first : first + at_once]
+        block = element // SIGNS_PER_BLOCK
+        counter = torch.stack(
+            (block, block.new_full(block.shape, stream), member, torch.full_like(block, step))
+        )
+        number = element % SIGNS_PER_BLOCK // SIGNS_PER_WORD
+        word = philox4x32(counter, key).gather(0, number.unsqueeze(0))[0]
+        chosen[first : first + at_once] = 1 - 2 * (word >> element % SIGNS_PER_WORD & 1)
+    return result
+
+
 def sign_table(
     seed: int,
     step: int,
@@ -246,8 +302,7 @@ def _sign_table(
     device: torch.device | str | None,
 ) -> list[Tensor]:
     """The signs of each (stream, offset, count), as views of one table."""
-    if not dtype.is_signed:
-        raise ConfigError(f"signs need a signed dtype to hold −1, got {dtype}: take torch.float32")
+    _check_signed(dtype)
     table, starts = _word_table(seed, step, members, spans, SIGNS_PER_BLOCK, device)
     unpacked = _unpack_signs(table, dtype)
     return [unpacked[:, start : start + count] for start, (_, _, count) in zip(starts, spans, strict=True)]
@@ -266,14 +321,10 @@ def _word_table(
     Words are int32 here (the upper half are negative). Also returned is the column, in elements, where each
     span starts.
     """
-    _check("seed", seed, 2**64 - 1)
-    _check("step", step, _WORD_VALUES - 1)
-    for member in (members[0], members[-1]) if members else ():
-        _check("member", member, _WORD_VALUES - 1)
+    _check_names(seed, step, members, *(stream for stream, _, _ in spans))
     streams, blocks, starts = [], [], []
     width = 0
     for stream, offset, count in spans:
-        _check("stream", stream, _WORD_VALUES - 1)
         _check("count", count, block_size * _WORD_VALUES)
         _check("offset", offset, block_size * _WORD_VALUES - count)
         first, last = offset // block_size, -(-(offset + count) // block_size)
@@ -346,6 +397,20 @@ def _unsigned(words: Int32[Tensor, "..."]) -> Int64[Tensor, "..."]:
 
 def _high_word(product: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     return (product >> 32) & (_WORD_VALUES - 1)
+
+
+def _check_signed(dtype: torch.dtype) -> None:
+    if not dtype.is_signed:
+        raise ConfigError(f"signs need a signed dtype to hold −1, got {dtype}: take torch.float32")
+
+
+def _check_names(seed: int, step: int, members: range, *streams: int) -> None:
+    _check("seed", seed, 2**64 - 1)
+    _check("step", step, _WORD_VALUES - 1)
+    for member in (members[0], members[-1]) if members else ():
+        _check("member", member, _WORD_VALUES - 1)
+    for stream in streams:
+        _check("stream", stream, _WORD_VALUES - 1)
 
 
 def _check(name: str, value: int, last: int, first: int = 0) -> None:

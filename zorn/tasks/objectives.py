@@ -4,6 +4,7 @@ Any callable `(outputs, targets) -> Tensor [rows]` is an objective. `TokenCrossE
 sum over tokens, so that it can be taken chunk by chunk over time and the logits of a chunk can be dropped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,47 @@ class TokenCrossEntropy:
         log_probabilities = F.log_softmax(outputs.flatten(0, 1), dim=-1, dtype=precision)
         losses = F.nll_loss(log_probabilities, targets.flatten(), ignore_index=IGNORE, reduction="none")
         return losses.view(targets.shape)
+
+    def sliced_token_losses(
+        self, outputs: Callable[[int, int], Tensor], count: int, targets: Tensor, *, at_once: int
+    ) -> Float[Tensor, "rows time"]:
+        """`token_losses` of a large vocabulary, from slices of the logits: log Σ exp is added up slice by
+        slice, so that no more than a slice ever exists.
+
+        Args:
+            outputs: of (first, last) gives the logits of tokens first .. last, [rows, time, last − first].
+            count: vocabulary, number of tokens.
+            targets: tokens in [0, vocabulary), or -100, [rows, time].
+            at_once: tokens of a slice at most.
+
+        Raises:
+            IndexError: a target outside that range.
+
+        Example:
+            >>> logits, targets = torch.zeros(1, 2, 4), torch.tensor([[3, -100]])
+            >>> slices = lambda first, last: logits[..., first:last]
+            >>> TokenCrossEntropy().sliced_token_losses(slices, 4, targets, at_once=3)
+            tensor([[1.3863, 0.0000]])
+        """
+        counted = self.counts(targets)
+        right = targets.masked_fill(~counted, 0)
+        if bool(((right < 0) | (right >= count)).any()):
+            raise IndexError(f"a target lies outside 0 to {count - 1}, the vocabulary, and is not {IGNORE}")
+        total: Tensor | None = None
+        of_target: Tensor | None = None
+        for first in range(0, count, at_once):
+            last = min(first + at_once, count)
+            logits = outputs(first, last)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            part = logits.logsumexp(-1)
+            within = (right - first).clamp(0, last - first - 1).unsqueeze(-1)
+            found = logits.gather(-1, within).squeeze(-1)
+            here = (right >= first) & (right < last)
+            total = part if total is None else torch.logaddexp(total, part)
+            of_target = found if of_target is None else torch.where(here, found, of_target)
+        assert total is not None
+        assert of_target is not None
+        return (total - of_target).masked_fill_(~counted, 0)
 
     def output_gradient(
         self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]

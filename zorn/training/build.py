@@ -107,14 +107,14 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
         "residual": model.residual,
         "tie_embedding": model.tie_embedding,
         "seed": config.run.seed,
+        "dtype": getattr(torch, config.run.dtype),
+        "device": device,
     }
     try:
         if model.parameters is not None:
-            made = LanguageModel.with_parameters(model.parameters, vocabulary, **options)
-        else:
-            size = model.embedding_size
-            made = LanguageModel(vocabulary, model.hidden_size, embedding_size=size, **options)
-        return made.to(device=device, dtype=getattr(torch, config.run.dtype))
+            return LanguageModel.with_parameters(model.parameters, vocabulary, **options)
+        size = model.embedding_size
+        return LanguageModel(vocabulary, model.hidden_size, embedding_size=size, **options)
     except RuntimeError as error:  # torch has no narrower one for memory on the CPU
         raise ConfigError(
             f"the model does not fit into the memory of {config.run.device} "

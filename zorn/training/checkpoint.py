@@ -1,19 +1,20 @@
 """Checkpoints: a folder of safetensors files that counts only with its manifest, which is written last.
 
-    checkpoints/step-00000123/model.safetensors        the weights, each storage once
+    checkpoints/step-00000123/model.safetensors        the weights, each storage once; shards where they are
+                                                       large, see `zorn.training.tensor_file`
                               optimizer.safetensors    the optimizer's tensors (absent without an optimizer)
                               estimator.safetensors    the estimator's tensors (absent where it has none)
                               manifest.json            everything else, with size and SHA-256 of each file
 
 A checkpoint is written to a temporary folder beside its place, synchronised to the disk, then renamed: a
 process that dies at any moment leaves the former checkpoints as they were, and a disk that refuses leaves
-no trace of the attempt. No pickle is written or read.
+no trace of the attempt. Tensors are written from where they lie and read to where they belong, with no second
+copy in memory. No pickle is written or read.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import zorn
 from zorn.errors import CheckpointError
-from zorn.training.tensor_tree import independent_copy, join_tree, split_tree, store_once
+from zorn.training.tensor_file import TensorFiles, synchronise, write_tensors
+from zorn.training.tensor_tree import join_tree, split_tree, store_once
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -82,7 +82,7 @@ def save_checkpoint(
         if target.exists():
             target.rename(folder / f".replaced-{target.name}")
         temporary.rename(target)
-        _synchronise(folder)
+        synchronise(folder)
         for old in checkpoints(folder)[:-keep]:
             (old / MANIFEST).unlink()  # without it the folder is no checkpoint, however far the deletion gets
             shutil.rmtree(old)
@@ -97,17 +97,14 @@ def _write(
     """Make a new folder and write a checkpoint's files into it, all of them on the disk at the end."""
     folder.mkdir()
     weights, aliases = store_once(model.state_dict())
-    _write_tensors(folder / MODEL, weights)
-    files = [MODEL]
+    files = write_tensors(folder / MODEL, weights)
     plain = None
     if optimizer is not None:
         plain, tensors = split_tree(optimizer.state_dict(), "optimizer")
-        _write_tensors(folder / OPTIMIZER, tensors)
-        files.append(OPTIMIZER)
+        files += write_tensors(folder / OPTIMIZER, tensors)
     estimator, tensors = split_tree(dict(progress.estimator), "estimator")
     if tensors:
-        _write_tensors(folder / ESTIMATOR, tensors)
-        files.append(ESTIMATOR)
+        files += write_tensors(folder / ESTIMATOR, tensors)
     manifest = {
         "format": FORMAT,
         "zorn": zorn.__version__,
@@ -121,7 +118,7 @@ def _write(
     }
     manifest["sha256"] = _manifest_hash(manifest)
     _write_synchronised(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    _synchronise(folder)
+    synchronise(folder)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -184,15 +181,19 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         raise CheckpointError(
             f"{path} holds no optimizer state, and one is wanted: load it without an optimizer"
         )
-    saved = load_file(path / MODEL)
-    saved |= {alias: saved[name] for alias, name in manifest["aliases"].items()}
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(saved[name])
+    saved = TensorFiles(path / MODEL)
+    for name, tensor in model.state_dict().items():
+        saved.read_into(manifest["aliases"].get(name, name), tensor)
     if optimizer is not None:
-        optimizer.load_state_dict(join_tree(manifest["optimizer"], load_file(path / OPTIMIZER)))
-    kept = load_file(path / ESTIMATOR) if ESTIMATOR in manifest["files"] else {}
+        optimizer.load_state_dict(join_tree(manifest["optimizer"], _read_all(path / OPTIMIZER)))
+    holds_tensors = any(name.startswith(Path(ESTIMATOR).stem) for name in manifest["files"])
+    kept = _read_all(path / ESTIMATOR) if holds_tensors else {}
     return Progress(**manifest["progress"] | {"estimator": join_tree(manifest["estimator"], kept)})
+
+
+def _read_all(path: Path) -> dict[str, Tensor]:
+    files = TensorFiles(path)
+    return {name: files.read(name) for name in files.names}
 
 
 def _verified_manifest(path: Path) -> dict[str, Any]:
@@ -276,26 +277,9 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        save_file(independent_copy(tensors), path)
-    except SafetensorError as error:  # what its writer makes of an OSError
-        raise OSError(f"cannot write {path}: {error}") from error
-    _synchronise(path)
-
-
 def _write_synchronised(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    _synchronise(path)
-
-
-def _synchronise(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    synchronise(path)
 
 
 def _remove_leftovers(folder: Path) -> None:

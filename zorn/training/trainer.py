@@ -35,6 +35,7 @@ from zorn.training.defaults import resolve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
 from zorn.training.learner import Learner
+from zorn.training.limits import is_finite, is_out_of_memory
 from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.rate_watch import RateWatch, told
@@ -172,12 +173,14 @@ class Trainer:
             saved = f"step {self.saved_step} is saved: mend that, then go on with zorn resume"
             saved = "nothing is saved" if self.saved_step is None else saved
             raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
-        except RuntimeError as error:
-            if "memory" not in str(error):  # torch has no narrower error for that of the CPU
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
+            reason = (str(error) or "no memory is left").splitlines()[0]
             raise ConfigError(
-                f"a step does not fit into the memory of {self.config.run.device} "
-                f"({str(error).splitlines()[0]}): choose a smaller --micro-batch, --batch or memory of a dnc"
+                f"a step does not fit into the memory of {self.config.run.device} ({reason}): choose a "
+                "smaller --micro-batch, --time-chunk, --batch or memory of a dnc; zorn plan with these "
+                "settings says what a step needs, and with --fit 8GiB what would fit"
             ) from error
 
     def _train(self, interruption: Interruption) -> None:
@@ -308,7 +311,7 @@ class Trainer:
         return saved
 
     def _is_finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        return all(is_finite(parameter) for parameter in self.model.parameters())
 
     def _finish(self) -> Summary:
         records = read_metrics(self.folder.metrics)

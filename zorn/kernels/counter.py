@@ -1,0 +1,212 @@
+"""The random bits of `zorn.random`, made inside a tile: Philox 4x32-10 (Salmon et al. 2011) with
+
+    key     = (low word of seed, high word of seed)
+    counter = (block, stream, member, step)
+
+Sign e of a vector is bit e % 32 of word (e % 128) // 32 of its block e // 128, word e of it word e % 4 of
+block e // 4: bit for bit what `zorn.random.signs` gives.
+"""
+
+import torch
+from jaxtyping import Int32
+from torch import Tensor
+
+from zorn.kernels.language import jit, tl
+from zorn.random import words
+
+SIGNS_PER_WORD = 32
+ROUNDING_COLUMNS = 4096
+_WORD_VALUES = 2**32
+
+VARYING = (
+    "step",
+    "key_low",
+    "key_high",
+    "first_member",
+    "member_step",
+    "stream",
+    "other_stream",
+)
+"""Arguments of kernels that name random bits: they change from step to step."""
+
+
+def sign_words(
+    seed: int, step: int, members: range, stream: int, count: int, *, device: torch.device | str | None = None
+) -> Int32[Tensor, "members words"]:
+    """Signs kept in one bit each, one row a member: what a recurrent step reads again at every time step.
+
+    Element e is bit e % 32 of word e // 32, set for −1: the words of the counter as they come.
+
+    Args:
+        seed: of the run, 0 to 2**64 - 1.
+        step: 0 to 2**32 - 1.
+        members: the members whose rows are wanted, each 0 to 2**32 - 1.
+        stream: the name of the vector of noise, 0 to 2**32 - 1.
+        count: how many signs of each member, from 0 up; the last word is filled with the ones that follow.
+        device: where the words are made.
+
+    Returns:
+        ⌈count / 32⌉ words a member.
+
+    Raises:
+        ConfigError: a number is outside its range.
+
+    Example:
+        >>> from zorn.random import signs
+        >>> (word,) = sign_words(seed=0, step=0, members=range(1), stream=0, count=6)[0].tolist()
+        >>> [1 - 2 * (word >> e & 1) for e in range(6)]
+        [-1, 1, -1, 1, -1, 1]
+        >>> signs(seed=0, step=0, members=range(1), stream=0, count=6)
+        tensor([[-1.,  1., -1.,  1., -1.,  1.]])
+    """
+    found = words(seed, step, members, stream, -(-count // SIGNS_PER_WORD), device=device)
+    return torch.where(found < _WORD_VALUES // 2, found, found - _WORD_VALUES).to(torch.int32)
+
+
+def rounding_halves(
+    seed: int, step: int, stream: int, count: int, *, device: torch.device | str | None = None
+) -> tuple[Int32[Tensor, " 4096"], Int32[Tensor, " rows"]]:
+    """What rounds `count` weights stochastically: weight 4096 k + j with the 16 bits columns[j] xor rows[k].
+
+    Args:
+        seed: of the run, 0 to 2**64 - 1.
+        step: 0 to 2**32 - 1.
+        stream: the name of the words, those of member 0, 0 to 2**32 - 1.
+        count: of weights, from 1 up.
+        device: where the halves are made.
+
+    Returns:
+        (columns, rows): the low halves of words 0 to 4095 of the stream, and of the ⌈count / 4096⌉ next;
+        the bits of `zorn.FusedSGD`, whose two weights always have independent ones.
+
+    Raises:
+        ConfigError: a number is outside its range.
+
+    Example:
+        >>> columns, rows = rounding_halves(seed=0, step=0, stream=0, count=5000)
+        >>> len(columns), len(rows)
+        (4096, 2)
+    """
+    rows = -(-count // ROUNDING_COLUMNS)
+    found = words(seed, step, range(1), stream, ROUNDING_COLUMNS + rows, device=device)[0]
+    columns, rows = (found & 0xFFFF).to(torch.int32).split([ROUNDING_COLUMNS, rows])
+    return columns, rows
+
+
+def signed_word(value: int) -> int:
+    """A 32-bit word as the signed number of the same bits: kernels take their integers signed.
+
+    Example:
+        >>> signed_word(2**32 - 1)
+        -1
+    """
+    return value - _WORD_VALUES if value >= _WORD_VALUES // 2 else value
+
+
+def counter_arguments(seed: int, step: int, members: range) -> dict[str, int]:
+    """What a kernel needs to name the bits of the members: `first_member`, `member_step`, `step` and the key.
+
+    Example:
+        >>> counter_arguments(2**32, 7, range(3, 5))
+        {'first_member': 3, 'member_step': 1, 'step': 7, 'key_low': 0, 'key_high': 1}
+    """
+    numbers = {
+        "first_member": members.start,
+        "member_step": members.step % _WORD_VALUES,
+        "step": step,
+        "key_low": seed % _WORD_VALUES,
+        "key_high": seed // _WORD_VALUES,
+    }
+    return {name: signed_word(number) for name, number in numbers.items()}
+
+
+@jit
+def member_number(index, first_member, member_step):
+    """The member at each place of a range, as a word."""
+    return (first_member + index * member_step).to(tl.uint32, bitcast=True)
+
+
+@jit
+def _block_words(block, stream, member, step, key_low, key_high):
+    """The four words of each block."""
+    return tl.philox_impl(
+        block.to(tl.uint32),
+        stream.to(tl.uint32, bitcast=True) + tl.zeros_like(block).to(tl.uint32),
+        member + tl.zeros_like(block).to(tl.uint32),
+        step.to(tl.uint32, bitcast=True) + tl.zeros_like(block).to(tl.uint32),
+        key_low.to(tl.uint32, bitcast=True),
+        key_high.to(tl.uint32, bitcast=True),
+    )
+
+
+@jit
+def _spread(first, second, third, fourth, WIDTH: tl.constexpr):
+    """The bits of up to four words a row, lowest first, [rows, WIDTH]: True for −1."""
+    column = tl.arange(0, WIDTH)[None, :]
+    word = first[:, None]
+    if WIDTH > 32:
+        word = tl.where(column < 32, word, second[:, None])
+    if WIDTH > 64:
+        word = tl.where(column < 64, word, tl.where(column < 96, third[:, None], fourth[:, None]))
+    return ((word >> (column & 31).to(tl.uint32)) & 1) != 0
+
+
+@jit
+def block_signs(block, stream, member, step, key_low, key_high):
+    """The 128 signs of each block, [blocks, 128]: True for −1."""
+    first, second, third, fourth = _block_words(block, stream, member, step, key_low, key_high)
+    return _spread(first, second, third, fourth, 128)
+
+
+@jit
+def _joined(low, high, shift):
+    """The 32 bits from bit `shift` (0 to 31) of `low` on, the rest from `high`."""
+    return (low >> shift) | ((high << (31 - shift)) << 1)
+
+
+@jit
+def sign_tile(start, stream, member, step, key_low, key_high, WIDTH: tl.constexpr):
+    """Signs start .. start + WIDTH of each row's own vector, [rows, WIDTH]: True for −1.
+
+    The signs of a row lie in two blocks at most, whose eight words are shifted into place, by words and then
+    by
+    bits: two calls of the generator for up to 128 signs, wherever they start.
+
+    Args:
+        start: [rows] int64.
+        member: a word, or one for each row.
+        WIDTH: 16, 32, 64 or 128.
+    """
+    block = start >> 7
+    a, b, c, d = _block_words(block, stream, member, step, key_low, key_high)
+    e, f, g, h = _block_words(block + 1, stream, member, step, key_low, key_high)
+    odd, two = (start & 32) != 0, (start & 64) != 0
+    a, b, c, d = tl.where(odd, b, a), tl.where(odd, c, b), tl.where(odd, d, c), tl.where(odd, e, d)
+    e, f, g = tl.where(odd, f, e), tl.where(odd, g, f), tl.where(odd, h, g)
+    a, b, c, d, e = (
+        tl.where(two, c, a),
+        tl.where(two, d, b),
+        tl.where(two, e, c),
+        tl.where(two, f, d),
+        tl.where(two, g, e),
+    )
+    shift = (start & 31).to(tl.uint32)
+    return _spread(
+        _joined(a, b, shift), _joined(b, c, shift), _joined(c, d, shift), _joined(d, e, shift), WIDTH
+    )
+
+
+@jit
+def sign_at(element, stream, member, step, key_low, key_high):
+    """Sign `element` of a vector, for int64 elements of any shape: True for −1."""
+    first, second, third, fourth = _block_words(element >> 7, stream, member, step, key_low, key_high)
+    odd, two = (element & 32) != 0, (element & 64) != 0
+    word = tl.where(two, tl.where(odd, fourth, third), tl.where(odd, second, first))
+    return ((word >> (element & 31).to(tl.uint32)) & 1) != 0
+
+
+@jit
+def packed_sign(table, words_per_member, member, element):
+    """Signs from what `sign_words` gave, for members and elements that broadcast: True for −1."""
+    word = tl.load(table + member * words_per_member + (element >> 5))
+    return ((word >> (element & 31)) & 1) != 0

@@ -1,0 +1,152 @@
+"""Losses of a large vocabulary without its logits: the head and the loss are taken slice by slice of outputs.
+
+A language model is a body, which puts out features `[rows, time, H]`, and a head. Where the vocabulary is
+large, `streamed` runs the body alone, and lets the objective read the head's outputs a slice of
+`OUTPUT_SLICE` at a time, so that no tensor `[rows, time, vocabulary]` exists.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zorn.models.language_model import LanguageModel
+from zorn.models.state import State
+
+OUTPUT_SLICE = 8192
+"""Outputs of a head that are computed at once; a larger head is streamed."""
+
+LOGITS_AT_ONCE = 2**21
+"""Logits that exist at once, where one step of all rows has not more: 8 MiB in float32."""
+
+SlicedOutputs = Callable[[int, int], Tensor]
+"""The outputs first .. last of a head for features that are fixed, [rows, time, last − first]."""
+
+
+@runtime_checkable
+class SlicedObjective(Protocol):
+    """A token objective that can read the outputs slice by slice."""
+
+    def token_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each token from all outputs."""
+        ...
+
+    def sliced_token_losses(
+        self, outputs: SlicedOutputs, count: int, targets: Tensor, *, at_once: int
+    ) -> Tensor:
+        """The same from slices of at most `at_once` of the `count` outputs."""
+        ...
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """Which tokens count, `[rows, time]` bool."""
+        ...
+
+
+def streamed(model: Any, objective: Any) -> tuple[Any, Any]:
+    """What to run, and what to judge its outputs with, for the losses of (model, objective): both as they
+    are, or the body of a `LanguageModel` and its head with the objective, where the head has more than
+    `OUTPUT_SLICE` outputs and the objective can read slices of them.
+
+    Without gradients only; under noise too, which a head's rule adds slice by slice.
+
+    Example:
+        >>> import zorn
+        >>> model = LanguageModel(10, 4)
+        >>> streamed(model, zorn.TokenCrossEntropy())[0] is model
+        True
+    """
+    if type(model) is not LanguageModel or _has_hooks(model) or not _reads_slices(objective):
+        return model, objective
+    if model.head.out_features <= OUTPUT_SLICE or "forward" in vars(model):
+        return model, objective
+    return Body(model), HeadObjective(model.head, objective)
+
+
+class Body:
+    """A `LanguageModel` without its head, to be run in chunks of time."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+
+    def initial_state(self, rows: int) -> State:
+        """The model's."""
+        return self._model.initial_state(rows)
+
+    def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Features [rows, time, H] of tokens [rows, time], and the next state."""
+        return self._model.features(tokens, state)
+
+
+class HeadObjective:
+    """A token objective of features: the head runs inside, for a few steps and a slice of outputs at a time.
+
+    Args:
+        head: of the model.
+        objective: of the head's outputs.
+    """
+
+    def __init__(self, head: nn.Linear, objective: SlicedObjective) -> None:
+        self._head = head
+        self._objective = objective
+
+    def token_losses(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each token, [rows, time], from features [rows, time, H]."""
+        sliceable = is_sliceable(self._head)
+        outputs = self._head.out_features
+        width = len(features) * (OUTPUT_SLICE if sliceable else outputs)
+        found = []
+        for x, right in _pieces(features, targets, max(1, LOGITS_AT_ONCE // width)):
+            if sliceable:
+                slices = sliced_outputs(self._head, x)
+                losses = self._objective.sliced_token_losses(slices, outputs, right, at_once=OUTPUT_SLICE)
+            else:
+                losses = self._objective.token_losses(self._head(x), right)
+            found.append(losses)
+        return torch.cat(found, dim=1)
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """Which tokens count, [rows, time]."""
+        return self._objective.counts(targets)
+
+
+def is_sliceable(head: nn.Linear) -> bool:
+    """Whether the head's outputs are known to be those of its weight, or of a rule that slices them too."""
+    own = vars(head)
+    return type(head) is nn.Linear and not _has_hooks(head) and ("forward" not in own or "sliced" in own)
+
+
+def sliced_outputs(head: nn.Linear, x: Tensor) -> SlicedOutputs:
+    """Slices of `head(x)`, made when they are asked for; with the noise of a block that is open.
+
+    Example:
+        >>> head, x = nn.Linear(3, 10), torch.ones(2, 5, 3)
+        >>> sliced_outputs(head, x)(4, 6).allclose(head(x)[..., 4:6])
+        True
+    """
+    rule = vars(head).get("sliced")
+    if rule is not None:
+        return rule(x)
+    return lambda first, last: linear_slice(head, x, first, last)
+
+
+def linear_slice(head: nn.Linear, x: Tensor, first: int, last: int) -> Tensor:
+    """Outputs first .. last of W x + b."""
+    bias = None if head.bias is None else head.bias[first:last]
+    return F.linear(x, head.weight[first:last], bias)
+
+
+def _pieces(features: Tensor, targets: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    parts = (part.contiguous() for part in features.split(steps, dim=1))
+    return zip(parts, targets.split(steps, dim=1), strict=True)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _reads_slices(objective: object) -> bool:
+    """Whether slices give what the objective's own `token_losses` gives: one class has written both."""
+    owner = next((base for base in type(objective).__mro__ if "token_losses" in vars(base)), None)
+    return owner is not None and "sliced_token_losses" in vars(owner)

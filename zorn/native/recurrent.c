@@ -1,0 +1,175 @@
+/* Steps of recurrent cells and rank-one noise, fused: one pass over the gates of each row.
+ *
+ * The arithmetic is in recurrent_body.h, compiled here once for each instruction set; the best one that the
+ * processor has is chosen at the first call. Rows are independent and each is summed in one fixed order, so
+ * results do not depend on the number of threads. No header but C's own: neither Python nor torch is needed.
+ */
+#include "recurrent.h"
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+#define NAME(name) name##_baseline
+#include "recurrent_body.h"
+#undef NAME
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define SEVERAL_INSTRUCTION_SETS
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAME(name) name##_avx2
+#include "recurrent_body.h"
+#undef NAME
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
+#define NAME(name) name##_avx512
+#include "recurrent_body.h"
+#undef NAME
+#pragma GCC pop_options
+#endif
+
+#if defined(SEVERAL_INSTRUCTION_SETS) && defined(__linux__) && __GNUC__ >= 11
+#define PACKED
+#include <sys/syscall.h>
+#include <unistd.h>
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,amx-tile,amx-bf16")
+#define NAME(name) name##_packed
+#define ARITHMETIC_ONLY
+#include "recurrent_body.h"
+#include "packed_body.h"
+#undef NAME
+#pragma GCC pop_options
+#endif
+
+typedef void (*Body)(const void *arguments, int64_t begin, int64_t end);
+
+enum { BASELINE, AVX2, AVX512 };
+
+/* 0, 1 or 2: the widest instruction set that this processor has and this file was compiled for. */
+int64_t zorn_instruction_set(void) {
+#ifdef SEVERAL_INSTRUCTION_SETS
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return AVX2;
+#endif
+    return BASELINE;
+}
+
+static int64_t instruction_set = -1;
+
+/* Take a narrower instruction set than the processor's widest, for tests. */
+void zorn_limit_instruction_set(int64_t widest) {
+    int64_t own = zorn_instruction_set();
+    instruction_set = widest < own ? widest : own;
+}
+
+#ifdef SEVERAL_INSTRUCTION_SETS
+#define CHOOSE(name) \
+    (instruction_set == AVX512 ? name##_avx512 : instruction_set == AVX2 ? name##_avx2 : name##_baseline)
+#else
+#define CHOOSE(name) name##_baseline
+#endif
+
+/* Threads: those of the OpenMP runtime that torch has loaded, through its entry point; a second runtime would
+ * spin against the first. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+static Parallel parallel = 0;
+
+void zorn_use_parallel(Parallel entry) { parallel = entry; }
+
+typedef struct {
+    Body body;
+    const void *arguments;
+    int64_t next, total, piece;
+} Job;
+
+static void work(void *data) {
+    Job *job = data;
+    for (;;) {
+        int64_t begin = __atomic_fetch_add(&job->next, job->piece, __ATOMIC_RELAXED);
+        if (begin >= job->total) return;
+        int64_t end = begin + job->piece < job->total ? begin + job->piece : job->total;
+        job->body(job->arguments, begin, end);
+    }
+}
+
+/* `elements` of each of `total` rows, in so many pieces a thread; a thread is worth some ten thousand. */
+static void run(Body body, const void *arguments, int64_t total, int64_t elements, int64_t threads,
+                int64_t pieces) {
+    if (!parallel || threads < 2 || total * elements < 1 << 15) {
+        body(arguments, 0, total);
+        return;
+    }
+    int64_t piece = (total + pieces * threads - 1) / (pieces * threads);
+    Job job = {body, arguments, 0, total, piece};
+    parallel(work, &job, (unsigned)threads, 0);
+}
+
+#define RUN(name, total, elements)                                                               \
+    do {                                                                                         \
+        if (instruction_set < 0) instruction_set = zorn_instruction_set();                       \
+        run(arguments->is_bfloat16 ? CHOOSE(name##_bfloat16) : CHOOSE(name##_float32), arguments, \
+            total, elements, threads, 4);                                                        \
+    } while (0)
+
+void zorn_lstm(const Step *arguments, int64_t threads) {
+    RUN(lstm, arguments->rows, arguments->heads * arguments->size * 4);
+}
+
+void zorn_gru(const Step *arguments, int64_t threads) {
+    RUN(gru, arguments->rows, arguments->heads * arguments->size * 3);
+}
+
+void zorn_scores(const Affine *arguments, int64_t threads) {
+    RUN(scores, arguments->positions, arguments->inputs);
+}
+
+void zorn_add_rank_one(const Affine *arguments, int64_t threads) {
+    RUN(add_rank_one, arguments->positions, arguments->blocks * (arguments->inputs + arguments->outputs));
+}
+
+/* Whether `zorn_rollout` runs here in float32 (AVX-512) or bfloat16 (AMX, which Linux gives on request). */
+int64_t zorn_has_rollout(int64_t is_bfloat16) {
+#ifdef PACKED
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX = 1 << 22 | 1 << 24 };
+    unsigned a, b, c, features = 0;
+    if (zorn_instruction_set() != AVX512) return 0;
+    if (!is_bfloat16) return 1;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &features) || (features & AMX) != AMX) return 0;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    (void)is_bfloat16;
+    return 0;
+#endif
+}
+
+#ifdef PACKED
+/* Bytes of the packed weights and row factors, and of the scratch memory of all rows. */
+void zorn_rollout_bytes(const Rollout *all, int64_t *packed, int64_t *factors, int64_t *scratch) {
+    int half = all->is_bfloat16 != 0;
+    const Noise *noise = all->state_noise;
+    int64_t panels = all->heads * up(all->size, UNITS) / UNITS;
+    int64_t input = words_of(all->inputs, half), state = words_of(all->size, half);
+    *packed = panels * (input + state) * STEP_BYTES;
+    *factors = noise ? panels * noise->members * noise->rank * 4 * UNITS * (half ? 2 : 4) : 0;
+    *scratch = up(all->rows, half ? TILE_ROWS : FLOAT_ROWS) * (input + 2 * all->heads * state) * 4;
+}
+
+/* Pack the weights, and take the cell over the chunk: each thread some of the rows, through all steps. */
+void zorn_rollout(const Rollout *all, int64_t threads) {
+    int half = all->is_bfloat16 != 0;
+    int64_t tile = half ? TILE_ROWS : FLOAT_ROWS, panels = all->heads * up(all->size, UNITS) / UNITS;
+    int64_t tiles = up(all->rows, tile) / tile;
+    run(half ? pack_bfloat16 : pack_float32, all, panels, 4 * UNITS * (all->inputs + all->size), threads, 4);
+    run(half ? rollout_bfloat16 : rollout_float32, all, tiles, 1 << 20, threads, 1);
+}
+#endif

@@ -1,0 +1,33 @@
+"""Where a run meets a limit: numbers that are not finite, and memory that is not there."""
+
+import torch
+from torch import Tensor
+
+ELEMENTS_AT_ONCE = 2**20
+
+_REFUSALS = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch says where it gets no memory: on a device, and on the CPU of Windows and of Linux."""
+
+
+def is_finite(parameter: Tensor) -> bool:
+    """Whether no element is infinite or NaN, looked at slice by slice: `isfinite` of a whole large tensor
+    needs several times its memory.
+
+    >>> is_finite(torch.tensor([1.0, float("nan")]))
+    False
+    """
+    parts = parameter.detach().reshape(-1).split(ELEMENTS_AT_ONCE)
+    return all(bool(part.isfinite().all()) for part in parts)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory was asked for and not there; on the CPU torch has no class of its own
+    for that.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"))
+    True
+    >>> is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    False
+    """
+    refused = any(words in str(error) for words in _REFUSALS)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or refused
