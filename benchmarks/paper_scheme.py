@@ -101,7 +101,8 @@ class PaperScheme:
         """Add `scale` times the member's direction to the weights."""
         self._generator.manual_seed((self.seed << 20) + member)  # torch takes its lowest 32 bits
         for weight in self.weights:
-            signs = torch.empty_like(weight).bernoulli_(0.5, generator=self._generator).mul_(2).sub_(1)
+            signs = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)  # faster than floats
+            signs.random_(0, 2, generator=self._generator).mul_(2).sub_(1)
             weight.add_(signs, alpha=scale)
 
     @torch.inference_mode()

@@ -85,7 +85,7 @@ def test_another_estimator_is_proposed_where_none_else_fits(capsys):
 
 def test_what_fits_nowhere_is_said(capsys):
     code, text, _ = plan(capsys, *BILLION, *FAST, "--fit", "1GiB")
-    assert code == 0
+    assert code == 1
     assert "nothing fits 1.00 GiB; the least found is" in text
     assert "zorn train" not in text
 

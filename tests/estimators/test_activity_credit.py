@@ -12,7 +12,7 @@ from zorn.estimators import ActivityCredit
 from zorn.estimators.credit import reward_to_go
 from zorn.models import Batch, row_losses
 from zorn.perturbations import Activity, Draw, FusedSGD
-from zorn.perturbations.cell_rules import MEMORY_UNIT
+from zorn.perturbations.cell_rules import KEPT_MEMORY, LEAST_GAIN, STATE_UNIT
 from zorn.perturbations.draw import ACTIVITY_FACTOR, noise, stream_of
 from zorn.tasks import TokenCrossEntropy
 
@@ -63,10 +63,18 @@ def test_it_is_the_sum_over_kept_activations(exact):
     cell = model.cells[0]
 
     def noisy_state(x, state):
-        """The output gate before its nonlinearity, and the memory in its unit."""
+        """The output gate before its nonlinearity and the memory, in their units; and these."""
         (drive,) = cell.map.drive(x.unsqueeze(0))
         i, f, o, u = cell.map((drive[0],), state.hidden).view(rows, 4, -1).unbind(1)
-        return torch.cat([o, MEMORY_UNIT * (f.sigmoid() * state.cell + i.sigmoid() * u.tanh())], 1)
+        c = state.cell
+        memory = f.sigmoid() * c + i.sigmoid() * u.tanh()
+        with torch.no_grad():
+            si, sf, so, tu, shown = i.sigmoid(), f.sigmoid(), o.sigmoid(), u.tanh(), memory.tanh()
+            slopes = torch.stack([tu * si * (1 - si), c * sf * (1 - sf), si * (1 - tu**2)])
+            felt = so * (1 - shown**2) + KEPT_MEMORY
+            output_unit = (so * (1 - so) * shown.abs() + LEAST_GAIN) ** -0.5
+            unit = STATE_UNIT * torch.cat([output_unit, ((slopes.norm(dim=0) + LEAST_GAIN) / felt) ** 0.5], 1)
+        return torch.cat([o, memory], 1) / unit, unit
 
     def run(sign: int):
         state, losses, inputs, before, after = cell.initial_state(rows), [], [], [], []
@@ -74,8 +82,8 @@ def test_it_is_the_sum_over_kept_activations(exact):
             x = model.embedding(batch.inputs[:, t]) + sign * epsilon * xi_embedding[:, t]
             inputs.append(x)
             before.append(state)
-            o, memory = (noisy_state(x, state) + sign * epsilon * xi_cell[:, t]).chunk(2, 1)
-            memory = memory / MEMORY_UNIT
+            quiet, unit = noisy_state(x, state)
+            o, memory = ((quiet + sign * epsilon * xi_cell[:, t]) * unit).chunk(2, 1)
             state = type(state)(o.sigmoid() * memory.tanh(), memory)
             after.append(state.hidden)
             logits = model.head(state.hidden)
@@ -101,7 +109,7 @@ def test_it_is_the_sum_over_kept_activations(exact):
         for t in range(time):
             c_t = credit[:, t : t + 1]
             with torch.enable_grad():
-                y = noisy_state(inputs[t].detach(), before[t])
+                y, _ = noisy_state(inputs[t].detach(), before[t])
                 step = torch.autograd.grad(y, list(cell.parameters()), c_t * xi_cell[:, t])
             for (name, _), value in zip(cell.named_parameters(), step, strict=True):
                 expected[f"cells.0.{name}"] += value

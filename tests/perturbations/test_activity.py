@@ -77,6 +77,15 @@ def test_a_relative_scale_is_a_share_of_the_size_of_the_output():
     assert absolute.scale("0", 0.1) == 0.1
 
 
+def test_an_lstm_has_a_unit_of_its_own():
+    bound = Activity().bind(zorn.LanguageModel(5, 4))
+    bound.sizes = {"embedding": 3.0, "cells.0": 3.0, "head": 3.0}
+    assert [bound.scale(name, 0.1) for name in bound.sizes] == pytest.approx([0.3, 0.1, 0.3])
+    other = Activity().bind(zorn.LanguageModel(5, 4, cell="gru"))
+    other.sizes = bound.sizes
+    assert other.scale("cells.0", 0.1) == pytest.approx(0.3)
+
+
 def test_a_silent_site_is_not_left_without_noise():
     bound = bound_to(nn.Sequential(nn.Linear(3, 4)))
     bound.sizes = {"0": 0.0}

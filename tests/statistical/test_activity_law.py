@@ -7,6 +7,7 @@ from torch import nn
 import zorn
 from zorn.estimators import ActivityCredit
 from zorn.models import Batch, row_losses
+from zorn.perturbations import cell_rules
 
 SAMPLES = 60
 
@@ -171,6 +172,34 @@ def test_its_variance_is_that_of_the_law(units, time, rows, discount):
     error = float(deviations.std() / len(deviations) ** 0.5)
     assert abs(float(deviations.mean()) - expected) < 4 * error
     assert error < 0.15 * expected
+
+
+def test_an_lstms_unit_lowers_the_variance_of_saturated_units(monkeypatch):
+    """Against one unit for all elements, a quarter of it for the memory, on large weights."""
+    model = zorn.LanguageModel(29, 8, seed=1).double()
+    with torch.no_grad():
+        for parameter in model.cells.parameters():
+            parameter.mul_(6)
+    batch, objective = copy_batch(), zorn.TokenCrossEntropy()
+    expected = gradient(model, batch, objective)
+
+    def errors() -> torch.Tensor:
+        found = sampled(model, batch, objective, 200, epsilon=1e-3, draws=2)
+        assert_mean(found, expected)
+        return (found - expected).square().sum(1)
+
+    with_unit, step = errors(), cell_rules._lstm_step
+
+    def one_for_all(*arguments):
+        o, found = step(*arguments)
+        one = torch.ones_like(found.memory)
+        return o, found._replace(output_unit=one, memory_unit=one / 4)
+
+    monkeypatch.setattr(cell_rules, "_lstm_step", one_for_all)
+    without = errors()
+    error = (with_unit.var() / with_unit.mean() ** 2 + without.var() / without.mean() ** 2).sqrt()
+    ratio = with_unit.mean() / without.mean()
+    assert ratio * (1 + 5 * float(error) / len(without) ** 0.5) < 0.8
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.5, 0.0])

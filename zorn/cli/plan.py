@@ -72,9 +72,10 @@ def command(words: Sequence[str]) -> int:
     memory = None if asked.memory is None else planning.parse_bytes(asked.memory, "--memory")
     fit = None if asked.fit is None else planning.parse_bytes(asked.fit, "--fit")
     found = planning.plan(config, memory=memory, fit=fit, calibration=asked.calibration)
+    nothing_fits = found.proposal is not None and found.proposal.config is None
     if asked.json:
         print(found.to_json(), end="")
-        return 0
+        return int(nothing_fits)
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     for table in (planning.parameter_table(found), planning.memory_table(found)):
         console.print(table, highlight=False, markup=False)
@@ -82,7 +83,7 @@ def command(words: Sequence[str]) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if found.proposal is not None and found.proposal.config is not None:
         print(train_command(words, found))
-    return 0
+    return int(nothing_fits)
 
 
 def settings(words: Sequence[str]) -> tuple[Plan, Config]:

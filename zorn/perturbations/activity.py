@@ -48,7 +48,8 @@ class Activity:
 
     Args:
         relative: scale the noise of each site by the root mean square of the site's output, as last measured:
-            ε is then a share of it. False: ε itself, in the output's unit.
+            ε is then a share of it. False: ε itself, in the output's unit. An LSTM has a unit of its own,
+            either way.
         noise: "rademacher" (signs, the default) or "gaussian".
 
     Raises:
@@ -181,8 +182,10 @@ class BoundActivity:
         self._squares[name] = [squares + float(site.squares), count + site.count]
 
     def scale(self, name: str, epsilon: float) -> float:
-        """σ of a site's noise."""
-        return epsilon * max(self.sizes[name], SMALLEST_SIZE) if self._structure.relative else epsilon
+        """σ of a site's noise; ε itself where its rule has a unit of its own."""
+        rule = self._site(name).rule
+        relative = self._structure.relative and not (isinstance(rule, CellRule) and rule.own_unit)
+        return epsilon * max(self.sizes[name], SMALLEST_SIZE) if relative else epsilon
 
     @contextmanager
     def perturbed(

@@ -4,11 +4,19 @@ What a gate does, it does through the new state of its own unit. The derivative 
 elementwise and known, so noise on the state serves all gates: H dimensions a step for the GRU and the minGRU
 instead of 6 H and 2 H, 2 H for the LSTM (its memory c, and the output gate, which c does not see) instead of
 4 H. The mean is the same, the variance smaller.
+
+How much noise an element gets: with noise of scale σ_a on element a, the variance of the gradient is
+Σ_b σ_b² E_b · Σ_a w_a / σ_a², with E_b what the loss feels of element b (its squared derivative) and w_a what
+element a hands on to the weights (the squared norm of its pullback). It is least at σ_a = (w_a / E_a)^¼, by
+Cauchy-Schwarz: half way between noise of one size at the gates and noise of one size in what is put out. The
+factors that one step contributes are elementwise and known from the sequence so far; they make the unit in
+which an LSTM's state is perturbed. It is read off every row's own state, with or without noise, which changes
+the mean by O(ε²), as all that is not linear does.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +30,29 @@ from zorn.perturbations.rules import Replaced
 from zorn.perturbations.site_activity import SiteActivity
 from zorn.perturbations.standard_rules import block_products
 
-MEMORY_UNIT = 4.0
-"""The LSTM's memory is perturbed in this unit: its noise is so much smaller than the output gate's. The loss
-feels the memory more than the gate before its nonlinearity, and what it feels of the one is noise in the
-estimate of the other."""
+STATE_UNIT = 2.0
+"""The noise of a cell is ε times its unit times this: the embedding before it, perturbed by ε times its size,
+wants half as much."""
+
+LEAST_GAIN = 0.01
+"""Added to what an element hands on to the weights, or to what is felt of it, so that a saturated one is
+perturbed by neither nothing nor everything."""
+
+KEPT_MEMORY = 0.3
+"""What is felt of an LSTM's memory later on, however little its output gate shows of it now."""
 
 Methods = dict[str, Callable[..., Any]]
 
 
 class CellRule(ABC):
     """How one type of cell runs under noise on its state; the interface of `Rule.active` and
-    `Rule.pullback`, parameters being named as within the cell."""
+    `Rule.pullback`, parameters being named as within the cell.
+
+    Attributes:
+        own_unit: the rule perturbs each element in a unit of its own, so that ε needs no other.
+    """
+
+    own_unit: ClassVar[bool] = False
 
     @abstractmethod
     def active(self, cell: Any, site: SiteActivity) -> Methods:
@@ -49,20 +69,51 @@ def _carrying_input(cell: Any) -> Callable[[Tensor], Drive]:
     return lambda x: (*plain(cell, x), x)
 
 
+class _LSTMStep(NamedTuple):
+    """One step of an LSTM: sigmoids of its gates, tanh of its update, the new memory, and the units of the
+    noise on output gate and memory, all [rows, heads, d]."""
+
+    i: Tensor
+    f: Tensor
+    o: Tensor
+    u: Tensor
+    memory: Tensor
+    output_unit: Tensor
+    memory_unit: Tensor
+
+
+def _lstm_step(cell: LSTMCell, gates: Tensor, before: Tensor) -> tuple[Tensor, _LSTMStep]:
+    """The output gate before its nonlinearity, and the rest."""
+    i, f, o, u = gates.view(len(gates), cell.num_heads, 4, -1).to(before.dtype).unbind(2)
+    before = before.view(i.shape)
+    i, f, opened, u = i.sigmoid(), f.sigmoid(), o.sigmoid(), u.tanh()
+    memory = torch.addcmul(f * before, i, u)
+    shown = memory.tanh()
+    felt_output = (opened * (1 - opened)).mul_(shown.abs())  # |dh / do|
+    felt_memory = (1 - shown * shown).mul_(opened)  # dh / dc
+    to_i, to_f, to_u = (1 - i).mul_(i).mul_(u), (1 - f).mul_(f).mul_(before), (1 - u * u).mul_(i)
+    handed_on = to_i.square_().addcmul_(to_f, to_f).addcmul_(to_u, to_u).sqrt_()
+    output_unit = felt_output.add_(LEAST_GAIN).rsqrt_().mul_(STATE_UNIT)
+    memory_unit = handed_on.add_(LEAST_GAIN).div_(felt_memory.add_(KEPT_MEMORY)).sqrt_().mul_(STATE_UNIT)
+    return o, _LSTMStep(i, f, opened, u, memory, output_unit, memory_unit)
+
+
 class LSTMRule(CellRule):
-    """Noise on the output gate before its nonlinearity, and on the memory before the output is read off."""
+    """Noise on the output gate before its nonlinearity, and on the memory before the output is read off, each
+    element in its unit."""
+
+    own_unit: ClassVar[bool] = True
 
     def active(self, cell: LSTMCell, site: SiteActivity) -> Methods:
         """`drive` and `step`."""
 
         def step(drive_t: Drive, state: LSTMState) -> tuple[Tensor, State]:
             plain, x = drive_t
-            gates, dtype = cell.map((plain,), state.hidden), state.cell.dtype
-            i, f, o, u = gates.view(len(gates), cell.num_heads, 4, -1).to(dtype).unbind(2)
-            memory = (f.sigmoid() * state.cell.view(i.shape)).addcmul_(i.sigmoid(), u.tanh())
-            quiet = torch.cat([o.flatten(1), memory.flatten(1).mul_(MEMORY_UNIT)], dim=1)
-            o, memory = site.at(quiet, x, state.hidden, state.cell, gates).chunk(2, dim=1)
-            memory = memory / MEMORY_UNIT
+            gates = cell.map((plain,), state.hidden)
+            o, found = _lstm_step(cell, gates, state.cell)
+            unit = torch.cat([found.output_unit.flatten(1), found.memory_unit.flatten(1)], dim=1)
+            quiet = torch.cat([o.flatten(1), found.memory.flatten(1)], dim=1).div_(unit)
+            o, memory = (site.at(quiet, x, state.hidden, state.cell, gates) * unit).chunk(2, dim=1)
             hidden = (o.sigmoid() * memory.tanh()).to(state.hidden.dtype)
             return hidden, LSTMState(hidden, memory)
 
@@ -71,11 +122,10 @@ class LSTMRule(CellRule):
     def pullback(self, cell: LSTMCell, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
         """Through c' = σ(f) c + σ(i) tanh(u) to the gates, and through them to the weights."""
         x, h, before, gates = inputs
-        heads = cell.num_heads
-        i, f, _, u = gates.view(len(gates), heads, 4, -1).to(gradient.dtype).unbind(2)
-        to_output, to_memory = (part.reshape(i.shape) for part in gradient.chunk(2, dim=1))
-        to_memory = to_memory * MEMORY_UNIT
-        i, f, u = i.sigmoid(), f.sigmoid(), u.tanh()
+        _, step = _lstm_step(cell, gates, before)
+        to_output, to_memory = (part.reshape(step.i.shape) for part in gradient.chunk(2, dim=1))
+        to_output, to_memory = to_output / step.output_unit, to_memory / step.memory_unit
+        i, f, u = step.i, step.f, step.u
         to_gates = [
             to_memory * u * i * (1 - i),
             to_memory * before.view(i.shape) * f * (1 - f),

@@ -11,7 +11,7 @@ from zorn.planning.fit import whole_peak
 from zorn.planning.sizes import ModelSizes
 from zorn.planning.work import forward_passes
 from zorn.tasks import Task
-from zorn.training.build import build_estimator, build_model, build_optimizer
+from zorn.training.build import build_estimator, build_model, build_optimizer, checked_device
 from zorn.training.config import Config
 from zorn.training.step import update_weights
 from zorn.training.variants import resized
@@ -67,6 +67,7 @@ def calibrate(sizes: ModelSizes, config: Config, task: Task, available: int) -> 
     """
     if sizes.weight_bytes > SHARE * available:
         return Calibration(None, reason="the weights need more than a tenth of the memory")
+    checked_device(config.run.device)
     whole = task.training_batch(0)
     short = Batch(*(part[:, :LONGEST].to(config.run.device) for part in whole))
     asked = _smaller(config)

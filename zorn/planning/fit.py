@@ -15,7 +15,7 @@ from zorn.planning.kinds import as_kind, label_of
 from zorn.planning.memory import step_memory
 from zorn.planning.sizes import ModelSizes
 from zorn.planning.work import most_rows
-from zorn.training.config import Config
+from zorn.training.config import Config, OptimizerConfig
 from zorn.training.defaults import resolve
 from zorn.training.usage import USED_BY
 
@@ -67,7 +67,10 @@ def largest_micro_batch(sizes: ModelSizes, config: Config, steps: int, limit: in
     >>> largest_micro_batch(sizes, config, steps=32, limit=2**40)  # all of them: 256 sequences, 4 draws
     1280
     """
-    rows = range(1, most_rows(config) + 1)
+    most = most_rows(config)
+    if whole_peak(sizes, with_rows(config, most), steps) <= limit:
+        return most  # a whole batch needs no sum over its parts, so it may take less than half of it
+    rows = range(1, most)
     fitting = bisect_right(rows, limit, key=lambda size: whole_peak(sizes, with_rows(config, size), steps))
     return rows[fitting - 1] if fitting else None
 
@@ -159,6 +162,8 @@ def _fused(config: Config, plain: dict[str, Any]) -> Config | None:
     groups: dict[str, Any] = {"optimizer": dataclasses.replace(left_open.optimizer, **plain)}
     if config.two_part:
         groups["estimator"] = dataclasses.replace(left_open.estimator, separate=False)
+        one_part = {"credit_learning_rate": None, "credit_momentum": OptimizerConfig().credit_momentum}
+        groups["optimizer"] = dataclasses.replace(groups["optimizer"], **one_part)
     try:
         return resolve(dataclasses.replace(left_open, **groups))[0]
     except ConfigError:

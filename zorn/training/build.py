@@ -97,7 +97,7 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
     compute.
     """
     model = config.model
-    device = _device(config.run.device)
+    device = checked_device(config.run.device)
     options: dict[str, Any] = {
         "cell": model.cell,
         "memory": _memory(model),
@@ -266,7 +266,7 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _device(name: str) -> torch.device:
+def checked_device(name: str) -> torch.device:
     """The device of this name; ConfigError unless it is there and computes (the meta device does not)."""
     try:
         device = torch.device(name)
