@@ -1,6 +1,20 @@
 """What all tests share."""
 
+import importlib
+import importlib.util
 import signal
+
+import pytest
+import torch
+
+
+def pytest_sessionstart() -> None:
+    """Without a GPU the kernels are tested in Triton's interpreter. That is decided when they are imported,
+    so they are imported here, before any test module can do so."""
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
+            patch.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("zorn.kernels.language")
 
 
 def pytest_configure() -> None:

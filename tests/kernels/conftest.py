@@ -1,7 +1,7 @@
 """Without a GPU the kernels are tested in Triton's interpreter, on the CPU; on a machine with one, compiled.
 
-Which of the two is decided when the kernels are imported: `TRITON_INTERPRET` is set then, and while their
-tests run, but for no other test.
+Which of the two is decided when the kernels are imported (`tests/conftest.py`); `TRITON_INTERPRET` is set
+then, and while their tests run, but for no other test.
 """
 
 import importlib.util
@@ -10,13 +10,6 @@ import pytest
 import torch
 
 INTERPRETED = importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
-
-with pytest.MonkeyPatch.context() as patch:
-    if INTERPRETED:
-        patch.setenv("TRITON_INTERPRET", "1")
-    import zorn.kernels.language
-
-_LOADED = zorn.kernels.language.interpreted
 
 
 @pytest.fixture(
@@ -35,9 +28,11 @@ _LOADED = zorn.kernels.language.interpreted
 )
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Where kernels are tested: interpreted on the CPU, compiled on a GPU."""
+    from zorn.kernels.language import interpreted  # not before tests/conftest.py has imported it
+
     if request.param == "cpu":
-        assert _LOADED, "zorn.kernels was imported before tests/kernels/conftest.py could have it interpreted"
+        assert interpreted, "zorn.kernels was imported before tests/conftest.py could have it interpreted"
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     else:
-        assert not _LOADED, "unset TRITON_INTERPRET to test compiled kernels"
+        assert not interpreted, "unset TRITON_INTERPRET to test compiled kernels"
     return torch.device(request.param)
