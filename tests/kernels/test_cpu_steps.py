@@ -16,7 +16,7 @@ import zorn.perturbations.member_noise
 import zorn.perturbations.standard_rules
 from zorn.errors import ConfigError
 from zorn.models import BlockLinear, GRUCell, LSTMCell, run
-from zorn.native import LaneNoise, Summands, available, gru_step, has_rollout, library, lstm_step
+from zorn.native import LaneNoise, Summands, available, gru_step, has_rollout, loading, lstm_step
 from zorn.perturbations import Draw, RankOne
 
 compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels were not built")
@@ -117,7 +117,7 @@ def test_nonlinearities_are_within_a_few_ulps(instructions):
     """An LSTM step and a GRU step that single out one nonlinearity, against float64."""
     x = torch.cat([torch.linspace(-95, 95, 4001), torch.logspace(-6, 1, 500), -torch.logspace(-6, 1, 500)])
     zero = torch.zeros_like(x)
-    loaded = library.library()
+    loaded = loading.compiled()
     loaded.zorn_limit_instruction_set(instructions)
     try:
         with torch.inference_mode():
@@ -229,13 +229,13 @@ def test_without_the_library_everything_runs_in_torch(monkeypatch, tmp_path, cap
     environment = {**os.environ, "ZORN_CPU_KERNELS": "0"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["None", "True"], done.stderr
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
     with caplog.at_level(logging.INFO, logger="zorn"):
-        assert library.library.__wrapped__() is None
+        assert loading.compiled.__wrapped__() is None
     assert "install a C compiler" in caplog.text
     caplog.clear()
-    suffix = library.EXTENSION_SUFFIXES[0]
+    suffix = loading.EXTENSION_SUFFIXES[0]
     (tmp_path / f"_recurrent{suffix}").write_bytes(b"no library")
     with caplog.at_level(logging.INFO, logger="zorn"):
-        assert library.library.__wrapped__() is None
+        assert loading.compiled.__wrapped__() is None
     assert "do not load" in caplog.text

@@ -5,7 +5,7 @@ ZORN_CPU_KERNELS=0 in the environment, everything runs in torch as before, only 
 """
 
 from zorn.native.arguments import LaneNoise, Summands
-from zorn.native.library import available, usable
+from zorn.native.loading import available, usable
 from zorn.native.rollout import has_rollout, lstm_rollout, rollout_bytes
 from zorn.native.steps import add_rank_one_, gru_step, lstm_step, scores
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zorn.native.arguments import LaneNoise, RolloutStructure
-from zorn.native.library import library
+from zorn.native.loading import compiled
 
 LARGEST_PACKED_BYTES = 2**26
 """Larger weights are not packed: the copy would cost more memory than its speed is worth."""
@@ -23,7 +23,7 @@ def has_rollout(dtype: torch.dtype) -> bool:
     >>> has_rollout(torch.float64)
     False
     """
-    loaded = library()
+    loaded = compiled()
     numbers = dtype in (torch.float32, torch.bfloat16)
     return loaded is not None and numbers and bool(loaded.zorn_has_rollout(dtype == torch.bfloat16))
 
@@ -116,7 +116,7 @@ def lstm_rollout(
         state_noise=None if of_state is None else of_state.address,
         group=0 if of_state is None else rows // of_state.lanes,
     )
-    loaded = library()
+    loaded = compiled()
     assert loaded is not None
     sizes = (ctypes.c_int64 * 3)()
     places = (ctypes.addressof(sizes) + 8 * i for i in range(3))

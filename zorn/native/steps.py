@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zorn.errors import ConfigError
 from zorn.native.arguments import AffineStructure, LaneNoise, StepStructure, Summands
-from zorn.native.library import library
+from zorn.native.loading import compiled
 
 
 def lstm_step(drive: Tensor, summands: Summands, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +181,6 @@ def _affine(x: Tensor, y: Tensor, noise: LaneNoise, *, rows: int, inner: int) ->
 
 
 def _call(function: str, arguments: ctypes.Structure) -> None:
-    loaded = library()
+    loaded = compiled()
     assert loaded is not None, "usable() was not asked"
     getattr(loaded, function)(ctypes.byref(arguments), torch.get_num_threads())

@@ -22,7 +22,7 @@ _logger = logging.getLogger("zorn")
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def compiled() -> ctypes.CDLL | None:
     """The library; None where it was not built, cannot be loaded or is disabled, which is said once."""
     if os.environ.get(DISABLED_BY) == "0":
         return None
@@ -54,7 +54,7 @@ def available() -> str | None:
     >>> available() in (None, "baseline", "avx2", "avx512")
     True
     """
-    loaded = library()
+    loaded = compiled()
     return None if loaded is None else INSTRUCTION_SETS[loaded.zorn_instruction_set()]
 
 
@@ -66,7 +66,7 @@ def usable(*tensors: Tensor) -> bool:
     >>> usable(x), usable(x.double())
     (False, False)
     """
-    if torch.is_grad_enabled() or library() is None:
+    if torch.is_grad_enabled() or compiled() is None:
         return False
     dtype = tensors[0].dtype
     return (
