@@ -10,11 +10,9 @@ from zorn.kernels import (
     fold_dense_reference_,
     fold_rank_one_,
     fold_rank_one_reference_,
-    round_stochastically,
 )
 from zorn.kernels.fold_kernels import fold_dense_kernel_, fold_rank_one_kernel_
-from zorn.perturbations.fold import round_stochastically as perturbations_rounding
-from zorn.random import signs, words
+from zorn.random import signs
 
 PAIRS = {
     "rank_one": (
@@ -85,11 +83,6 @@ def test_infinities_and_nan_stay_what_they_are(device):
     assert weight.tolist()[:2] == [float("inf"), -float("inf")]
     assert weight[2].isnan()
     assert weight[3] == 1
-
-
-def test_the_rounding_is_that_of_fused_sgd():
-    values, bits = torch.randn(1000), words(0, 0, range(1), 0, 1000)[0]
-    assert torch.equal(round_stochastically(values, bits), perturbations_rounding(values, bits))
 
 
 def test_the_twins_are_the_sums_of_their_directions():

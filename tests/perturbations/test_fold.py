@@ -16,10 +16,9 @@ from zorn.perturbations import (
     dense,
     fold_into_grad,
     rank_one,
-    round_stochastically,
 )
 from zorn.perturbations.fold import RoundingBits
-from zorn.random import words
+from zorn.random import round_stochastically, words
 
 DRAW = Draw(seed=4, step=9, epsilon=0.25)
 STRUCTURES = [RankOne(), RankOne(rank=2), RankOne(noise="gaussian"), Dense(), Dense(noise="gaussian")]

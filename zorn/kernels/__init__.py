@@ -11,7 +11,6 @@ from zorn.kernels.fold import (
     fold_dense_reference_,
     fold_rank_one_,
     fold_rank_one_reference_,
-    round_stochastically,
 )
 from zorn.kernels.fused_step import gru_step, gru_step_reference, lstm_step, lstm_step_reference
 from zorn.kernels.min_gru import min_gru_steps, min_gru_steps_reference
@@ -32,6 +31,5 @@ __all__ = [
     "min_gru_steps_reference",
     "perturbed_linear",
     "perturbed_linear_reference",
-    "round_stochastically",
     "sign_words",
 ]

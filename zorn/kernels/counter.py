@@ -15,7 +15,6 @@ from zorn.kernels.language import jit, tl
 from zorn.random import words
 
 SIGNS_PER_WORD = 32
-ROUNDING_COLUMNS = 4096
 _WORD_VALUES = 2**32
 
 VARYING = (
@@ -61,36 +60,6 @@ def sign_words(
     """
     found = words(seed, step, members, stream, -(-count // SIGNS_PER_WORD), device=device)
     return torch.where(found < _WORD_VALUES // 2, found, found - _WORD_VALUES).to(torch.int32)
-
-
-def rounding_halves(
-    seed: int, step: int, stream: int, count: int, *, device: torch.device | str | None = None
-) -> tuple[Int32[Tensor, " 4096"], Int32[Tensor, " rows"]]:
-    """What rounds `count` weights stochastically: weight 4096 k + j with the 16 bits columns[j] xor rows[k].
-
-    Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        stream: the name of the words, those of member 0, 0 to 2**32 - 1.
-        count: of weights, from 1 up.
-        device: where the halves are made.
-
-    Returns:
-        (columns, rows): the low halves of words 0 to 4095 of the stream, and of the ⌈count / 4096⌉ next;
-        the bits of `zorn.FusedSGD`, whose two weights always have independent ones.
-
-    Raises:
-        ConfigError: a number is outside its range.
-
-    Example:
-        >>> columns, rows = rounding_halves(seed=0, step=0, stream=0, count=5000)
-        >>> len(columns), len(rows)
-        (4096, 2)
-    """
-    rows = -(-count // ROUNDING_COLUMNS)
-    found = words(seed, step, range(1), stream, ROUNDING_COLUMNS + rows, device=device)[0]
-    columns, rows = (found & 0xFFFF).to(torch.int32).split([ROUNDING_COLUMNS, rows])
-    return columns, rows
 
 
 def signed_word(value: int) -> int:

@@ -21,8 +21,8 @@ from zorn.checks import check_number
 from zorn.errors import ConfigError
 from zorn.kernels.availability import runs_kernel
 from zorn.kernels.checks import check_contiguous, check_counter, check_tensor
-from zorn.kernels.counter import rounding_halves
 from zorn.kernels.fold_kernels import fold_dense_kernel_, fold_rank_one_kernel_
+from zorn.random import round_stochastically, rounding_halves
 from zorn.random import signs as draw_signs
 
 _FOLDED = (torch.float32, torch.bfloat16, torch.float64)
@@ -214,26 +214,6 @@ def _apply(
         new = round_stochastically(new, (halves[1][:, None] ^ halves[0]).flatten()[: weight.numel()])
     weight.copy_(new.view(weight.shape))
     return gradient.double().square().sum()
-
-
-def round_stochastically(values: Float[Tensor, " n"], bits: Tensor) -> Float[Tensor, " n"]:
-    """float32 to bfloat16, up or down with probability in proportion to the distance, so that the mean is
-    kept.
-
-    Args:
-        values: [n] float32.
-        bits: [n] integers, their low 16 bits uniformly random.
-
-    Returns:
-        [n] bfloat16; infinities stay what they are, and so does the NaN of arithmetic.
-
-    Example:
-        >>> round_stochastically(torch.tensor([1.0, 1.001, 1.001]), torch.tensor([5, 0, 0xFFFF]))
-        tensor([1.0000, 1.0000, 1.0078], dtype=torch.bfloat16)
-    """
-    # Added to the half that is dropped, the bits carry into the one that is kept with the right probability.
-    moved = values.contiguous().view(torch.int32) + (bits & 0xFFFF).to(torch.int32)
-    return (moved >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 def _check(

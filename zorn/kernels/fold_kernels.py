@@ -11,11 +11,11 @@ from zorn.kernels.counter import (
     block_signs,
     counter_arguments,
     member_number,
-    rounding_halves,
     sign_tile,
     signed_word,
 )
 from zorn.kernels.language import jit, power_of_two, tl
+from zorn.random import rounding_halves
 
 _MEMBERS = 32  # of a product
 _BLOCKS = 8  # of 128 signs, in a tile of a dense fold

@@ -6,7 +6,7 @@ from zorn.perturbations.activity import Activity, BoundActivity
 from zorn.perturbations.dense import Dense
 from zorn.perturbations.draw import Draw, NoiseKind
 from zorn.perturbations.evaluate import Objective, Workload, member_losses
-from zorn.perturbations.fold import FusedSGD, fold_into_grad, round_stochastically
+from zorn.perturbations.fold import FusedSGD, fold_into_grad
 from zorn.perturbations.inspection import ParameterReport, inspect_model
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.member_noise import MemberNoise
@@ -42,5 +42,4 @@ __all__ = [
     "inspect_model",
     "member_losses",
     "register_rule",
-    "round_stochastically",
 ]

@@ -10,11 +10,8 @@ from torch import Tensor
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.perturbations.draw import ROUNDING_FACTOR, Draw, stream_of
 from zorn.perturbations.perturbation import GradientBlock
-from zorn.perturbations.read_ahead import ReadAhead
 from zorn.perturbations.targets import Target
-from zorn.random import words
-
-_LOW_HALF = 0xFFFF
+from zorn.random.rounding import ROUNDING_COLUMNS, rounded_upper_, rounding_halves
 
 
 def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -> float:
@@ -103,7 +100,7 @@ class FusedSGD:
             if weight.dtype == torch.bfloat16:
                 if bits is None or bits.target is not block.target:
                     bits = RoundingBits(draw, block.target)
-                weight.view(torch.int16).copy_(_rounded_(new, bits(block.start, new.numel())))
+                weight.view(torch.int16).copy_(rounded_upper_(new, bits(block.start, new.numel())))
         return total**0.5
 
     def check(self, targets: Sequence[Target]) -> None:
@@ -126,10 +123,8 @@ class FusedSGD:
 class RoundingBits:
     """The 16 random bits that round each weight of one parameter in one step.
 
-    Weight e = 4096 k + j is rounded with u_k xor v_j, where v_j is the low half of word j and u_k that of
-    word 4096 + k of the stream (seed, step, member 0, parameter, `ROUNDING_FACTOR`). Any two weights have
-    independent bits, so that roundings are uncorrelated and a sum of them varies as if all were independent,
-    at the cost of a word for 4096 weights.
+    Weight e = 4096 k + j is rounded with u_k xor v_j, the halves of the stream (seed, step, member 0,
+    parameter, `ROUNDING_FACTOR`): see `zorn.random.rounding_halves`.
 
     Args:
         draw: of the step.
@@ -142,53 +137,18 @@ class RoundingBits:
         True
     """
 
-    WIDTH = 4096
-
     def __init__(self, draw: Draw, target: Target) -> None:
         self.target = target
-        stream, device = stream_of(target.number, ROUNDING_FACTOR), target.parameter.device
-
-        def halves(members: range, start: int, count: int) -> Tensor:
-            found = words(draw.seed, draw.step, members, stream, count, offset=start, device=device)
-            return found.bitwise_and_(_LOW_HALF).to(torch.int32)
-
-        rows = -(-target.parameter.numel() // self.WIDTH)
-        self._columns = halves(range(1), 0, self.WIDTH)
-        self._rows = ReadAhead(lambda members, start, count: halves(members, self.WIDTH + start, count), rows)
+        stream, parameter = stream_of(target.number, ROUNDING_FACTOR), target.parameter
+        self._columns, self._rows = rounding_halves(
+            draw.seed, draw.step, stream, parameter.numel(), device=parameter.device
+        )
 
     def __call__(self, start: int, count: int) -> Tensor:
         """Bits of weights start .. start + count, [count] int32 from 0 to 65535; a tensor of its own."""
-        first, last = start // self.WIDTH, -(-(start + count) // self.WIDTH)
-        rows = self._rows(range(1), first, last - first)
-        return (rows.mT ^ self._columns).view(-1)[start - first * self.WIDTH :][:count]
-
-
-def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
-    """Round float32 to bfloat16, up or down with probability in proportion to the distance, so that the mean
-    is kept.
-
-    Args:
-        values: [n] float32.
-        bits: [n] integers, their low 16 bits uniformly random.
-
-    Returns:
-        [n] bfloat16; infinities stay what they are, and so does the NaN of arithmetic.
-
-    Example:
-        >>> round_stochastically(torch.tensor([1.003, 1.003]), torch.tensor([0, 0xFFFF]))
-        tensor([1.0000, 1.0078], dtype=torch.bfloat16)
-    """
-    kept = _rounded_(values.contiguous(), bits.to(torch.int32, copy=True).bitwise_and_(_LOW_HALF))
-    return kept.to(torch.int16).view(torch.bfloat16)
-
-
-def _rounded_(values: Tensor, bits: Tensor) -> Tensor:
-    """The upper halves of contiguous float32, as int32, rounded with int32 bits below 2¹⁶, in whose place
-    they are put.
-
-    Adding to the half that is discarded carries into the kept one with the right probability.
-    """
-    return bits.add_(values.view(torch.int32)).bitwise_right_shift_(16)
+        width = ROUNDING_COLUMNS
+        first, last = start // width, -(-(start + count) // width)
+        return (self._rows[first:last, None] ^ self._columns).view(-1)[start - first * width :][:count]
 
 
 def _squared_norm(values: Tensor) -> float:

@@ -2,5 +2,16 @@
 
 from zorn.random.draws import integers, normals, sign_table, signs, signs_at, words
 from zorn.random.philox import philox4x32
+from zorn.random.rounding import round_stochastically, rounding_halves
 
-__all__ = ["integers", "normals", "philox4x32", "sign_table", "signs", "signs_at", "words"]
+__all__ = [
+    "integers",
+    "normals",
+    "philox4x32",
+    "round_stochastically",
+    "rounding_halves",
+    "sign_table",
+    "signs",
+    "signs_at",
+    "words",
+]
