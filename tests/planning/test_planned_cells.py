@@ -7,9 +7,9 @@ import zorn
 from zorn.planning import ModelSizes
 from zorn.planning.cells import DRIVE_STEPS, cell_bytes, drive_block, waiting_steps
 from zorn.planning.differentiating import kept_bytes
-from zorn.planning.sizes import bytes_of, meta_model
+from zorn.planning.sizes import bytes_of
 from zorn.training import ModelConfig
-from zorn.training.build import build_model
+from zorn.training.build import build_model, model_of
 
 ROWS, STEPS, VOCABULARY = 16, 24, 40
 
@@ -65,7 +65,7 @@ def test_what_autograd_keeps_is_what_is_planned(name, dtype):
 @pytest.mark.parametrize("cell", ["lstm", "gru", "min-gru", "dnc"])
 def test_sizes_are_those_of_the_model_that_is_built(cell):
     settings = ModelConfig(cell=cell, hidden_size=24, num_layers=2)
-    sizes, built = ModelSizes.of(settings, 11), meta_model(settings, 11)
+    sizes, built = ModelSizes.of(settings, 11), model_of(settings, 11, device="meta")
     assert sizes.total == sum(parameter.numel() for parameter in built.parameters())
     assert {parameter.device.type for parameter in built.parameters()} == {"meta"}
     real = zorn.LanguageModel(11, 24, cell=cell, num_layers=2)

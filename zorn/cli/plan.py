@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from zorn import planning
-from zorn.cli.parsing import leading_flags, parse
-from zorn.cli.train import First, start_settings
+from zorn.cli.train import GROUPS, asked_settings
 from zorn.training.checks import flag
 from zorn.training.config import (
     BudgetConfig,
@@ -28,9 +27,6 @@ from zorn.training.variants import differences
 
 PIPED_WIDTH = 190
 """Columns of the tables where no terminal sets them."""
-
-GROUPS = ("task", "model", "estimator", "optimizer", "budget", "run")
-"""The groups of settings, by their names in `Config`."""
 
 OWN = ("memory", "fit", "json", "calibration")
 """The flags that zorn train does not have."""
@@ -88,20 +84,7 @@ def command(words: Sequence[str]) -> int:
 
 def settings(words: Sequence[str]) -> tuple[Plan, Config]:
     """What command-line words ask for, and the settings of the run."""
-    first = leading_flags(First, words)
-    start = start_settings(first, words)
-    default = Plan(
-        preset=first.preset or "quickstart",
-        config=first.config,
-        task=start.task,
-        model=start.model,
-        estimator=start.estimator,
-        optimizer=start.optimizer,
-        budget=start.budget,
-        run=start.run,
-    )
-    asked = parse(Plan, words, prog="zorn plan", default=default)
-    return asked, Config(**{name: getattr(asked, name) for name in GROUPS}, chosen=start.chosen)
+    return asked_settings(Plan, words, prog="zorn plan")
 
 
 def train_command(words: Sequence[str], found: planning.Plan) -> str:

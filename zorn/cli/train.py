@@ -1,11 +1,11 @@
 """`zorn train`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zorn.cli.parsing import UsageError, leading_flags, parse
 from zorn.cli.running import train_to_the_end
@@ -26,6 +26,11 @@ from zorn.training.trainer import Trainer
 from zorn.training.usage import without_unused
 
 PROG = "zorn train"
+
+GROUPS = ("task", "model", "estimator", "optimizer", "budget", "run")
+"""The groups of settings, by their names in `Config`."""
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,29 +77,29 @@ def command(words: Sequence[str]) -> int:
 
 def settings(words: Sequence[str]) -> tuple[Config, bool]:
     """The configuration that command-line words ask for, and whether to overwrite."""
+    asked, config = asked_settings(Train, words, prog=PROG)
+    return config, asked.overwrite
+
+
+def asked_settings(
+    kind: type[Kind],
+    words: Sequence[str],
+    *,
+    prog: str,
+    run: Callable[[RunConfig], RunConfig] = lambda run: run,
+) -> tuple[Kind, Config]:
+    """What command-line words ask for of a command that takes the flags of `zorn train`, and the settings.
+
+    Args:
+        kind: the command's flags, a dataclass with those of `Train` among them.
+        run: makes its group `run`, where that is its own, from that of the settings to start from.
+    """
     first = leading_flags(First, words)
     start = start_settings(first, words)
-    default = Train(
-        preset=first.preset or "quickstart",
-        config=first.config,
-        task=start.task,
-        model=start.model,
-        estimator=start.estimator,
-        optimizer=start.optimizer,
-        budget=start.budget,
-        run=start.run,
-    )
-    asked = parse(Train, words, prog=PROG, default=default)
-    config = Config(
-        task=asked.task,
-        model=asked.model,
-        estimator=asked.estimator,
-        optimizer=asked.optimizer,
-        budget=asked.budget,
-        run=asked.run,
-        chosen=start.chosen,
-    )
-    return config, asked.overwrite
+    default = {name: getattr(start, name) for name in GROUPS} | {"run": run(start.run)}
+    default |= {"preset": first.preset or "quickstart", "config": first.config}
+    asked = parse(kind, words, prog=prog, default=kind(**default))
+    return asked, Config(**{name: getattr(asked, name) for name in GROUPS}, chosen=start.chosen)
 
 
 def start_settings(first: First, words: Sequence[str]) -> Config:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zorn.cli.parsing import leading_flags, parse
 from zorn.cli.process import STOPPED
-from zorn.cli.train import First, start_settings
+from zorn.cli.train import asked_settings
 from zorn.errors import ConfigError
 from zorn.training.config import (
     BudgetConfig,
@@ -81,29 +80,12 @@ def command(words: Sequence[str]) -> int:
 
 def settings(words: Sequence[str]) -> tuple[Tune, Config]:
     """What command-line words ask for, and the settings to begin with."""
-    first = leading_flags(First, words)
-    start = start_settings(first, words)
-    default = Tune(
-        preset=first.preset or "quickstart",
-        config=first.config,
-        task=start.task,
-        model=start.model,
-        estimator=start.estimator,
-        optimizer=start.optimizer,
-        budget=start.budget,
-        run=TuneRunConfig(**_without_out(start.run)),
-    )
-    asked = parse(Tune, words, prog="zorn tune", default=default)
-    config = Config(
-        task=asked.task,
-        model=asked.model,
-        estimator=asked.estimator,
-        optimizer=asked.optimizer,
-        budget=asked.budget,
-        run=RunConfig(**_without_out(asked.run)),
-        chosen=start.chosen,
-    )
-    return asked, config
+
+    def own(run: RunConfig) -> RunConfig:
+        return TuneRunConfig(**_without_out(run))
+
+    asked, config = asked_settings(Tune, words, prog="zorn tune", run=own)
+    return asked, dataclasses.replace(config, run=RunConfig(**_without_out(asked.run)))
 
 
 def _without_out(run: RunConfig) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,41 +13,8 @@ from zorn.estimators.carry import state_tensors
 from zorn.models import DNCMemory, LanguageModel
 from zorn.perturbations.targets import structured_sites
 from zorn.random.draws import SIGNS_PER_BLOCK
+from zorn.training.build import model_of
 from zorn.training.config import ModelConfig
-
-
-def meta_model(settings: ModelConfig, vocabulary: int, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The model of these settings without values: shapes alone, in no memory.
-
-    Raises:
-        ConfigError: sizes that do not fit each other.
-
-    >>> model = meta_model(ModelConfig(hidden_size=30_000, num_heads=100), vocabulary=256)
-    >>> model.head.weight.shape, model.head.weight.device.type
-    (torch.Size([256, 30000]), 'meta')
-    """
-    memory = None
-    if settings.cell == "dnc":
-        memory = DNCMemory(
-            slots=settings.memory_slots,
-            width=settings.memory_width,
-            read_heads=settings.read_heads,
-            simple=settings.simple_memory,
-        )
-    options: dict[str, Any] = {
-        "cell": settings.cell,
-        "memory": memory,
-        "num_layers": settings.num_layers,
-        "num_heads": settings.num_heads,
-        "norm": settings.norm,
-        "residual": settings.residual,
-        "tie_embedding": settings.tie_embedding,
-    }
-    options |= {"dtype": dtype, "device": "meta"}
-    if settings.parameters is not None:
-        return LanguageModel.with_parameters(settings.parameters, vocabulary, **options)
-    size = settings.embedding_size
-    return LanguageModel(vocabulary, settings.hidden_size, embedding_size=size, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +61,7 @@ class ModelSizes:
         >>> sizes.by_part()
         {'embedding': 16384, 'layers': 33024, 'head': 16640}
         """
-        model = meta_model(settings, vocabulary, dtype)
+        model = model_of(settings, vocabulary, dtype=dtype, device="meta")
         state = state_tensors(model.initial_state(1))
         first = model.cells[0]
         return cls(

@@ -96,30 +96,36 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
     Raises ConfigError for sizes that do not fit each other or the memory, and for a device that cannot
     compute.
     """
-    model = config.model
     device = checked_device(config.run.device)
-    options: dict[str, Any] = {
-        "cell": model.cell,
-        "memory": _memory(model),
-        "num_layers": model.num_layers,
-        "num_heads": model.num_heads,
-        "norm": model.norm,
-        "residual": model.residual,
-        "tie_embedding": model.tie_embedding,
-        "seed": config.run.seed,
-        "dtype": getattr(torch, config.run.dtype),
-        "device": device,
-    }
+    options = {"seed": config.run.seed, "dtype": getattr(torch, config.run.dtype), "device": device}
     try:
-        if model.parameters is not None:
-            return LanguageModel.with_parameters(model.parameters, vocabulary, **options)
-        size = model.embedding_size
-        return LanguageModel(vocabulary, model.hidden_size, embedding_size=size, **options)
+        return model_of(config.model, vocabulary, **options)
     except RuntimeError as error:  # torch has no narrower one for memory on the CPU
         raise ConfigError(
             f"the model does not fit into the memory of {config.run.device} "
             f"({str(error).splitlines()[0]}): choose a smaller --hidden-size or --parameters"
         ) from error
+
+
+def model_of(settings: ModelConfig, vocabulary: int, **options: Any) -> LanguageModel:
+    """The model of these settings; `options` are those of `LanguageModel` that no setting tells, such as
+    its device: on "meta" it has shapes and takes no memory.
+
+    Raises ConfigError for sizes that do not fit each other.
+    """
+    options |= {
+        "cell": settings.cell,
+        "memory": _memory(settings),
+        "num_layers": settings.num_layers,
+        "num_heads": settings.num_heads,
+        "norm": settings.norm,
+        "residual": settings.residual,
+        "tie_embedding": settings.tie_embedding,
+    }
+    if settings.parameters is not None:
+        return LanguageModel.with_parameters(settings.parameters, vocabulary, **options)
+    size = settings.embedding_size
+    return LanguageModel(vocabulary, settings.hidden_size, embedding_size=size, **options)
 
 
 def _memory(model: ModelConfig) -> DNCMemory | None:
