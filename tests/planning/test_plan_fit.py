@@ -17,7 +17,7 @@ from zorn.planning import (
 from zorn.planning.available import _left_in_group
 from zorn.planning.fit import PROCESS_BYTES, whole_peak, with_rows
 from zorn.planning.work import forward_passes, most_rows
-from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig
+from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, RunConfig, TaskConfig
 from zorn.training.build import build_estimator, build_model, build_task
 from zorn.training.defaults import resolve
 
@@ -160,3 +160,29 @@ def test_free_memory_is_within_the_limit_of_a_container(tmp_path):
     assert _left_in_group(tmp_path) == [900]
     with pytest.raises(ConfigError, match="say it, for example --memory 8GiB"):
         available_bytes("mps")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_batch_fits_where_its_parts_would_not(kind):
+    """Parts are added up in a second gradient, so the peak can fall where the batch goes in one."""
+    sizes, config = settings(hidden=2000, **KINDS[kind])
+    peaks = [
+        whole_peak(sizes, with_rows(config, rows), STEPS)
+        for rows in (most_rows(config) - 1, most_rows(config))
+    ]
+    assert largest_micro_batch(sizes, config, STEPS, peaks[1]) == most_rows(config)
+
+
+def test_a_bridge_is_fitted_with_a_fused_update_too():
+    sizes, config = settings(hidden=2048, **KINDS["bridge"])
+    config = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, credit_learning_rate=0.02)
+    )
+    proposal = propose(sizes, config, STEPS, limit=2**20)
+    assert any("bridge" in attempt.words and "fused-sgd" in attempt.words for attempt in proposal.attempts)
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_is_timed():
+    config = Config(run=RunConfig(device="cuda:63"), budget=BudgetConfig(steps=1))
+    with pytest.raises(ConfigError, match="device cuda:63 cannot be used here"):
+        plan(config, memory=2**40)
