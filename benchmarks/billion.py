@@ -5,8 +5,8 @@ counted there, its input is one-hot and its biases are not trained: 1,160,250,00
 batch of copy by rank-one CD-RGE with the fused update. `peak_over_weights` is the peak of a training process
 above what it held before it built the model, over the bytes of the weights; a second process goes on from the
 checkpoint half way, and `resume_difference` is the largest difference of its losses from those of the first.
-Beside it an attempt of BPTT with AdamW on the same model, at a longer context, in a process whose memory is
-limited.
+Beside it what BPTT with AdamW would take by the planner (`bptt_planned_over_weights`), at the same context
+and at a longer one, and an attempt of it at the longer one in a process whose memory is limited.
 
     python benchmarks/billion.py [--quick] [--steps 20] [--json PATH] [--picture PATH] [--page PATH]
 """
@@ -39,6 +39,16 @@ from matplotlib.axes import Axes
 import zorn
 from zorn.estimators import SHAPINGS
 from zorn.models import parameter_count
+from zorn.planning import ModelSizes, step_memory
+from zorn.training import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TaskConfig,
+    resolve,
+)
 from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from zorn.training.limits import is_out_of_memory
 
@@ -133,6 +143,21 @@ def backpropagate(heads: int, head_size: int, letters: int) -> dict[str, Any]:
     return {"weights": weights, "peak": process_bytes("VmHWM") - before, "stopped": stopped}
 
 
+def planned(heads: int, head_size: int, steps: int) -> float:
+    """Memory of a step of BPTT with AdamW on a context of `steps` tokens, by the planner, over weights."""
+    model = ModelConfig(hidden_size=heads * head_size, embedding_size=INPUT, num_heads=heads)
+    asked = Config(
+        task=TaskConfig(task="copy", batch=SEQUENCES),
+        model=model,
+        estimator=EstimatorConfig(estimator="bptt"),
+        optimizer=OptimizerConfig(optimizer="adamw", learning_rate=1e-4),
+        budget=BudgetConfig(steps=1),
+    )
+    sizes = ModelSizes.of(model, INPUT, torch.bfloat16)
+    memory = step_memory(sizes, resolve(asked)[0], steps)
+    return memory.peak / memory.part("weights")
+
+
 def child(arguments: dict[str, Any]) -> None:
     """Do one piece of work in this process and print what came out."""
     torch.set_num_threads(arguments["threads"])
@@ -194,6 +219,12 @@ def measure(arguments: argparse.Namespace) -> list[Record]:
         Record("peak_over_weights", whole["peak"] / whole["weights"], "ratio", place),
         Record("resume_peak_over_weights", rest["peak"] / rest["weights"], "ratio", place),
         Record("resume_difference", difference, "nats", place),
+        *(
+            Record(
+                "bptt_planned_over_weights", planned(heads, head_size, steps), "ratio", {**long, "T": steps}
+            )
+            for steps in (2 * LETTERS + 1, LONG_CONTEXT)
+        ),
         Record("bptt_peak_over_weights", bptt["peak"] / bptt["weights"], "ratio", long),
         Record("bptt_fits", float(not bptt["stopped"]), "0 or 1", {**long, "stopped": bptt["stopped"]}),
     ]
@@ -207,6 +238,7 @@ def draw(axes: Axes, memory: Axes, records: list[Record]) -> None:
     points = [(record.settings["step"], record.value) for record in records if record.name == "loss"]
     axes.plot(*zip(*points, strict=True), "o-", color="tab:blue")
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("loss (nats) on one batch of copy")
     value = {record.name: record for record in records}
     bars = {
@@ -229,8 +261,12 @@ def page(records: list[Record], picture: str) -> str:
     value = {record.name: record for record in records if record.name != "loss"}
     settings = value["loss_first"].settings
     stopped = value["bptt_fits"].settings["stopped"] or "it fits"
-    lines = [f"| {name} | {record.value:,.4g} | {record.unit} |" for name, record in value.items()]
-    lines[0] = f"| parameters | {value['parameters'].value:,.0f} | weights |"
+    lines = [
+        f"| {record.name} | {record.value:,.4g} | {record.unit} | {record.settings.get('T', '')} |"
+        for record in records
+        if record.name != "loss"
+    ]
+    lines[0] = f"| parameters | {value['parameters'].value:,.0f} | weights | |"
     machine = ", ".join(f"{name} {found}" for name, found in environment().items())
     return "\n".join(
         [
@@ -238,8 +274,8 @@ def page(records: list[Record], picture: str) -> str:
             "",
             "Made by `python benchmarks/billion.py`. " + " ".join((__doc__ or "").split("\n\n")[1].split()),
             "",
-            "| record | value | unit |",
-            "|---|--:|---|",
+            "| record | value | unit | T |",
+            "|---|--:|---|--:|",
             *lines,
             "",
             f"Settings: {', '.join(f'{name} {found}' for name, found in settings.items())}.",

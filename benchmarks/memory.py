@@ -33,7 +33,7 @@ from zorn.models import evaluation_mode, row_losses
 VOCABULARY = 256
 ROWS = 16  # of one forward pass: 8 members and their antithetic twins
 TIME_CHUNK = 50
-LONG_HIDDEN, LONG_ROWS, LONG_CHUNK = 256, 2, 1000
+LONG_HIDDEN, LONG_ROWS, LONG_CHUNK = 512, 4, 250
 WAYS = {"inference": "tab:green", "step": "tab:blue", "bptt": "tab:red"}
 OBJECTIVE = zorn.TokenCrossEntropy()
 

@@ -104,6 +104,10 @@ GRID = [
     case("gru", BRIDGE, 512, 32, 32, 2000),
     case("min-gru", BRIDGE, 768, 32, 32, separate=False),
     case("dnc", BRIDGE, 512, 32, 32, batch=32),
+    case("lstm", RANK_ONE, 256, 64, 128, 50_000, time_chunk=32, optimizer="fused-sgd"),
+    case("gru", DENSE, 128, 64, 64, 50_000, optimizer="fused-sgd"),
+    case("min-gru", RANK_ONE, 128, 64, 64, 50_000, optimizer="fused-sgd", dtype="bfloat16"),
+    case("lstm", BPTT, 128, 16, 8, 50_000, batch=16),
 ]
 
 

@@ -14,9 +14,21 @@ class CheckpointError(ZornError):
     """A checkpoint that is missing, damaged, or of another model."""
 
 
+class JournalError(ZornError):
+    """A journal that is missing, damaged, of another run, or without the steps that are asked for."""
+
+
 class UncoveredParameterError(ZornError):
     """A parameter that no perturbation rule covers."""
 
 
 class NonFiniteLossError(ZornError):
     """More members than allowed came back with a loss that is NaN or infinite."""
+
+
+class WorkerError(ZornError):
+    """Another of the processes that train together failed, left, or did not answer in time."""
+
+
+class DivergedReplicaError(ZornError):
+    """The weights of a replica are no longer those of the others."""

@@ -92,7 +92,7 @@ def test_what_fits_nowhere_is_said(capsys):
 
 def test_a_model_too_large_to_build_is_not_calibrated(capsys):
     _, text, _ = plan(capsys, *BILLION, "--memory", "8GiB")
-    assert "seconds of a step are not known: the weights need more than a tenth of the memory" in text
+    assert "seconds of a step are not known: weights and a batch need more than a tenth of the memory" in text
 
 
 @pytest.mark.parametrize(

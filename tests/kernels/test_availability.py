@@ -12,12 +12,13 @@ from zorn.kernels import availability, available
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said_yet():
+def _nothing_said_yet(monkeypatch):
+    monkeypatch.delenv(availability.SWITCH, raising=False)
     availability._reason_against.cache_clear()
-    availability._say_once.cache_clear()
+    availability.say_once.cache_clear()
     yield
     availability._reason_against.cache_clear()
-    availability._say_once.cache_clear()
+    availability.say_once.cache_clear()
 
 
 def test_a_cpu_runs_the_twins_and_nothing_is_said(caplog):
@@ -44,6 +45,27 @@ def test_a_gpu_that_cannot_is_named_once(monkeypatch, caplog, installed, interpr
     assert len(caplog.records) == (said is not None)
     if said:
         assert re.search(said, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("switch", "interpreted", "device", "expected", "said"),
+    [
+        ("0", False, "cuda", False, False),
+        ("1", False, "cuda", True, False),
+        ("0", True, "cpu", False, False),
+        ("interpret", True, "cpu", True, False),
+        ("interpret", False, "cpu", False, True),
+        ("interpret", False, "meta", False, False),
+    ],
+)
+def test_the_switch(monkeypatch, caplog, switch, interpreted, device, expected, said):
+    monkeypatch.setenv(availability.SWITCH, switch)
+    monkeypatch.setattr(availability, "interpreted", interpreted)
+    monkeypatch.setattr(availability, "installed", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert [available(device) for _ in range(2)] == [expected] * 2
+    assert len(caplog.records) == said
+    assert ("set TRITON_INTERPRET=1 before zorn is imported" in caplog.text) == said
 
 
 def test_importing_the_kernels_needs_no_triton_and_the_twins_run():

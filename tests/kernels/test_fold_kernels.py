@@ -32,7 +32,7 @@ def exact(shape, device, dtype=torch.float32, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rounding_stream", [None, 2**31 + 1])
+@pytest.mark.parametrize("rounding", [None, (2**63 + 5, 7, 2**31 + 1)])
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize(
     ("shape", "members"),
@@ -43,9 +43,9 @@ def exact(shape, device, dtype=torch.float32, seed=0):
         ((1, 1), range(1)),
     ],
 )
-def test_the_kernel_gives_what_its_twin_does(device, kind, shape, members, dtype, rounding_stream):
+def test_the_kernel_gives_what_its_twin_does(device, kind, shape, members, dtype, rounding):
     kernel, twin, streams = PAIRS[kind]
-    settings = {"keep": 0.5, "scale": -0.25, "rounding_stream": rounding_stream, "fixed": range(2, 4)}
+    settings = {"keep": 0.5, "scale": -0.25, "rounding": rounding, "fixed": range(2, 4)}
     found = exact(shape, device, dtype)
     expected, c = found.clone(), exact((len(members),), device, seed=1)
     norms = [
@@ -79,7 +79,7 @@ def test_members_in_two_calls_are_those_of_one(device, kind):
 def test_infinities_and_nan_stay_what_they_are(device):
     weight = torch.tensor([float("inf"), -float("inf"), float("nan"), 1.0], device=device).bfloat16()
     c = torch.zeros(1, device=device)
-    fold_dense_kernel_(weight, c, **COUNTER, members=range(1), stream=0, rounding_stream=1)
+    fold_dense_kernel_(weight, c, **COUNTER, members=range(1), stream=0, rounding=(0, 0, 1))
     assert weight.tolist()[:2] == [float("inf"), -float("inf")]
     assert weight[2].isnan()
     assert weight[3] == 1
@@ -109,7 +109,7 @@ def test_the_twin_is_the_update_of_fused_sgd():
     norm = zorn.FusedSGD(learning_rate=2**-9, weight_decay=0.5).apply([block], draw)
     squared = fold_dense_(
         found, c, seed=5, step=7, members=range(4), stream=3 << 8, keep=1 - 2**-10, scale=-(2**-9),
-        rounding_stream=3 << 8 | 255,
+        rounding=(5, 7, 3 << 8 | 255),
     )  # fmt: skip
     assert torch.equal(found, weight.detach())
     assert float(squared) ** 0.5 == pytest.approx(norm)
@@ -124,7 +124,8 @@ def test_the_twin_is_the_update_of_fused_sgd():
         ({"coefficients": torch.zeros(3)}, r"coefficients must be a tensor \[2\], got \[3\]"),
         ({"members": [0, 1]}, "members must be a range"),
         ({"keep": float("nan")}, "keep must be a number"),
-        ({"rounding_stream": -1}, "rounding_stream must be a whole number"),
+        ({"rounding": (0, 0, -1)}, "rounding_stream must be a whole number"),
+        ({"rounding": 7}, r"rounding must be None or \(seed, step, stream\), got 7"),
         ({"fixed": range(5, 13)}, "fixed must be a range of the weight's 12 elements"),
     ],
 )

@@ -23,6 +23,7 @@ ORDER = [
     "perturbations",
     "estimators",
     "diagnostics",
+    "distributed",
     "tasks",
     "training",
     "planning",

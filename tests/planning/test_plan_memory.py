@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import planner as benchmark
 
+from zorn.models.sliced_head import LOGITS_AT_ONCE
 from zorn.planning import Memory, ModelSizes, Stage, step_memory
 from zorn.planning.kinds import compared
 from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
@@ -45,15 +46,17 @@ def planned(length=64, hidden=64, batch=32, optimizer="adam", **estimator):
 
 
 RANK_ONE = {"estimator": "cd-rge", "population": 32}
+ROW_OBJECTIVE = TaskConfig(batch=32, objective="token-error")
 
 
-def test_memory_does_not_grow_with_the_context_in_chunks_of_time():
+def test_only_the_tokens_grow_with_the_context_in_chunks_of_time():
     chunked = {"time_chunk": 64, **RANK_ONE}
-    assert planned(length=100_000, **chunked).peak == planned(length=1000, **chunked).peak
+    tokens = 2 * 8 * 32 * 99_000
+    assert planned(length=100_000, **chunked).peak == planned(length=1000, **chunked).peak + tokens
     assert planned(length=1000, **RANK_ONE).peak > 5 * planned(length=100, **RANK_ONE).peak
     assert planned(length=1000, estimator="bptt").peak > 5 * planned(length=100, estimator="bptt").peak
     within = {"estimator": "tbptt", "truncation": 10}
-    assert planned(length=1000, **within).peak == planned(length=100, **within).peak
+    assert planned(length=1000, **within).peak == planned(length=100, **within).peak + 2 * 8 * 32 * 900
 
 
 @pytest.mark.parametrize(("optimizer", "copies"), [("adam", 2), ("adamw", 2), ("sgd", 0), ("fused-sgd", 0)])
@@ -126,3 +129,28 @@ def test_parts_add_up_within_a_stage():
     memory = Memory({"one": Stage(weights=1, logits=5), "two": Stage(weights=1, states=3)})
     assert (memory.peak, memory.part("states"), memory.fullest) == (6, 3, "one")
     assert dataclasses.asdict(Stage(weights=1) + Stage(weights=2))["weights"] == 3
+
+
+def test_a_large_vocabulary_is_planned_in_slices():
+    config, _ = resolve(
+        Config(estimator=EstimatorConfig(**RANK_ONE), task=TaskConfig(batch=32), budget=BudgetConfig(steps=1))
+    )
+    few, many = (
+        step_memory(ModelSizes.of(config.model, vocabulary), config, 32) for vocabulary in (10_000, 100_000)
+    )
+    assert few.part("logits") == many.part("logits") == 2 * 4 * LOGITS_AT_ONCE
+    assert few.part("perturbations") == many.part("perturbations")  # signs are drawn with the slices
+    whole = step_memory(
+        ModelSizes.of(config.model, 100_000), dataclasses.replace(config, task=ROW_OBJECTIVE), 32
+    )
+    assert whole.part("logits") > 10 * many.part("logits")
+    assert whole.part("perturbations") > 32 * 2 * 100_000 * 4
+
+
+def test_the_packed_weights_of_a_compiled_rollout_are_planned(monkeypatch):
+    """Of plain runs without gradients; noise on activities goes step by step."""
+    monkeypatch.setattr("zorn.planning.forward.rollout_bytes", lambda *place, **sizes: 10**9)
+    assert planned(estimator="bridge", truncation=16).stages["rollouts: layers"].total > 10**9
+    assert planned(**RANK_ONE).stages["evaluate: layers"].total > 10**9
+    for name in ("activity", "bptt"):
+        assert planned(estimator=name).peak < 10**9

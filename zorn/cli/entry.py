@@ -5,14 +5,26 @@ be caught already.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import zorn
 from zorn.cli.process import STOPPED, prepare
-from zorn.errors import NonFiniteLossError, ZornError
+from zorn.errors import NonFiniteLossError, WorkerError, ZornError
 
-COMMANDS = ("train", "evaluate", "generate", "inspect", "diagnose", "tune", "plan", "resume")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "generate",
+    "inspect",
+    "diagnose",
+    "tune",
+    "plan",
+    "resume",
+    "replay",
+    "journal",
+)
 """Each a module of `zorn.cli` with a function `command`: words to exit code."""
 
 HELP = """usage: zorn COMMAND [OPTIONS]
@@ -28,6 +40,8 @@ commands:
   tune       find learning rate, epsilon, size of a step and discount for a budget
   plan       what a run would need: memory for each estimator, what fits, seconds a step
   resume     go on with a run that was stopped, or extend one
+  replay     make the weights of a run after any step again
+  journal    look at, check or shorten the journal of a run
 
   zorn COMMAND --help shows the options of a command, zorn --version the version.
 """
@@ -77,5 +91,7 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
+    if isinstance(error, WorkerError) and os.environ.get("RANK", "0") != "0":
+        return code  # it is told where it happened, and by rank 0
     print(f"zorn: {' '.join(str(error).split())}", file=sys.stderr)
     return code

@@ -15,7 +15,7 @@ from torch import nn
 from zorn.checks import check_number, check_whole_number
 from zorn.cli.parsing import UsageError, closest, parse
 from zorn.estimators import smoothed_loss
-from zorn.models import Batch, row_losses
+from zorn.models import Batch, row_losses, streamed
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
 from zorn.training.build import build_perturbation
@@ -90,8 +90,9 @@ def _smoothed(asked: Evaluate, config: Config, task: Task, model: nn.Module) -> 
     device = next(model.parameters()).device
     data = task.evaluation_data(asked.split).batch
     batch = Batch(*(part[:SMOOTHED_ROWS].to(device) for part in data))
+    body, judge = streamed(model, task.objective)
     with torch.inference_mode():
-        plain = row_losses(model, batch, task.objective, time_chunk=SMOOTHED_TIME_CHUNK).mean()
+        plain = row_losses(body, batch, judge, time_chunk=SMOOTHED_TIME_CHUNK).mean()
     found = smoothed_loss(
         model,
         batch,

@@ -37,7 +37,7 @@ class Plan:
     """What a run would need: parameters, memory for each estimator, what fits, seconds a step.
 
     Takes the flags of zorn train, and does not train. The model is counted without being built; a few small
-    steps are timed, where its weights fit in a tenth of the memory.
+    steps are timed, where its weights and a batch fit in a tenth of the memory.
     """
 
     memory: str | None = None

@@ -8,6 +8,7 @@ import tyro
 
 from zorn.cli.parsing import parse
 from zorn.cli.running import train_to_the_end
+from zorn.distributed import start
 from zorn.training.trainer import Trainer
 
 
@@ -26,4 +27,6 @@ class Resume:
 def command(words: Sequence[str]) -> int:
     """Resume from command-line words; returns the exit code."""
     asked = parse(Resume, words, prog="zorn resume")
-    return train_to_the_end(Trainer.resume(asked.run, steps=asked.steps, seconds=asked.seconds))
+    with start() as group, group.together():
+        budget = {"steps": asked.steps, "seconds": asked.seconds}
+        return train_to_the_end(Trainer.resume(asked.run, **budget, group=group))

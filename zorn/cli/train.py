@@ -1,6 +1,7 @@
 """`zorn train`."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 from zorn.cli.parsing import UsageError, leading_flags, parse
 from zorn.cli.running import train_to_the_end
+from zorn.distributed import Group, start
 from zorn.training.checks import flag
 from zorn.training.config import (
     BudgetConfig,
@@ -21,7 +23,7 @@ from zorn.training.config import (
 )
 from zorn.training.groups import EstimatorName
 from zorn.training.presets import PRESETS, PresetName
-from zorn.training.run_folder import read_config
+from zorn.training.run_folder import RunFolder, read_config
 from zorn.training.trainer import Trainer
 from zorn.training.usage import without_unused
 
@@ -72,7 +74,23 @@ class First:
 def command(words: Sequence[str]) -> int:
     """Train from command-line words; returns the exit code."""
     config, overwrite = settings(words)
-    return train_to_the_end(Trainer(config, overwrite=overwrite))
+    named = any(word.partition("=")[0] in ("--out", "--preset") for word in words)
+    with start(timeout=config.run.process_timeout) as group, group.together():
+        if group.size > 1 and not named:
+            raise UsageError("--out must be given where several processes train: they use one folder")
+        return train_to_the_end(_trainer(config, group, overwrite=overwrite))
+
+
+def _trainer(config: Config, group: Group, *, overwrite: bool) -> Trainer:
+    """A new run; or, where torchrun has started the processes again after a failure, the one that they were
+    in."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and config.run.out is not None
+    if again and config.run.out is not None and group.is_main:
+        folder = RunFolder(config.run.out)
+        again, overwrite = any(folder.checkpoints.glob("step-*/manifest.json")), True
+    if group.collect(again)[0] and config.run.out is not None:
+        return Trainer.resume(config.run.out, group=group)
+    return Trainer(config, overwrite=overwrite, group=group)
 
 
 def settings(words: Sequence[str]) -> tuple[Config, bool]:

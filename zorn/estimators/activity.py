@@ -15,6 +15,7 @@ Fernández et al. 2024, arXiv 2405.08967.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any, final
 
@@ -38,6 +39,7 @@ from zorn.estimators.credit import reward_to_go
 from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, evaluation_mode
 from zorn.perturbations import Activity, BoundActivity, Draw, FusedSGD, NoiseKind, Objective, fold_into_grad
+from zorn.perturbations.evaluate import ALONE, Workers
 
 
 @final
@@ -75,6 +77,7 @@ class ActivityCredit:
     Attributes:
         step: of the next estimate.
         epsilon: may be set between steps, by a schedule.
+        workers: the processes that share the sequences; this one alone until `zorn.distributed.share`.
 
     Raises:
         ConfigError: an argument outside its range.
@@ -136,6 +139,7 @@ class ActivityCredit:
         self.time_chunk = time_chunk
         self.maximum_nonfinite_share = maximum_nonfinite_share
         self.step = 0
+        self.workers: Workers = ALONE
         self._carried = Carry()
         self._sizes: dict[str, float] = {}
         self._output: str | None = None
@@ -192,26 +196,24 @@ class ActivityCredit:
             passes = self._measure(bound, sweep)
             bound.sizes = self._sizes
             output = self._output_layer(sweep)
-            portions = self._portions(len(batch.inputs), output)
+            portions = self._portions(self.workers.rows(len(batch.inputs)), output)
             parts = [self._part(bound, sweep, rows, output) for rows in portions]
         passes += len(batch.inputs) * (2 * self.draws + 1 if output is None else self.draws + 2)
-        dropped, loss = sum(part.dropped for part in parts), sum(part.loss for part in parts)
+        dropped, loss, finite, coefficients, sizes = self._totals(bound, parts, len(batch.inputs))
         self._check_finite(dropped, loss, len(batch.inputs))
         if not isinstance(objective, TokenObjective):
             loss *= len(batch.inputs) / (len(batch.inputs) - dropped)
-        if not all(bool(gradient.isfinite().all()) for gradient in bound.gradients.values()):
+        if not finite:
             raise NonFiniteLossError(
                 f"step {self.step}: the gradient is not finite, though the losses are: check the inputs "
                 "where no target counts, or lower the learning rate; the weights are unchanged"
             )
         with torch.inference_mode(mode=False), torch.no_grad():
-            blocks = bound.blocks()
+            blocks = self.workers.sum_blocks(bound.blocks())
             norm = (
                 fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, sweep.draw)
             )
-        with torch.inference_mode(mode=False):
-            coefficients = torch.cat([part.coefficients.clone() for part in parts])
-        self._sizes |= bound.measured_sizes()  # the output layer's stays that of the first step
+        self._sizes |= sizes  # the output layer's stays that of the first step
         if self.carry:
             self._carried.keep(joined_states([part.state for part in parts]))
         self.step += 1
@@ -221,6 +223,32 @@ class ActivityCredit:
             gradient_norm=norm,
             forward_passes=passes,
             dropped=dropped,
+        )
+
+    def _totals(
+        self, bound: BoundActivity, parts: list[Part], sequences: int
+    ) -> tuple[int, float, bool, Tensor, dict[str, float]]:
+        """Over all processes: sequences dropped, the loss, whether all gradients are finite, the coefficients
+        of all sequences and draws, and the size of each site's output."""
+        rows, sizes = self.workers.rows(sequences), bound.measured_sizes()
+        with torch.inference_mode(mode=False):
+            own = torch.zeros(sequences, self.draws, dtype=torch.float64)
+            found = torch.cat([part.coefficients.clone() for part in parts])
+            own[rows.start : rows.stop] = found.view(-1, self.draws)
+            infinite = sum(not gradient.isfinite().all() for gradient in bound.gradients.values())
+            numbers = [sum(part.dropped for part in parts), sum(part.loss for part in parts), infinite]
+            squares = [size**2 * len(rows) for size in sizes.values()]
+            head = torch.tensor([*numbers, *squares], dtype=torch.float64)
+            total = self.workers.sum(torch.cat([head, own.flatten()]))
+        dropped, loss, infinite = total[: len(numbers)].tolist()
+        squares = total[len(numbers) : len(head)]
+        means = (squares / sequences).sqrt().tolist()
+        return (
+            int(dropped),
+            loss,
+            infinite == 0,
+            total[len(head) :],
+            dict(zip(sizes, means, strict=True)),
         )
 
     def _sweep(self, model: nn.Module, batch: Batch, objective: Objective) -> Sweep:
@@ -237,6 +265,7 @@ class ActivityCredit:
                 f"exact_output: got True, but {type(objective).__name__} has no output_gradient(outputs, "
                 "targets): take None or False, or an objective such as TokenCrossEntropy"
             )
+        rows = self.workers.rows(len(batch.inputs))
         return Sweep(
             model=model,
             batch=batch,
@@ -245,18 +274,19 @@ class ActivityCredit:
             draws=self.draws,
             draw=Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
             time_chunk=self.time_chunk,
-            state=self._carried.start(model, len(batch.inputs)) if self.carry else None,
+            state=self._carried.start(model, len(rows)) if self.carry else None,
+            first=rows.start,
         )
 
     def _measure(self, bound: BoundActivity, sweep: Sweep) -> int:
         """At the first step: how large each site's output is, and which layer puts out what the model
-        returns. Returns the forward passes that it took."""
+        returns. Returns the forward passes that it took, by each process on the same rows."""
         if self._sizes.keys() == {site.name for site in bound.sites}:  # measured at an earlier step
             return 0
         rows = slice(0, min(len(sweep.batch.inputs), self.micro_batch))
         chunks, outputs = 0, None
         with bound.measured() as measured:
-            for chunk in sweep.rollout(rows, Lanes.CLEAN):
+            for chunk in replace(sweep, state=None).rollout(rows, Lanes.CLEAN):
                 chunks, outputs = chunks + 1, chunk.outputs
         sizes = bound.measured_sizes()
         bound.forget_sizes()
@@ -280,10 +310,11 @@ class ActivityCredit:
         wanted = self.exact_output is not False and has_output_gradient(sweep.objective)
         return self._output if wanted else None
 
-    def _portions(self, sequences: int, output: str | None) -> Iterator[slice]:
+    def _portions(self, sequences: range, output: str | None) -> Iterator[slice]:
         rows = 2 * self.draws if output is None else 1 + self.draws
         at_once = max(1, self.micro_batch // rows)
-        return (slice(first, min(first + at_once, sequences)) for first in range(0, sequences, at_once))
+        starts = sequences[::at_once]
+        return (slice(first, min(first + at_once, sequences.stop)) for first in starts)
 
     def _part(self, bound: BoundActivity, sweep: Sweep, rows: slice, output: str | None) -> Part:
         """Both sweeps over some of the sequences; gradients are added up in `bound`."""

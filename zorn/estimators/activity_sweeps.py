@@ -77,7 +77,8 @@ class Sweep:
 
     Args:
         normaliser: what a sequence's sum of token losses is divided by; 1 for a score.
-        state: of all sequences before their first step; None: the model's initial one.
+        state: of this process's sequences before their first step; None: the model's initial one.
+        first: the first of this process's sequences.
     """
 
     model: nn.Module
@@ -88,6 +89,7 @@ class Sweep:
     draw: Draw
     time_chunk: int | None
     state: State
+    first: int = 0
 
     @property
     def steps(self) -> int:
@@ -106,8 +108,8 @@ class Sweep:
     def rollout(self, rows: slice, lanes: Lanes) -> Iterator[Chunk]:
         """Run the model over time, on some of the sequences."""
 
-        def spread(tensor: Tensor) -> Tensor:
-            some = tensor[rows]
+        def spread(tensor: Tensor, first: int = 0) -> Tensor:
+            some = tensor[rows.start - first : rows.stop - first]
             if lanes is Lanes.CLEAN:
                 return some
             draws = some.repeat_interleave(self.draws, 0)
@@ -121,7 +123,7 @@ class Sweep:
             copies = {Lanes.CLEAN: 1, Lanes.PAIRS: len(SIGNS) * self.draws, Lanes.ONE_SIDED: 1 + self.draws}
             state = self.model.initial_state(copies[lanes] * (rows.stop - rows.start))
         else:
-            state = map_state(spread, self.state)
+            state = map_state(lambda tensor: spread(tensor, self.first), self.state)
         first, by_time = 0, targets.dim() > 1 and targets.shape[1] == inputs.shape[1]
         for chunk in inputs.split(self.time_chunk or inputs.shape[1], dim=1):
             outputs, state = self.model(spread(chunk), state)

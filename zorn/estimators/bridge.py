@@ -19,7 +19,7 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -35,6 +35,7 @@ from zorn.estimators.tbptt import Carried, ChunkedGradient
 from zorn.models import Batch, State, TokenObjective, evaluation_mode, map_state, row_losses
 from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective, Target
 from zorn.perturbations.draw import check_noise_kind, noise
+from zorn.perturbations.evaluate import ALONE, Workers
 
 SMALLEST_RMS = 0.01
 """Relative noise takes a state to be at least this large: an empty memory gets noise too."""
@@ -87,6 +88,10 @@ class Bridge(ChunkedGradient):
     Attributes:
         step: of the next estimate; numbers its noise.
         epsilon: may be set between steps, by a schedule.
+        workers: the processes that have a part of the batch each; this one alone until
+            `zorn.distributed.share`.
+        first_row: of the whole batch, the row that this process's part begins with: its noise is that of its
+            place in the whole.
 
     Raises:
         ConfigError: an argument outside its range; with `carry`, another number of rows than before.
@@ -132,6 +137,8 @@ class Bridge(ChunkedGradient):
         self.noise: NoiseKind = noise
         self.seed = seed
         self.maximum_nonfinite_share = maximum_nonfinite_share
+        self.workers: Workers = ALONE
+        self.first_row = 0
         self._mean_squares: list[float] = []
         self._seen = _Squares()
         self._further_passes = self._dropped = 0
@@ -197,9 +204,13 @@ class Bridge(ChunkedGradient):
             self._further_passes = 2 * pairs
             self._prepare(model, batch)
         yield from super()._pieces(model, batch, objective, normaliser)
-        if crosses and (self._dropped == pairs or self._dropped > self.maximum_nonfinite_share * pairs):
+        if not crosses:
+            return
+        everywhere = self.workers.sum(torch.tensor([self._dropped, pairs], dtype=torch.float64))
+        dropped, pairs = map(int, everywhere)
+        if dropped == pairs or dropped > self.maximum_nonfinite_share * pairs:
             raise NonFiniteLossError(
-                f"step {self.step}: the losses of {self._dropped} of {pairs} pairs of rollouts were not "
+                f"step {self.step}: the losses of {dropped} of {pairs} pairs of rollouts were not "
                 f"finite (at most {self.maximum_nonfinite_share:.0%} are dropped): lower the learning rate "
                 f"or epsilon (it is {self.epsilon:g}), or check the objective; the weights are unchanged"
             )
@@ -225,7 +236,7 @@ class Bridge(ChunkedGradient):
                     part.add_(gradient)
         super()._backward(piece, targets)
 
-    def _gradients(self, targets: list[Target]) -> list[Tensor]:
+    def _gradients(self, targets: list[Target]) -> Iterable[Tensor]:
         if not self.separate:
             return super()._gradients(targets)
         exact = [target.parameter.grad for target in targets]
@@ -234,7 +245,7 @@ class Bridge(ChunkedGradient):
 
     def _finish(self) -> tuple[int, int]:
         super()._finish()
-        found = self._seen.means()
+        found = self._seen.means(self.workers)
         if found:
             kept = zip(self._mean_squares, found, strict=True)
             self._mean_squares = [RMS_DECAY * before + (1 - RMS_DECAY) * now for before, now in kept]
@@ -252,7 +263,9 @@ class Bridge(ChunkedGradient):
         noise = _BoundaryNoise(
             self.noise,
             Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
-            members=range(rows.start * self.draws, rows.stop * self.draws),
+            members=range(
+                (self.first_row + rows.start) * self.draws, (self.first_row + rows.stop) * self.draws
+            ),
             boundaries=len(chunks) - 1,
             floats=floats,
             scales=self._scales(floats),
@@ -323,7 +336,7 @@ class Bridge(ChunkedGradient):
                 for chunk in self._chunks(rows_of(batch, rows))[:-1]:
                     _, state = model(chunk.inputs, state)
                     seen.add(_floats(state))
-        means = seen.means()
+        means = seen.means(self.workers)
         if not all(math.isfinite(square) for square in means):
             raise NonFiniteLossError(
                 f"step {self.step}: the state of the clean rollout is not finite: check the weights and the "
@@ -426,15 +439,14 @@ class _Squares:
         self._norms.append(torch.stack(norms))
         self._elements.append([tensor.numel() for tensor in floats])
 
-    def means(self) -> list[float]:
-        """The mean square of each tensor; empty where nothing was seen."""
+    def means(self, workers: Workers) -> list[float]:
+        """The mean square of each tensor, over all processes; empty where nothing was seen."""
         if not self._norms:
             return []
-        squares = torch.stack(self._norms).square().sum(0).tolist()
-        return [
-            square / sum(elements)
-            for square, elements in zip(squares, zip(*self._elements, strict=True), strict=True)
-        ]
+        squares = torch.stack(self._norms).square().sum(0).cpu()
+        elements = torch.tensor(self._elements, dtype=torch.float64).sum(0)
+        squares, elements = workers.sum(torch.cat([squares, elements])).chunk(2)
+        return (squares / elements).tolist()
 
 
 def _floats(state: State) -> list[Tensor]:

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
+from zorn.estimators.fold import Fold
 from zorn.perturbations import Draw, Perturbation
 
 
@@ -26,6 +27,7 @@ class Estimate:
         gradient_norm: Euclidean norm of the gradient over all trained parameters.
         forward_passes: sequences run through the model, a backward pass counted as two forward passes.
         dropped: members left out because a loss of theirs was not finite.
+        fold: what the gradient was made from, for estimators with noise on the weights; None for others.
     """
 
     loss: float
@@ -33,6 +35,7 @@ class Estimate:
     gradient_norm: float
     forward_passes: int
     dropped: int = 0
+    fold: Fold | None = None
 
     @property
     def coefficient_norm(self) -> float:

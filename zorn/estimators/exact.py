@@ -3,7 +3,7 @@ estimators."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from zorn.estimators.arguments import check_batch, check_model, check_objective,
 from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, mean_tokens
 from zorn.perturbations import Draw, FusedSGD, GradientBlock, Objective, Target
+from zorn.perturbations.blocks import gradient_blocks, pieces
 from zorn.perturbations.targets import trainable_targets
 
 
@@ -157,7 +158,7 @@ class ExactGradient(ABC):
             target.parameter.grad = None
             vars(target.parameter).pop("credit_grad", None)  # of a Bridge before
 
-    def _gradients(self, targets: list[Target]) -> list[Tensor]:
+    def _gradients(self, targets: list[Target]) -> Iterable[Tensor]:
         """The gradient that was found, parameter by parameter, without those that have none."""
         return [target.parameter.grad for target in targets if target.parameter.grad is not None]
 
@@ -176,13 +177,17 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
     return Batch(batch.inputs[rows], batch.targets[rows])
 
 
-def _norm(gradients: list[Tensor]) -> float:
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+def _norm(gradients: Iterable[Tensor]) -> float:
+    """Euclidean, added up in float64, into which torch copies what it takes the norm of."""
+    norms = [
+        torch.linalg.vector_norm(piece, dtype=torch.float64)
+        for gradient in gradients
+        for piece in pieces(gradient)
+    ]
     return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 def _blocks(targets: list[Target]) -> Iterator[GradientBlock]:
     for target in targets:
-        grad = target.parameter.grad
-        if grad is not None:
-            yield GradientBlock(target, 0, grad.flatten().to(torch.promote_types(grad.dtype, torch.float32)))
+        if target.parameter.grad is not None:
+            yield from gradient_blocks(target, target.parameter.grad)

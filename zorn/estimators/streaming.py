@@ -12,9 +12,9 @@ only on the directions and the batch that a `Population` could carry to another 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ from zorn.perturbations import (
     Workload,
     member_losses,
 )
+from zorn.perturbations.evaluate import ALONE, MicroBatch, Workers
 
 
 class StreamingEstimator(ABC):
@@ -76,6 +77,9 @@ class StreamingEstimator(ABC):
         step: counts the windows.
         epsilon, population: may be set between steps, by a schedule; they take effect when the next segment
             begins, as the states of this one belong to its ε and its members.
+        perturbation: the structure of the directions.
+        workers: the processes that share an evaluation, each of which keeps the states of its own members;
+            this one alone until `zorn.distributed.share`.
 
     Raises:
         ConfigError: an argument outside its range.
@@ -106,6 +110,16 @@ class StreamingEstimator(ABC):
         self._segment: _Segment | None = None
         self.seed = seed
         self.step = 0
+        self.workers: Workers = ALONE
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """The structure of the directions."""
+        return self._differences.perturbation
+
+    @perturbation.setter
+    def perturbation(self, structure: Perturbation) -> None:
+        self._differences.perturbation = structure
 
     @property
     def population(self) -> int:
@@ -172,7 +186,7 @@ class StreamingEstimator(ABC):
         bound = directions.bind(model)
         if update is not None:
             update.check(bound.targets)
-        states = _MemberStates(model, segment)
+        states = _MemberStates(model, segment, self.workers)
         losses, passes = member_losses(
             model,
             bound,
@@ -184,6 +198,8 @@ class StreamingEstimator(ABC):
             side_by_side=structure.side_by_side,
             normaliser=_tokens(objective, batch.targets),
             lanes=states.lanes,
+            workers=self.workers,
+            deal=states.deal,
         )
         losses[:, segment.lost] = torch.nan
         population = Population(
@@ -200,14 +216,21 @@ class StreamingEstimator(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: seed, step, ε and population, and of the segment its draw, its size, and
-        the members' states, as tensors [signs, members, group, …] in order."""
+        the members' states, as tensors [signs, members, group, …] in order. With several processes all call
+        it together: it holds the states of all members, for a resume with any number of processes."""
         segment = self._segment
         return {
             "seed": self.seed,
             "step": self.step,
             "epsilon": self.epsilon,
             "population": self.population,
-            "segment": None if segment is None else {**vars(segment), "draw": asdict(segment.draw)},
+            "segment": None
+            if segment is None
+            else {
+                **vars(segment),
+                "draw": asdict(segment.draw),
+                "states": segment.joined_states(self.workers),
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -249,7 +272,17 @@ class _Segment:
     group: int
     windows: int
     lost: Bool[Tensor, " population"]
-    states: list[Tensor] | None  # each [signs, members, group, …]; None before the first window
+    states: _Held | list[Tensor] | None
+    """What this process holds; all of them, each [signs, members, group, …]; None before the first window."""
+
+    @property
+    def lanes(self) -> tuple[int, int, int]:
+        """Signs, members, group."""
+        return len(CDRGE.signs), self.population, self.group
+
+    def joined_states(self, workers: Workers) -> list[Tensor] | None:
+        """The states of all members, of all processes: each calls this."""
+        return self.states.joined(self.lanes, workers) if isinstance(self.states, _Held) else self.states
 
     def check(self, batch: Batch) -> None:
         if len(batch.inputs) != self.sequences:
@@ -294,38 +327,61 @@ class _BoundDirections(BoundPerturbation):
         return self._bound.fold(self._draw, weights.repeat(self._draws))
 
 
+@dataclass(frozen=True)
+class _Held:
+    """The states of the members of one process, by the micro-batch that they run in, and who holds which."""
+
+    shares: list[list[MicroBatch]]
+    tensors: dict[MicroBatch, list[Tensor]] = field(default_factory=dict)
+
+    def joined(self, lanes: tuple[int, ...], workers: Workers) -> list[Tensor]:
+        """The states of all members, each [signs, members, group, …], on the CPU."""
+        own = {piece: [tensor.cpu() for tensor in tensors] for piece, tensors in self.tensors.items()}
+        found = {piece: tensors for held in workers.collect(own) for piece, tensors in held.items()}
+        first = next(iter(found.values()))
+        whole = [tensor.new_empty(*lanes, *tensor.shape[1:]) for tensor in first]
+        for piece, tensors in found.items():
+            rows = _rows_of(piece)
+            for all_rows, tensor in zip(whole, tensors, strict=True):
+                all_rows[rows] = tensor.unflatten(0, torch.broadcast_shapes(*(i.shape for i in rows)))
+        return whole
+
+
 class _MemberStates:
-    """The states of all rows before a window, and in `after` those that its rows leave behind."""
+    """The states that a window starts from, and in `after` those that it leaves behind. A micro-batch stays
+    with the process that holds the states of its rows."""
 
-    def __init__(self, model: RecurrentModel, segment: _Segment) -> None:
-        self._model = model
-        self._shape = (len(CDRGE.signs), segment.population, segment.group)
-        self._before = segment.states
-        self.after: list[Tensor] = []
+    def __init__(self, model: RecurrentModel, segment: _Segment, workers: Workers) -> None:
+        self._model, self._segment, self._workers = model, segment, workers
+        self._before: dict[MicroBatch, list[Tensor]] = {}
+        self.after = _Held([])
 
-    def lanes(self, places: Tensor, members: range, part: slice) -> _Lanes:
-        """The model for the rows of some signs (their places), members, and part of their groups."""
-        rows = (
-            places[:, None, None],
-            torch.arange(members.start, members.stop)[:, None],
-            torch.arange(self._shape[-1])[part],
-        )
-        return _Lanes(self, self._model, rows)
+    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
+        held = self._segment.states
+        if isinstance(held, _Held) and [piece for share in held.shares for piece in share] == micro_batches:
+            self.after, self._before = _Held(held.shares), held.tensors
+            return held.shares
+        shares = self._workers.deal(micro_batches)
+        self.after = _Held(shares)
+        whole = self._segment.joined_states(self._workers)  # other micro-batches: loaded, or a shorter window
+        if whole is not None:
+            own = {piece: _rows_of(piece) for piece in shares[self._workers.rank]}
+            self._before = {piece: [t[rows].flatten(0, 2) for t in whole] for piece, rows in own.items()}
+        return shares
 
-    def start(self, initial: State, rows: tuple[Tensor, ...]) -> State:
-        if self._before is None:
+    def lanes(self, piece: MicroBatch) -> _Lanes:
+        """The model for the rows of a micro-batch."""
+        return _Lanes(self, self._model, piece)
+
+    def start(self, initial: State, piece: MicroBatch) -> State:
+        if self._segment.states is None:
             return initial
-        before = iter(self._before)
-        return map_state(lambda tensor: next(before)[rows].flatten(0, 2).to(tensor.device), initial)
+        before = iter(self._before[piece])
+        return map_state(lambda tensor: next(before).to(tensor.device), initial)
 
-    def keep(self, state: State, rows: tuple[Tensor, ...]) -> None:
-        tensors = state_tensors(state)
-        if not self.after:
-            with torch.inference_mode(mode=False):  # tensors like any other, to save and to start from
-                self.after = [tensor.new_empty(*self._shape, *tensor.shape[1:]) for tensor in tensors]
-        lanes = torch.broadcast_shapes(*(index.shape for index in rows))
-        for after, tensor in zip(self.after, tensors, strict=True):
-            after[rows] = tensor.unflatten(0, lanes)
+    def keep(self, state: State, piece: MicroBatch) -> None:
+        with torch.inference_mode(mode=False):  # tensors like any other, to save and to start from
+            self.after.tensors[piece] = [tensor.clone() for tensor in state_tensors(state)]
 
 
 @dataclass(frozen=True)
@@ -334,15 +390,24 @@ class _Lanes:
 
     states: _MemberStates
     model: RecurrentModel
-    rows: tuple[Tensor, ...]
+    piece: MicroBatch
 
     def initial_state(self, rows: int) -> State:
-        return self.states.start(self.model.initial_state(rows), self.rows)
+        return self.states.start(self.model.initial_state(rows), self.piece)
 
     def __call__(self, inputs: Any, state: State) -> tuple[Any, State]:
         outputs, state = self.model(inputs, state)
-        self.states.keep(state, self.rows)
+        self.states.keep(state, self.piece)
         return outputs, state
+
+
+def _rows_of(piece: MicroBatch) -> tuple[Tensor, ...]:
+    """Index of a micro-batch's rows in [signs, members, group]."""
+    return (
+        torch.tensor([CDRGE.signs.index(sign) for sign in piece.signs])[:, None, None],
+        torch.arange(piece.members.start, piece.members.stop)[:, None],
+        torch.arange(piece.part.start, piece.part.stop),
+    )
 
 
 def _tokens(objective: Objective, targets: Tensor) -> float | None:

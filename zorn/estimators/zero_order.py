@@ -25,6 +25,7 @@ from zorn.estimators.arguments import (
     check_update,
 )
 from zorn.estimators.estimate import Estimate, Population
+from zorn.estimators.fold import Fold
 from zorn.estimators.shaping import Shaping, none
 from zorn.models import Batch
 from zorn.perturbations import (
@@ -34,9 +35,10 @@ from zorn.perturbations import (
     Perturbation,
     RankOne,
     Workload,
-    fold_into_grad,
     member_losses,
 )
+from zorn.perturbations.evaluate import ALONE, Workers
+from zorn.perturbations.targets import Target
 
 
 class ZeroOrderEstimator(ABC):
@@ -66,6 +68,9 @@ class ZeroOrderEstimator(ABC):
         step: of the next `ask`; set it to repeat or resume a run.
         epsilon, population: may be set between steps, by a schedule; a `Population` carries the ε that it was
             drawn with and its own size.
+        workers: the processes that share an evaluation; this one alone until `zorn.distributed.share`.
+        half_weights: fold weights that are rounded to float16 times a power of two, so that a record of the
+            step (see `Fold`) needs 2 bytes a member instead of 4; False at first.
 
     Raises:
         ConfigError: an argument outside its range.
@@ -104,7 +109,9 @@ class ZeroOrderEstimator(ABC):
         self.time_chunk = time_chunk
         self.shaping = shaping
         self.maximum_nonfinite_share = maximum_nonfinite_share
+        self.half_weights = False
         self.step = 0
+        self.workers: Workers = ALONE
 
     @property
     def population(self) -> int:
@@ -193,6 +200,7 @@ class ZeroOrderEstimator(ABC):
             objective,
             work,
             side_by_side=population.perturbation.side_by_side,
+            workers=self.workers,
         )
 
     @torch.inference_mode(mode=False)  # or a caller's inference mode would get into .grad
@@ -240,34 +248,35 @@ class ZeroOrderEstimator(ABC):
                 "epsilon "
                 f"(epsilon is {population.draw.epsilon:g}), or check the objective; the weights are unchanged"
             )
-        bound = population.perturbation.bind(model)
-        if update is not None:
-            update.check(bound.targets)
         coefficients = torch.zeros(population.size, dtype=torch.float64)
         coefficients[finite] = self.coefficients(table[:, finite], population.draw.epsilon)
         weights = torch.zeros_like(coefficients)
         weights[finite] = self._shaped(coefficients[finite]) / kept
-        limit = min(
-            torch.finfo(torch.promote_types(t.parameter.dtype, torch.float32)).max for t in bound.targets
-        )
-        total = float(weights.abs().sum())
-        if not 10 * total < limit:  # 10: more than an element of normal noise ever is
-            raise NonFiniteLossError(
-                f"step {population.draw.step}: the coefficients are not finite or too large for the "
-                f"gradient's number format (their sum is {total:g}): scale the objective down, or check "
-                "the shaping; the weights are unchanged"
-            )
-        blocks = bound.fold(population.draw, weights)
-        norm = (
-            fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, population.draw)
-        )
+        bound = population.perturbation.bind(model)
+        fold = self._fold(population.draw, weights, bound.targets)
+        norm = fold.apply(bound, update)
         return Estimate(
             loss=float(self.loss(table[:, finite])),
             coefficients=coefficients,
             gradient_norm=norm,
             forward_passes=forward_passes,
             dropped=dropped,
+            fold=fold,
         )
+
+    def _fold(self, draw: Draw, weights: Tensor, targets: Sequence[Target]) -> Fold:
+        """The weights as they are folded and recorded; NonFiniteLossError where a gradient could not hold
+        their sum."""
+        formats = [torch.promote_types(target.parameter.dtype, torch.float32) for target in targets]
+        total = float(weights.abs().sum())
+        if not 10 * total < min(torch.finfo(each).max for each in formats):
+            # 10: more than an element of normal noise ever is
+            raise NonFiniteLossError(
+                f"step {draw.step}: the coefficients are not finite or too large for the "
+                f"gradient's number format (their sum is {total:g}): scale the objective down, or check "
+                "the shaping; the weights are unchanged"
+            )
+        return Fold.of(draw, weights, half=self.half_weights, wide=torch.float64 in formats)
 
     def _shaped(self, coefficients: Tensor) -> Tensor:
         """The coefficients after the shaping, which is the user's."""

@@ -1,48 +1,64 @@
-"""Where the kernels run; elsewhere their reference twins do, which is said once."""
+"""Where the kernels run; elsewhere their reference twins do, which is said once. All that decides it is here.
+
+`SWITCH` in the environment, read once for each device:
+
+- `ZORN_GPU_KERNELS=0`: no kernel runs anywhere;
+- `ZORN_GPU_KERNELS=interpret` beside `TRITON_INTERPRET=1`: kernels run on the CPU too, in Triton's
+  interpreter, thousands of times slower. So is tested on a CPU what runs on a GPU.
+"""
 
 import logging
+import os
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 
 from zorn.kernels.language import installed, interpreted
+
+SWITCH = "ZORN_GPU_KERNELS"
+"""Environment variable: "0" or "interpret"; anything else leaves the choice to the device."""
 
 MINIMUM_CAPABILITY = (8, 0)
 """The oldest CUDA compute capability with bfloat16 products: Ampere, 2020."""
 
+_UNSAID = ""
 _log = logging.getLogger(__name__)
 
 
 def available(device: torch.device | str) -> bool:
     """Whether the Triton kernels run on a device; if not, the reference twins in plain PyTorch do.
 
-    They run on GPUs from compute capability 8.0 up, with Triton installed. On a GPU where they do not, the
-    reason and the fix are logged once, as a warning.
+    They run on GPUs from compute capability 8.0 up, with Triton installed, unless `SWITCH` turns them off.
+    On a GPU where they do not, the reason and the fix are logged once, as a warning.
 
     Args:
-        device: any device; a CPU never has kernels, its twins are what it runs best.
+        device: any device; a CPU has kernels only where `SWITCH` asks for the interpreter.
 
     Example:
         >>> available("cpu")
         False
     """
-    device = torch.device(device)
-    if device.type != "cuda":
-        return False
-    reason = _reason_against(device)
+    reason = _reason_against(torch.device(device))
     if reason:
-        _say_once(reason)
-    return not reason
-
-
-def runs_kernel(*tensors: Tensor) -> bool:
-    """Whether a kernel serves tensors: available on their device, and no float64, which has twins only."""
-    return all(tensor.dtype != torch.float64 for tensor in tensors) and available(tensors[0].device)
+        say_once(reason)
+    return reason is None
 
 
 @lru_cache(maxsize=32)
-def _reason_against(device: torch.device) -> str:
+def _reason_against(device: torch.device) -> str | None:
+    """Why a device has no kernels; None where it has, `_UNSAID` where nothing is to be said."""
+    switch = os.environ.get(SWITCH)
+    if switch == "0":
+        return _UNSAID
+    if switch == "interpret" and device.type == "cpu" and not interpreted:
+        return (
+            f"{SWITCH}=interpret asks for zorn's GPU kernels in Triton's interpreter, which is off: install "
+            "Triton (pip install 'zorn[kernels]') and set TRITON_INTERPRET=1 before zorn is imported"
+        )
+    if switch == "interpret" and device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return _UNSAID
     if not installed:
         return (
             "zorn's GPU kernels need Triton, which is not installed: pip install 'zorn[kernels]'; "
@@ -60,11 +76,16 @@ def _reason_against(device: torch.device) -> str:
             f"{torch.cuda.get_device_name(device)} has {_dotted(capability)}: plain PyTorch is used instead, "
             "which is slower; take a newer GPU"
         )
-    return ""
+    return None
 
 
-@lru_cache(maxsize=32)
-def _say_once(reason: str) -> None:
+@lru_cache(maxsize=256)
+def say_once(reason: str) -> None:
+    """Log a warning, the first time that it is given.
+
+    Example:
+        >>> say_once("plain PyTorch is used instead")
+    """
     _log.warning(reason)
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from zorn.checks import check_number
 from zorn.errors import ConfigError
 from zorn.kernels.arithmetic import product, rounded, signed
-from zorn.kernels.availability import runs_kernel
 from zorn.kernels.checks import check_contiguous, check_counter, check_tensor
 from zorn.kernels.counter import VARYING, counter_arguments, member_number, sign_at, sign_tile, signed_word
 from zorn.kernels.language import jit, power_of_two, tl
+from zorn.kernels.twins import Function, Twins
 from zorn.random import signs as draw_signs
 
 
@@ -74,8 +74,8 @@ def perturbed_linear(
                 [-0.5000, -0.5000]])
     """
     _check(x, weight, bias, seed, step, members, stream, bias_stream, epsilon, signs)
-    run = perturbed_linear_kernel if runs_kernel(x, weight) else perturbed_linear_reference
-    return run(
+    return PERTURBED_LINEAR.run(
+        weight,
         x,
         weight,
         bias,
@@ -261,6 +261,22 @@ def _perturbed_linear(
     tl.store(target, rounded(first, dtype), mask=inside)
     if PAIRED:
         tl.store(target + pair * (heads * outputs), rounded(second, dtype), mask=inside)
+
+
+def _trial(run: Function, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Two heads, two members, both signs; more outputs than a tile has."""
+    generator = torch.Generator().manual_seed(0)
+    members, heads, outputs, inputs = range(1, 3), 2, 66, 17
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator).to(device, dtype)
+        for shape in ((8, heads * inputs), (heads, outputs, inputs), (heads * outputs,))
+    )
+    noise = {"seed": 2**40 + 1, "step": 3, "stream": 2**31 + 5, "bias_stream": 6, "epsilon": 0.5}
+    return [run(x, weight / inputs**0.5, bias, members=members, **noise)]
+
+
+PERTURBED_LINEAR = Twins(perturbed_linear_kernel, perturbed_linear_reference, _trial)
+"""`perturbed_linear` without its checks."""
 
 
 def _check(

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from zorn.checks import check_number
 from zorn.errors import ConfigError
-from zorn.kernels.availability import runs_kernel
 from zorn.kernels.checks import check_contiguous, check_counter, check_tensor
 from zorn.kernels.fold_kernels import fold_dense_kernel_, fold_rank_one_kernel_
+from zorn.kernels.twins import Function, Twins
 from zorn.random import round_stochastically, rounding_halves
 from zorn.random import signs as draw_signs
+
+Rounding = tuple[int, int, int]
+"""Seed, step and stream of the words that round bfloat16 stochastically."""
 
 _FOLDED = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -39,7 +42,7 @@ def fold_rank_one_(
     column_stream: int,
     keep: Any = 1.0,
     scale: Any = 1.0,
-    rounding_stream: int | None = None,
+    rounding: Any = None,
     fixed: range = range(0),
 ) -> Float[Tensor, ""]:
     """w ← keep · w + scale · Σ_j c_j a_j b_jᵀ, block by block, in place.
@@ -55,8 +58,8 @@ def fold_rank_one_(
         column_stream: of b, [blocks · columns] signs a member, 0 to 2**32 - 1.
         keep: what is kept of the weights; 1 − learning rate · decay in SGD.
         scale: of the sum; − learning rate in SGD.
-        rounding_stream: of the words that round bfloat16 stochastically, as `rounding_halves` has them; None
-            rounds to nearest. Other dtypes need none.
+        rounding: (seed, step, stream) of the words that round bfloat16 stochastically, as `rounding_halves`
+            has them; None rounds to nearest. Other dtypes need none.
         fixed: elements of the flattened weight whose sum is 0, as of a padding row.
 
     Returns:
@@ -77,9 +80,9 @@ def fold_rank_one_(
                 [-0.5000, -1.5000,  0.5000]])
     """
     check_counter(seed, step, members, row_stream=row_stream, column_stream=column_stream)
-    _check(weight, coefficients, members, keep, scale, rounding_stream, fixed, dimensions=(2, 3))
-    run = fold_rank_one_kernel_ if runs_kernel(weight) else fold_rank_one_reference_
-    return run(
+    _check(weight, coefficients, members, keep, scale, rounding, fixed, dimensions=(2, 3))
+    return FOLD_RANK_ONE.run(
+        weight,
         weight,
         coefficients,
         seed=seed,
@@ -89,7 +92,7 @@ def fold_rank_one_(
         column_stream=column_stream,
         keep=float(keep),
         scale=float(scale),
-        rounding_stream=rounding_stream,
+        rounding=rounding,
         fixed=fixed,
     )
 
@@ -104,7 +107,7 @@ def fold_dense_(
     stream: int,
     keep: Any = 1.0,
     scale: Any = 1.0,
-    rounding_stream: int | None = None,
+    rounding: Any = None,
     fixed: range = range(0),
 ) -> Float[Tensor, ""]:
     """w ← keep · w + scale · Σ_j c_j z_j with signs z_j, one a weight, in place.
@@ -112,7 +115,7 @@ def fold_dense_(
     Args:
         weight: of any shape; contiguous float32, bfloat16 or float64.
         stream: of z, as many signs a member as the weight has elements, 0 to 2**32 - 1.
-        coefficients, seed, step, members, keep, scale, rounding_stream, fixed: as in `fold_rank_one_`.
+        coefficients, seed, step, members, keep, scale, rounding, fixed: as in `fold_rank_one_`.
 
     Returns:
         |Σ_j c_j z_j|², float64.
@@ -130,9 +133,9 @@ def fold_dense_(
         tensor([-1.5000,  1.5000, -0.5000,  1.5000])
     """
     check_counter(seed, step, members, stream=stream)
-    _check(weight, coefficients, members, keep, scale, rounding_stream, fixed)
-    run = fold_dense_kernel_ if runs_kernel(weight) else fold_dense_reference_
-    return run(
+    _check(weight, coefficients, members, keep, scale, rounding, fixed)
+    return FOLD_DENSE.run(
+        weight,
         weight,
         coefficients,
         seed=seed,
@@ -141,7 +144,7 @@ def fold_dense_(
         stream=stream,
         keep=float(keep),
         scale=float(scale),
-        rounding_stream=rounding_stream,
+        rounding=rounding,
         fixed=fixed,
     )
 
@@ -158,7 +161,7 @@ def fold_rank_one_reference_(
     column_stream: int,
     keep: float = 1.0,
     scale: float = 1.0,
-    rounding_stream: int | None = None,
+    rounding: Rounding | None = None,
     fixed: range = range(0),
 ) -> Tensor:
     """The twin of `fold_rank_one_` in plain PyTorch; holds the gradient whole."""
@@ -172,7 +175,7 @@ def fold_rank_one_reference_(
         for stream, size in ((row_stream, rows), (column_stream, columns))
     )
     gradient = torch.bmm((left * coefficients.to(wide)[:, None]).mT, right).flatten()
-    return _apply(weight, gradient, seed, step, keep, scale, rounding_stream, fixed)
+    return _apply(weight, gradient, keep, scale, rounding, fixed)
 
 
 @torch.no_grad()
@@ -186,34 +189,61 @@ def fold_dense_reference_(
     stream: int,
     keep: float = 1.0,
     scale: float = 1.0,
-    rounding_stream: int | None = None,
+    rounding: Rounding | None = None,
     fixed: range = range(0),
 ) -> Tensor:
     """The twin of `fold_dense_` in plain PyTorch; holds the gradient and every direction whole."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     z = draw_signs(seed, step, members, stream, weight.numel(), dtype=wide, device=weight.device)
     gradient = coefficients.to(wide) @ z
-    return _apply(weight, gradient, seed, step, keep, scale, rounding_stream, fixed)
+    return _apply(weight, gradient, keep, scale, rounding, fixed)
 
 
 def _apply(
     weight: Tensor,
     gradient: Tensor,
-    seed: int,
-    step: int,
     keep: float,
     scale: float,
-    rounding_stream: int | None,
+    rounding: Rounding | None,
     fixed: range,
 ) -> Tensor:
     """w ← keep · w + scale · gradient, rounded; returns the gradient's squared norm."""
     gradient[fixed.start : fixed.stop] = 0
     new = weight.flatten().to(gradient.dtype).mul_(keep) + gradient * scale
-    if weight.dtype == torch.bfloat16 and rounding_stream is not None:
-        halves = rounding_halves(seed, step, rounding_stream, weight.numel(), device=weight.device)
+    if weight.dtype == torch.bfloat16 and rounding is not None:
+        halves = rounding_halves(*rounding, weight.numel(), device=weight.device)
         new = round_stochastically(new, (halves[1][:, None] ^ halves[0]).flatten()[: weight.numel()])
     weight.copy_(new.view(weight.shape))
     return gradient.double().square().sum()
+
+
+def _trial(
+    run: Function, device: torch.device, dtype: torch.dtype, members: range, **streams: int
+) -> tuple[Tensor, Tensor]:
+    """Two blocks of more weights than a tile has."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 9, 70, generator=generator).to(device, dtype)
+    c = torch.randn(len(members), generator=generator).to(device)
+    noise = {"seed": 2**40 + 1, "step": 3, "members": members, **streams}
+    norm = run(weight, c / len(members), **noise, keep=0.5, scale=-1.0, rounding=(1, 2, 3), fixed=range(3, 9))
+    return weight, norm / weight.numel()
+
+
+FOLD_RANK_ONE = Twins(
+    fold_rank_one_kernel_,
+    fold_rank_one_reference_,
+    lambda run, device, dtype: _trial(
+        run, device, dtype, range(3, 37), row_stream=2**31 + 5, column_stream=6
+    ),  # more members than are added up at once
+)
+"""`fold_rank_one_` without its checks."""
+
+FOLD_DENSE = Twins(
+    fold_dense_kernel_,
+    fold_dense_reference_,
+    lambda run, device, dtype: _trial(run, device, dtype, range(3, 6), stream=2**31 + 5),
+)
+"""`fold_dense_` without its checks."""
 
 
 def _check(
@@ -222,7 +252,7 @@ def _check(
     members: range,
     keep: Any,
     scale: Any,
-    rounding_stream: Any,
+    rounding: Any,
     fixed: Any,
     *,
     dimensions: tuple[int, ...] = (),
@@ -237,7 +267,12 @@ def _check(
     check_tensor("coefficients", coefficients, (len(members),), dtypes=(torch.float32, torch.float64))
     check_number("keep", keep, minimum=-float("inf"))
     check_number("scale", scale, minimum=-float("inf"))
-    check_counter(0, 0, members, rounding_stream=rounding_stream or 0)
+    if rounding is not None:
+        if not isinstance(rounding, tuple) or len(rounding) != 3:
+            raise ConfigError(
+                f"rounding must be None or (seed, step, stream), got {rounding!r}: give three numbers"
+            )
+        check_counter(rounding[0], rounding[1], members, rounding_stream=rounding[2])
     if (
         not isinstance(fixed, range)
         or fixed.step != 1

@@ -33,7 +33,7 @@ def fold_rank_one_kernel_(
     column_stream: int,
     keep: float = 1.0,
     scale: float = 1.0,
-    rounding_stream: int | None = None,
+    rounding: tuple[int, int, int] | None = None,
     fixed: range = range(0),
 ) -> Tensor:
     """`fold_rank_one_` by its Triton kernel, whatever the device.
@@ -49,7 +49,7 @@ def fold_rank_one_kernel_(
         weight,
         norms,
         _in_three_parts(coefficients.to(weight.device, torch.float32)),
-        **_shared_arguments(weight, seed, step, members, keep, scale, rounding_stream, fixed, warps=8),
+        **_shared_arguments(weight, seed, step, members, keep, scale, rounding, fixed, warps=8),
         stream=signed_word(row_stream),
         other_stream=signed_word(column_stream),
         rows=rows,
@@ -72,7 +72,7 @@ def fold_dense_kernel_(
     stream: int,
     keep: float = 1.0,
     scale: float = 1.0,
-    rounding_stream: int | None = None,
+    rounding: tuple[int, int, int] | None = None,
     fixed: range = range(0),
 ) -> Tensor:
     """`fold_dense_` by its Triton kernel, whatever the device.
@@ -85,7 +85,7 @@ def fold_dense_kernel_(
         weight,
         norms,
         coefficients.to(weight.device, torch.float32),
-        **_shared_arguments(weight, seed, step, members, keep, scale, rounding_stream, fixed, warps=4),
+        **_shared_arguments(weight, seed, step, members, keep, scale, rounding, fixed, warps=4),
         stream=signed_word(stream),
         size=weight.numel(),
         BLOCKS=_BLOCKS,
@@ -100,15 +100,15 @@ def _shared_arguments(
     members: range,
     keep: float,
     scale: float,
-    rounding_stream: int | None,
+    rounding: tuple[int, int, int] | None,
     fixed: range,
     *,
     warps: int,
 ) -> dict[str, Any]:
     stochastic, columns, rows = False, weight, weight
-    if rounding_stream is not None and weight.dtype == torch.bfloat16:
+    if rounding is not None and weight.dtype == torch.bfloat16:
         stochastic = True
-        columns, rows = rounding_halves(seed, step, rounding_stream, weight.numel(), device=weight.device)
+        columns, rows = rounding_halves(*rounding, weight.numel(), device=weight.device)
     return {
         **counter_arguments(seed, step, members),
         "rounding_columns": columns,

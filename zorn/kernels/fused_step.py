@@ -21,7 +21,6 @@ from torch import Tensor
 
 from zorn.errors import ConfigError
 from zorn.kernels.arithmetic import product, rounded, sigmoid, signed, tanh
-from zorn.kernels.availability import runs_kernel
 from zorn.kernels.checks import check_contiguous, check_tensor
 from zorn.kernels.language import jit, power_of_two, tl
 from zorn.kernels.rank_one_noise import (
@@ -30,9 +29,11 @@ from zorn.kernels.rank_one_noise import (
     noise_by_row,
     place,
     signs_of,
+    trial_noise,
     unpacked_signs,
     wide_dtype,
 )
+from zorn.kernels.twins import Function, Twins
 
 
 def lstm_step(
@@ -72,8 +73,7 @@ def lstm_step(
     rows, size = len(drive), weight.shape[0] * weight.shape[2]
     check_tensor("hidden", hidden, (rows, size), like=weight, dtypes=(weight.dtype,))
     check_tensor("cell", cell, (rows, size), like=weight, dtypes=(wide_dtype(weight),))
-    run = lstm_step_kernel if runs_kernel(weight) else lstm_step_reference
-    return run(drive, hidden, cell, weight, noise, scores)
+    return LSTM_STEP.run(weight, drive, hidden, cell, weight, noise, scores)
 
 
 def gru_step(
@@ -113,8 +113,7 @@ def gru_step(
     rows, size = len(drive), weight.shape[0] * weight.shape[2]
     check_tensor("hidden", hidden, (rows, size), like=weight, dtypes=(wide_dtype(weight),))
     check_tensor("bias", bias, (3 * size,), like=weight, dtypes=(weight.dtype,))
-    run = gru_step_kernel if runs_kernel(weight) else gru_step_reference
-    return run(drive, hidden, weight, bias, noise, scores)
+    return GRU_STEP.run(weight, drive, hidden, weight, bias, noise, scores)
 
 
 # Reference twins --------------------------------------------------------------------------------------------
@@ -407,6 +406,47 @@ def _driven(drive, mask, noise, table, words, member, element, inside):
     """A gate's drive and its noise: noise [rows] with the signs of a."""
     negative = signs_of(table, words, member, element, inside)
     return tl.load(drive, mask=mask, other=0.0).to(tl.float32) + signed(negative, noise[:, None])
+
+
+# The twins together -----------------------------------------------------------------------------------------
+
+
+def _step_trial(
+    device: torch.device, dtype: torch.dtype, gates: int
+) -> tuple[list[Tensor], Tensor, RankOneNoise]:
+    """Values [rows, …] for two heads and three members under both signs, more than a tile has, and more
+    weights than it reads at once."""
+    generator, heads, size, rows = torch.Generator().manual_seed(0), 2, 33, 18
+    drive, hidden, cell, scores, weight = (
+        torch.randn(*shape, generator=generator)
+        for shape in (
+            (rows, heads * gates * size),
+            (rows, heads * size),
+            (rows, heads * size),
+            (rows, heads),
+            (heads, gates * size, size),
+        )
+    )
+    values = [drive.to(device, dtype), hidden.to(device), cell.to(device), scores.to(device, dtype)]
+    noise = trial_noise(device, heads * gates * size, heads * size)
+    return values, (weight / size**0.5).to(device, dtype), noise
+
+
+def _lstm_trial(run: Function, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    (drive, hidden, cell, scores), weight, noise = _step_trial(device, dtype, 4)
+    return run(drive, hidden.to(dtype), cell, weight, noise, scores)
+
+
+def _gru_trial(run: Function, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    (drive, hidden, _, scores), weight, noise = _step_trial(device, dtype, 3)
+    return run(drive, hidden, weight, drive[0], noise, scores)
+
+
+LSTM_STEP = Twins(lstm_step_kernel, lstm_step_reference, _lstm_trial)
+"""`lstm_step` without its checks."""
+
+GRU_STEP = Twins(gru_step_kernel, gru_step_reference, _gru_trial)
+"""`gru_step` without its checks."""
 
 
 # Checks -----------------------------------------------------------------------------------------------------

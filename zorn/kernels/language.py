@@ -11,8 +11,13 @@ from typing import Any
 try:
     import triton  # pyright: ignore[reportMissingImports]
     import triton.language as tl  # pyright: ignore[reportMissingImports]
+
+    TritonError: type[Exception] = import_module("triton.errors").TritonError
+    """What Triton raises before it launches a kernel."""
 except ImportError:
     triton, tl = None, SimpleNamespace(constexpr=Any)
+    TritonError = AssertionError  # without Triton nothing is launched
+
 
 installed = triton is not None
 """Whether Triton is installed."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from zorn.errors import ConfigError
 from zorn.kernels.arithmetic import rounded, sigmoid, signed
-from zorn.kernels.availability import runs_kernel
 from zorn.kernels.checks import check_tensor
 from zorn.kernels.language import jit, power_of_two, tl
 from zorn.kernels.rank_one_noise import (
@@ -21,9 +20,11 @@ from zorn.kernels.rank_one_noise import (
     noise_by_row,
     place,
     signs_of,
+    trial_noise,
     unpacked_signs,
     wide_dtype,
 )
+from zorn.kernels.twins import Function, Twins
 
 
 def min_gru_steps(gates: Any, hidden: Any, noise: RankOneNoise, scores: Any) -> tuple[Tensor, Tensor]:
@@ -59,8 +60,7 @@ def min_gru_steps(gates: Any, hidden: Any, noise: RankOneNoise, scores: Any) -> 
     check_tensor("hidden", hidden, (rows, doubled // 2), like=gates, dtypes=(wide_dtype(gates),))
     check_tensor("scores", scores, (time, rows), like=gates)
     check_noise(noise, gates, rows, row_signs=doubled, column_signs=0)
-    run = min_gru_steps_kernel if runs_kernel(gates) else min_gru_steps_reference
-    return run(gates, hidden, noise, scores)
+    return MIN_GRU_STEPS.run(gates, gates, hidden, noise, scores)
 
 
 @torch.no_grad()
@@ -147,3 +147,18 @@ def _min_gru_steps(
         output += rows.to(tl.int64) * units
         scores += rows
     tl.store(next_hidden + element, h, mask=inside)
+
+
+def _trial(run: Function, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Three steps of three members under both signs."""
+    generator, time, rows, units = torch.Generator().manual_seed(0), 3, 18, 33
+    gates, hidden, scores = (
+        torch.randn(*shape, generator=generator)
+        for shape in ((time, rows, 2 * units), (rows, units), (time, rows))
+    )
+    noise = trial_noise(device, 2 * units, units)
+    return run(gates.to(device, dtype), hidden.to(device), noise, scores.to(device))
+
+
+MIN_GRU_STEPS = Twins(min_gru_steps_kernel, min_gru_steps_reference, _trial)
+"""`min_gru_steps` without its checks."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zorn.errors import ConfigError
 from zorn.kernels.checks import check_tensor
-from zorn.kernels.counter import SIGNS_PER_WORD, packed_sign
+from zorn.kernels.counter import SIGNS_PER_WORD, packed_sign, sign_words
 from zorn.kernels.language import jit, tl
 
 
@@ -64,6 +64,15 @@ def unpacked_signs(words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """The signs in a table of `sign_words`, [members, count]."""
     bits = words[:, :, None] >> torch.arange(SIGNS_PER_WORD, dtype=torch.int32, device=words.device) & 1
     return (1 - 2 * bits.flatten(1)[:, :count]).to(dtype)
+
+
+def trial_noise(device: torch.device, row_signs: int, column_signs: int) -> RankOneNoise:
+    """Large noise of three members and both signs, for `Twins`."""
+    rows, columns = (
+        sign_words(2**40 + 1, 2, range(3), stream, count, device=device)
+        for stream, count in ((0, row_signs), (1, column_signs))
+    )
+    return RankOneNoise(rows, columns, torch.tensor([0.5, -0.5], device=device))
 
 
 @jit

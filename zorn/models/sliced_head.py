@@ -79,6 +79,17 @@ class Body:
         return self._model.features(tokens, state)
 
 
+def outputs_at_once(body: Any, vocabulary: int) -> int:
+    """Outputs of a token that are in memory at once, where `body` is what `streamed` says to run.
+
+    Example:
+        >>> model = LanguageModel(9000, 4)
+        >>> outputs_at_once(model, 9000), outputs_at_once(Body(model), 9000)
+        (9000, 8192)
+    """
+    return OUTPUT_SLICE if isinstance(body, Body) else vocabulary
+
+
 class HeadObjective:
     """A token objective of features: the head runs inside, for a few steps and a slice of outputs at a time.
 

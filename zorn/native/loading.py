@@ -29,7 +29,7 @@ def compiled() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
     paths = [path for suffix in EXTENSION_SUFFIXES for path in folder.glob(f"_recurrent{suffix}")]
     if not paths:
-        _logger.info(
+        _logger.warning(
             "zorn: the compiled CPU kernels were not built (no C compiler at installation?), so recurrent "
             "cells step in plain torch: install a C compiler and reinstall zorn to have them"
         )
@@ -37,7 +37,11 @@ def compiled() -> ctypes.CDLL | None:
     try:
         loaded = ctypes.CDLL(str(paths[0]))
     except OSError as error:
-        _logger.warning("zorn: the CPU kernels do not load (%s), so cells step in plain torch", error)
+        _logger.warning(
+            "zorn: the compiled CPU kernels do not load (%s), so recurrent cells step in plain torch: "
+            "reinstall zorn on this machine to have them",
+            error,
+        )
         return None
     for name in ("zorn_lstm", "zorn_gru", "zorn_scores", "zorn_add_rank_one"):
         function = getattr(loaded, name)

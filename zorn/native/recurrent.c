@@ -38,7 +38,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,amx-tile,amx-bf16")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 #define NAME(name) name##_packed
 #define ARITHMETIC_ONLY
 #include "recurrent_body.h"
@@ -140,11 +140,12 @@ void zorn_add_rank_one(const Affine *arguments, int64_t threads) {
 /* Whether `zorn_rollout` runs here in float32 (AVX-512) or bfloat16 (AMX, which Linux gives on request). */
 int64_t zorn_has_rollout(int64_t is_bfloat16) {
 #ifdef PACKED
-    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX = 1 << 22 | 1 << 24 };
-    unsigned a, b, c, features = 0;
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX = 1 << 22 | 1 << 24, AVX512_BF16 = 1 << 5 };
+    unsigned a, b, c, features = 0, more = 0;
     if (zorn_instruction_set() != AVX512) return 0;
     if (!is_bfloat16) return 1;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &features) || (features & AMX) != AMX) return 0;
+    if (!__get_cpuid_count(7, 1, &more, &b, &c, &features) || !(more & AVX512_BF16)) return 0;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #else
     (void)is_bfloat16;
@@ -153,23 +154,23 @@ int64_t zorn_has_rollout(int64_t is_bfloat16) {
 }
 
 #ifdef PACKED
-/* Bytes of the packed weights and row factors, and of the scratch memory of all rows. */
-void zorn_rollout_bytes(const Rollout *all, int64_t *packed, int64_t *factors, int64_t *scratch) {
-    int half = all->is_bfloat16 != 0;
-    const Noise *noise = all->state_noise;
-    int64_t panels = all->heads * up(all->size, UNITS) / UNITS;
-    int64_t input = words_of(all->inputs, half), state = words_of(all->size, half);
-    *packed = panels * (input + state) * STEP_BYTES;
-    *factors = noise ? panels * noise->members * noise->rank * 4 * UNITS * (half ? 2 : 4) : 0;
-    *scratch = up(all->rows, half ? TILE_ROWS : FLOAT_ROWS) * (input + 2 * all->heads * state) * 4;
+static int64_t tiles_of(const Rollout *all, const Layout *at) { return up(all->rows, at->rows) / at->rows; }
+
+/* Bytes of the packed weights and row factors, and of the scratch memory and coefficients of all rows. */
+void zorn_rollout_bytes(const Rollout *all, int64_t bytes[4]) {
+    const Layout at = layout_of(all, all->is_bfloat16 != 0);
+    bytes[0] = all->heads * at.panels * at.panel;
+    bytes[1] = all->heads * at.panels * at.factors;
+    bytes[2] = tiles_of(all, &at) * at.scratch;
+    bytes[3] = tiles_of(all, &at) * at.coefficients;
 }
 
 /* Pack the weights, and take the cell over the chunk: each thread some of the rows, through all steps. */
 void zorn_rollout(const Rollout *all, int64_t threads) {
     int half = all->is_bfloat16 != 0;
-    int64_t tile = half ? TILE_ROWS : FLOAT_ROWS, panels = all->heads * up(all->size, UNITS) / UNITS;
-    int64_t tiles = up(all->rows, tile) / tile;
-    run(half ? pack_bfloat16 : pack_float32, all, panels, 4 * UNITS * (all->inputs + all->size), threads, 4);
-    run(half ? rollout_bfloat16 : rollout_float32, all, tiles, 1 << 20, threads, 1);
+    const Layout at = layout_of(all, half);
+    int64_t elements = 4 * UNITS * (all->inputs + all->size);
+    run(half ? pack_bfloat16 : pack_float32, all, all->heads * at.panels, elements, threads, 4);
+    run(half ? rollout_bfloat16 : rollout_float32, all, tiles_of(all, &at), 1 << 20, threads, 1);
 }
 #endif

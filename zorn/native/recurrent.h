@@ -52,11 +52,41 @@ typedef struct {
     float *next_cell;
     const Noise *input_noise, *state_noise; /* or none; the scores of both add up */
     int64_t group;
-    void *packed, *factors, *scratch; /* of `zorn_rollout_bytes` */
-    float *coefficients;    /* [rows, heads, rank] */
+    void *packed, *factors, *scratch, *coefficients; /* of `zorn_rollout_bytes`, from a multiple of 64 on */
 } Rollout;
 
 static inline int64_t up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-/* Words of 4 bytes (a float32, or a pair of bfloat16) that `count` packed inputs take. */
-static inline int64_t words_of(int64_t count, int half) { return half ? up(count, 32) / 2 : count; }
+#define UNITS 16              /* of a panel: 4 gates of 16 units */
+#define GATES (4 * UNITS * 4) /* bytes of one row's gates in a panel, float32 */
+#define TILE (UNITS * 64)     /* bytes of 16 words of 16 units or rows */
+#define FLOAT_ROWS 6
+#define AMX_ROWS 32
+#define CACHE (1 << 20) /* bytes of weights that stay close to a core from one step to the next */
+
+/* How a rollout lies in memory, in blocks of 64 bytes. */
+typedef struct {
+    int64_t input, state;       /* blocks of a row's x, and of its h of one head */
+    int64_t rows, panels;       /* rows of a tile, panels of a head */
+    int64_t rank, lanes;        /* of the noise; its members, the first of them twice */
+    int64_t panel, factors;     /* bytes of a panel's bias and weights, and of its row factors */
+    int64_t block, scratch;     /* bytes of a block of a tile's rows; of its [x | h, head by head | the next h] */
+    int64_t coefficients, head_coefficients; /* bytes of a tile's coefficients, and of one head's of them */
+} Layout;
+
+static inline Layout layout_of(const Rollout *all, int half) {
+    const Noise *noise = all->state_noise;
+    int64_t elements = half ? 32 : 16;
+    Layout at = {.input = up(all->inputs, elements) / elements, .state = up(all->size, elements) / elements};
+    at.rows = half ? AMX_ROWS : FLOAT_ROWS;
+    at.panels = up(all->size, UNITS) / UNITS;
+    at.rank = noise ? noise->rank : 0;
+    at.lanes = noise ? noise->members + UNITS - 1 : 0; /* from any member on, 16 in a row */
+    at.panel = GATES + (at.input + at.state) * 4 * TILE;
+    at.factors = at.rank * at.lanes * GATES;
+    at.block = at.rows * 64;
+    at.scratch = (at.input + 2 * all->heads * at.state) * at.block;
+    at.head_coefficients = at.rank * at.rows * (half ? 64 : 4);
+    at.coefficients = all->heads * at.head_coefficients;
+    return at;
+}

@@ -1,6 +1,7 @@
 """An LSTM over a chunk of time in one call, on packed weights."""
 
 import ctypes
+import logging
 from functools import cache
 
 import torch
@@ -15,17 +16,31 @@ LARGEST_PACKED_BYTES = 2**26
 FEWEST_VECTORS = 128
 """Rows × steps that packing is worth."""
 
+NEEDED = {torch.float32: "AVX-512", torch.bfloat16: "AMX"}
+"""What the processor must have, by the dtype of the weights."""
+
+_logger = logging.getLogger("zorn")
+
 
 @cache
 def has_rollout(dtype: torch.dtype) -> bool:
-    """Whether this processor runs it: float32 needs AVX-512, bfloat16 AMX as well.
+    """Whether this processor runs it: float32 needs AVX-512, bfloat16 AMX as well. That one does not is said
+    once, as a log message of level INFO: there is nothing to be done about it.
 
     >>> has_rollout(torch.float64)
     False
     """
     loaded = compiled()
-    numbers = dtype in (torch.float32, torch.bfloat16)
-    return loaded is not None and numbers and bool(loaded.zorn_has_rollout(dtype == torch.bfloat16))
+    if loaded is None or dtype not in NEEDED:
+        return False
+    found = bool(loaded.zorn_has_rollout(dtype == torch.bfloat16))
+    if not found:
+        _logger.info(
+            "zorn: this processor (or system) has no %s, so %s LSTMs take a chunk of time step by step",
+            NEEDED[dtype],
+            str(dtype).removeprefix("torch."),
+        )
+    return found
 
 
 def packed_bytes(dtype: torch.dtype, inputs: int, heads: int, size: int) -> int:
@@ -43,7 +58,8 @@ def rollout_bytes(
     dtype: torch.dtype, inputs: int, heads: int, size: int, *, rows: int, time: int, factors: int = 0
 ) -> int:
     """Bytes that `lstm_rollout` takes beside input, outputs and states: packed weights, `factors` (members ×
-    rank) packed row factors of noise, a row's input and states in float32; 0 where it does not apply.
+    rank) packed row factors of noise and its coefficients, a row's input and states in float32; 0 where it
+    does not apply.
 
     >>> rollout_bytes(torch.float64, 64, 1, 64, rows=32, time=32)
     0
@@ -51,7 +67,8 @@ def rollout_bytes(
     packed = packed_bytes(dtype, inputs, heads, size) if time * rows >= FEWEST_VECTORS else 0
     if not packed:
         return 0
-    return packed + factors * 4 * heads * size * dtype.itemsize + rows * (inputs + 2 * heads * size) * 4
+    noise = (factors + 15) * 4 * heads * size * 4 + rows * heads * 64 if factors else 0
+    return packed + noise + rows * (inputs + 2 * heads * size) * 4
 
 
 def lstm_rollout(
@@ -118,12 +135,9 @@ def lstm_rollout(
     )
     loaded = compiled()
     assert loaded is not None
-    sizes = (ctypes.c_int64 * 3)()
-    places = (ctypes.addressof(sizes) + 8 * i for i in range(3))
-    loaded.zorn_rollout_bytes(ctypes.byref(arguments), *map(ctypes.c_void_p, places))
-    memory = [torch.empty(count, dtype=torch.uint8) for count in sizes]
-    ranks = 0 if of_state is None else of_state.rank
-    memory.append(torch.empty(rows * heads * ranks))
+    sizes = (ctypes.c_int64 * 4)()
+    loaded.zorn_rollout_bytes(ctypes.byref(arguments), sizes)
+    memory = [torch.empty(count, dtype=torch.uint8) for count in sizes]  # torch begins at multiples of 64
     for name, tensor in zip(("packed", "factors", "scratch", "coefficients"), memory, strict=True):
         setattr(arguments, name, tensor.data_ptr())
     loaded.zorn_rollout(ctypes.byref(arguments), ctypes.c_int64(torch.get_num_threads()))

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from zorn.perturbations.attach import refuse_silent, replaced_methods
+from zorn.perturbations.blocks import gradient_blocks
 from zorn.perturbations.cell_rules import CellRule, find_cell_rule
 from zorn.perturbations.draw import ACTIVITY_FACTOR, Draw, NoiseKind, check_noise_kind, stream_of
 from zorn.perturbations.open_blocks import open_block
@@ -269,12 +269,10 @@ class BoundActivity:
             self.gradients[target.number] = value if earlier is None else earlier + value
 
     def blocks(self) -> Iterator[GradientBlock]:
-        """The gradient, parameter by parameter."""
+        """The gradient, parameter by parameter, block by block; zero where nothing has flowed."""
         for target in self.targets:
-            wide = torch.promote_types(target.parameter.dtype, torch.float32)
-            found = self.gradients.get(target.number)
-            values = torch.zeros_like(target.parameter, dtype=wide) if found is None else found.to(wide)
-            yield GradientBlock(target, 0, values.flatten())
+            nothing = target.parameter.new_zeros(1).expand(target.parameter.shape)
+            yield from gradient_blocks(target, self.gradients.get(target.number, nothing))
 
     def _tape(self, site: ActiveSite, draw: Draw, members: range, steps: int) -> NoiseTape:
         return NoiseTape(self._structure.noise, draw, members, self._streams[site.name], steps)

@@ -7,7 +7,8 @@ against.
 
 A direction is drawn once for both signs and all micro-batches of its member, and once more for the fold. In
 between its signs are kept in one bit a weight (a thirty-second of float32 weights); normals are kept as they
-are, which takes the memory of one more copy of the weights.
+are, which takes the memory of one more copy of the weights. On a GPU with kernels the maps of zorn's own
+cells are not copied: their signs are made inside the product, see `zorn.perturbations.dense_maps`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
+from zorn.kernels import FOLD_DENSE
+from zorn.perturbations.attach import replaced_methods
+from zorn.perturbations.dense_maps import maps_in_kernels, perturb_map
 from zorn.perturbations.draw import Draw, NoiseKind, check_noise_kind, noise, stream_of
+from zorn.perturbations.kernel_fold import KernelPart, with_kernels
 from zorn.perturbations.open_blocks import open_block
 from zorn.perturbations.packed_signs import pack_signs, unpack_signs
 from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
@@ -65,7 +70,13 @@ class _BoundDense(BoundPerturbation):
             for module in model.modules()
             if isinstance(module, nn.Embedding) and module.padding_idx is not None
         }
-        self._scratch: list[Tensor] | None = None  # allocated at first use, kept for all members
+        self._maps = maps_in_kernels(model) if structure.noise == "rademacher" else []
+        in_kernels = {id(parameter) for map in self._maps for parameter in map.parameters()}
+        self._copied = [target for target in self.targets if id(target.parameter) not in in_kernels]
+        self._numbers = {id(target.parameter): target.number for target in self.targets}
+        self._scratch: list[Tensor] | None = (
+            None  # of what is copied, allocated at first use, kept for all members
+        )
         self._kept_of: tuple[int, int, range] | None = None  # seed, step and member of what is kept
         self._kept: dict[tuple[int, int], Tensor] = {}  # its direction: (parameter, start of the slice) to z
 
@@ -80,8 +91,11 @@ class _BoundDense(BoundPerturbation):
                 "members and "
                 f"{len(signs)} signs: loop over them, or use RankOne"
             )
-        parameters = [target.parameter for target in self.targets]
-        with open_block(written=parameters, read=()):
+        everything = [target.parameter for target in self.targets]
+        parameters = [target.parameter for target in self._copied]
+        with open_block(written=everything, read=()), replaced_methods() as replace:
+            for map in self._maps:
+                perturb_map(map, self._numbers, draw, members, signs[0], replace)
             scratch = self._moved(draw, members, signs[0])
             originals = [parameter.data for parameter in parameters]
             try:
@@ -93,6 +107,24 @@ class _BoundDense(BoundPerturbation):
                     parameter.data = original
 
     def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        parts = (
+            []
+            if self._structure.noise != "rademacher"
+            else [
+                KernelPart(
+                    target=target,
+                    twins=FOLD_DENSE,
+                    streams={"stream": stream_of(target.number, 0)},
+                    shape=tuple(target.parameter.shape),
+                    fixed=self._padding.get(id(target.parameter), range(0)),
+                )
+                for target in self.targets
+            ]
+        )
+        return with_kernels(self._blocks(draw, weights), parts, draw, weights)
+
+    def _blocks(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        """The fold, slice by slice, members in fixed pieces."""
         for target in self.targets:
             size = target.parameter.numel()
             wide = torch.promote_types(target.parameter.dtype, torch.float32)
@@ -111,15 +143,15 @@ class _BoundDense(BoundPerturbation):
     @torch.inference_mode(mode=False)  # or a caller's inference mode would get into the scratch copy
     @torch.no_grad()
     def _moved(self, draw: Draw, members: range, sign: int) -> list[Tensor]:
-        """θ + s ε z of every target, on the scratch copy, in slices, computed at least in float32."""
+        """θ + s ε z of what is copied, on the scratch copy, in slices, computed at least in float32."""
         if self._scratch is None:
             self._scratch = [
-                torch.empty_like(t.parameter, memory_format=torch.contiguous_format) for t in self.targets
+                torch.empty_like(t.parameter, memory_format=torch.contiguous_format) for t in self._copied
             ]
         key = draw.seed, draw.step, members
         if self._kept_of != key:
             self._kept_of, self._kept = key, {}
-        for target, scratch in zip(self.targets, self._scratch, strict=True):
+        for target, scratch in zip(self._copied, self._scratch, strict=True):
             weight, result = target.parameter.reshape(-1), scratch.view(-1)
             for start in range(0, weight.numel(), FOLD_ELEMENTS):
                 part = weight[start : start + FOLD_ELEMENTS]

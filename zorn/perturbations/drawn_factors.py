@@ -11,13 +11,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zorn.perturbations.draw import Draw, noise
+from zorn.perturbations.draw import Draw, noise, stream_of
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.member_noise import Factors
+from zorn.perturbations.targets import StructuredTarget
 from zorn.random import signs_at
 
 LARGEST_TABLE = 8192
 """Rows of a parameter whose factors are drawn whole."""
+
+
+def row_stream(target: StructuredTarget, i: int = 0) -> int:
+    """The stream of a_i of a parameter's noise Σ_i a_i b_iᵀ."""
+    return stream_of(target.row_number, 2 * i)
+
+
+def column_stream(target: StructuredTarget, i: int = 0) -> int:
+    """The stream of b_i."""
+    return stream_of(target.number, 2 * i + 1)
 
 
 class DrawnFactors(Factors):

@@ -1,10 +1,11 @@
 """The losses of a population on a batch: which rows run together, and how their losses come back in member
 order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,127 @@ from zorn.models import (
     streamed,
 )
 from zorn.perturbations.draw import Draw
-from zorn.perturbations.perturbation import BoundPerturbation
+from zorn.perturbations.perturbation import BoundPerturbation, GradientBlock
 
 Objective: TypeAlias = TokenObjective | RowObjective
 
-Lanes: TypeAlias = Callable[[Tensor, range, slice], Callable[..., Any]]
-"""What runs the rows of some signs (their places, a tensor), members and part of their groups: the model,
-started in states of their own."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that run together: some members under some signs on a part of their groups; or, under the sign 0
+    alone, a part of the batch at θ itself.
+
+    Args:
+        members: which, j; `range(1)` under the sign 0.
+        signs: of +1 and −1, or (0,).
+        part: places within each member's group; under the sign 0, rows of the batch.
+
+    Example:
+        >>> MicroBatch(range(2, 5), (1, -1), range(4)).rows
+        24
+    """
+
+    members: range
+    signs: tuple[int, ...]
+    part: range
+
+    @property
+    def rows(self) -> int:
+        """How many rows run: what it costs."""
+        return len(self.signs) * len(self.members) * len(self.part)
+
+    @property
+    def values(self) -> int:
+        """How many numbers it gives: the sum of each member's losses under each sign, members of a sign
+        together; under the sign 0 the loss of each row."""
+        return self.rows if self.signs == (0,) else len(self.signs) * len(self.members)
+
+
+Lanes: TypeAlias = Callable[[MicroBatch], Callable[..., Any]]
+"""What runs a micro-batch: the model, its rows started in states of their own."""
+
+Deal: TypeAlias = Callable[[Sequence[MicroBatch]], list[list[MicroBatch]]]
+"""What gives each process its share of the micro-batches, all of them in order."""
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """The processes that do one step together, each with a replica of the model, and this one among them.
+
+    What is dealt are whole micro-batches (or rows), which are the same for any number of processes, and what
+    comes back is in their order: the result does not depend on who did what. All processes make the same
+    calls in the same order. `ALONE` is the one process; `zorn.distributed` has more.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        ...
+
+    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
+        """The share of each process, all of them in order."""
+        ...
+
+    def gather(self, shares: list[list[MicroBatch]], run: Callable[[Sequence[MicroBatch]], Tensor]) -> Tensor:
+        """The values of all micro-batches in order, float64 [Σ values]; `run` gives those of this process's
+        share."""
+        ...
+
+    def collect(self, value: T) -> list[T]:
+        """What every process gave, in the order of ranks."""
+        ...
+
+    def rows(self, sequences: int) -> range:
+        """Which rows of a batch are this process's, where rows are dealt."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes of a few numbers, float64 [count]."""
+        ...
+
+    def sum_blocks(self, blocks: Iterator[GradientBlock]) -> Iterator[GradientBlock]:
+        """The sum over processes of gradients, block by block."""
+        ...
+
+
+class Alone:
+    """One process, which does all: nothing is exchanged.
+
+    Example:
+        >>> Alone().rows(6)
+        range(0, 6)
+    """
+
+    rank = 0
+
+    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
+        """All of them, in one share."""
+        return [list(micro_batches)]
+
+    def gather(self, shares: list[list[MicroBatch]], run: Callable[[Sequence[MicroBatch]], Tensor]) -> Tensor:
+        """What `run` gives."""
+        return run(shares[0])
+
+    def collect(self, value: T) -> list[T]:
+        """The value."""
+        return [value]
+
+    def rows(self, sequences: int) -> range:
+        """All of them."""
+        return range(sequences)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values."""
+        return values
+
+    def sum_blocks(self, blocks: Iterator[GradientBlock]) -> Iterator[GradientBlock]:
+        """The blocks."""
+        return blocks
+
+
+ALONE: Workers = Alone()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +210,32 @@ class Workload:
             else:
                 yield members, parts, side_by_side and not rows & avoid
 
+    def micro_batches(
+        self,
+        signs: tuple[int, ...],
+        sequences: int,
+        *,
+        side_by_side: bool,
+        avoid: frozenset[int] = frozenset(),
+    ) -> list[MicroBatch]:
+        """All that is to be run for a batch of `sequences` rows, in a fixed order: `portions`, then θ itself
+        where 0 is among the signs."""
+        moved = tuple(sign for sign in signs if sign != 0)
+        copies = len(moved) if side_by_side else 1
+        found = [
+            MicroBatch(members, some, range(part.start, part.stop))
+            for members, parts, pairs in self.portions(copies, side_by_side=side_by_side, avoid=avoid)
+            for some in ([moved] if pairs else [(sign,) for sign in moved])
+            for part in parts
+        ]
+        if 0 in signs:
+            starts = range(0, sequences, self.micro_batch)
+            found += [
+                MicroBatch(range(1), (0,), range(start, min(start + self.micro_batch, sequences)))
+                for start in starts
+            ]
+        return found
+
 
 def member_losses(
     model: nn.Module,
@@ -108,6 +249,8 @@ def member_losses(
     side_by_side: bool,
     normaliser: float | None = None,
     lanes: Lanes | None = None,
+    workers: Workers = ALONE,
+    deal: Deal | None = None,
 ) -> tuple[Tensor, int]:
     """Each member's mean loss at θ + s ε z_j for every sign, in inference mode.
 
@@ -116,11 +259,13 @@ def member_losses(
     Args:
         signs: of +1, −1 and 0; 0 is θ itself, evaluated once a sequence and shared by the members.
         normaliser: tokens per row that a token objective is divided by; None is `mean_tokens` of the batch.
-        lanes: what runs which rows, for signs ±1; None: `model`, every row from its initial state.
+        lanes: what runs a micro-batch, for signs ±1; None: `model`, every row from its initial state.
+        workers: the processes that share the work; the losses are the same bits for any number of them.
+        deal: what deals them the micro-batches; None: `workers.deal`.
 
     Returns:
         losses [len(signs), population] float64 on the CPU, and the number of forward passes (rows) that it
-        took.
+        took, of all processes.
     """
     sequences = len(batch.inputs)
     work.check(sequences)
@@ -128,39 +273,56 @@ def member_losses(
     if normaliser is None and isinstance(objective, TokenObjective):
         normaliser = mean_tokens(objective, batch.targets)
     body, judge = streamed(model, objective) if lanes is None else (model, objective)
-    losses = torch.full((len(signs), work.population, work.group), torch.nan, dtype=torch.float64)
-    passes = 0
+    micro_batches = work.micro_batches(
+        signs, sequences, side_by_side=side_by_side, avoid=_other_sizes(batch.inputs, work.time_chunk)
+    )
 
-    def run(runner: Callable[..., Any], index: Tensor, copies: int) -> Tensor:
-        nonlocal passes
-        index = index.repeat(copies).to(batch.inputs.device)
-        passes += len(index)
+    def run(chosen: Sequence[MicroBatch]) -> Tensor:
+        """The values of some micro-batches, in order."""
+        found = [torch.empty(0, dtype=torch.float64)]
+        with evaluation_mode(model):
+            for (members, some, length), same in groupby(
+                chosen, key=lambda piece: (piece.members, piece.signs, len(piece.part))
+            ):
+                with nullcontext() if some == (0,) else bound.members(draw, members, some, length):
+                    for piece in same:
+                        runner = body if lanes is None else lanes(piece)
+                        losses = rows_of(runner, piece)
+                        found.append(losses if some == (0,) else losses.unflatten(0, (-1, length)).sum(-1))
+        return torch.cat(found)
+
+    def rows_of(runner: Callable[..., Any], piece: MicroBatch) -> Tensor:
+        """The loss of each row of a micro-batch."""
+        if piece.signs == (0,):
+            index = torch.arange(piece.part.start, piece.part.stop)
+        else:
+            part = slice(piece.part.start, piece.part.stop)
+            index = work.sequences_of(piece.members, part, sequences).repeat(len(piece.signs))
         with torch.inference_mode():
             losses = row_losses(
-                runner, batch, judge, time_chunk=work.time_chunk, normaliser=normaliser, rows=index
+                runner,
+                batch,
+                judge,
+                time_chunk=work.time_chunk,
+                normaliser=normaliser,
+                rows=index.to(batch.inputs.device),
             )
         return losses.cpu()
 
-    with evaluation_mode(model):
-        moved = tuple(sign for sign in signs if sign != 0)
-        copies = len(moved) if side_by_side else 1
-        avoid = _other_sizes(batch.inputs, work.time_chunk)
-        for members, parts, pairs in work.portions(copies, side_by_side=side_by_side, avoid=avoid):
-            for some in [moved] if pairs else [(sign,) for sign in moved]:
-                places = torch.tensor([signs.index(sign) for sign in some])
-                for length, same in groupby(parts, key=lambda part: part.stop - part.start):
-                    with bound.members(draw, members, some, length):
-                        for part in same:
-                            index = work.sequences_of(members, part, sequences)
-                            runner = body if lanes is None else lanes(places, members, part)
-                            found = run(runner, index, len(some)).view(len(some), len(members), length)
-                            losses[places, members.start : members.stop, part] = found
-        if 0 in signs:
-            pieces = torch.arange(sequences).split(work.micro_batch)
-            base = torch.cat([run(body, piece, 1) for piece in pieces])
-            index = work.sequences_of(range(work.population), slice(None), sequences)
-            losses[signs.index(0)] = base[index].view(work.population, work.group)
-    return losses.mean(-1), passes
+    values = workers.gather((deal or workers.deal)(micro_batches), run)
+    losses = torch.zeros(len(signs), work.population, dtype=torch.float64)
+    base: list[Tensor] = []
+    for piece, found in zip(micro_batches, values.split([p.values for p in micro_batches]), strict=True):
+        if piece.signs == (0,):
+            base.append(found)
+            continue
+        places = torch.tensor([signs.index(sign) for sign in piece.signs])
+        losses[places, piece.members.start : piece.members.stop] += found.view(len(piece.signs), -1)
+    losses /= work.group
+    if base:
+        index = work.sequences_of(range(work.population), slice(None), sequences)
+        losses[signs.index(0)] = torch.cat(base)[index].view(work.population, work.group).mean(-1)
+    return losses, sum(piece.rows for piece in micro_batches)
 
 
 def _other_sizes(inputs: Tensor, time_chunk: int | None) -> frozenset[int]:

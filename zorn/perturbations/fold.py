@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.perturbations.draw import ROUNDING_FACTOR, Draw, stream_of
+from zorn.perturbations.kernel_fold import KernelFold, KernelPart
 from zorn.perturbations.perturbation import GradientBlock
 from zorn.perturbations.targets import Target
 from zorn.random.rounding import ROUNDING_COLUMNS, rounded_upper_, rounding_halves
@@ -26,6 +27,9 @@ def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -
         vars(parameter).pop("credit_grad", None)  # of a Bridge before; not of this gradient
         if parameter.grad is None or not parameter.grad.is_contiguous():
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+    if isinstance(blocks, KernelFold):
+        grads = [(part, part.target.parameter.grad) for part in blocks.parts]
+        return _root([blocks.add_to(part, grad.zero_()) for part, grad in grads if grad is not None])
     total = 0.0
     for block in blocks:
         grad = block.target.parameter.grad
@@ -87,6 +91,8 @@ class FusedSGD:
         """Update the weights from the blocks and clear their `.grad`; returns the gradient's norm. `draw`
         seeds the rounding of bfloat16 weights."""
         total, kept = 0.0, 1 - self.learning_rate * self.weight_decay
+        if isinstance(blocks, KernelFold):
+            return _root([self._apply_part(blocks, part, draw, kept) for part in blocks.parts])
         bits: RoundingBits | None = None
         for block in blocks:
             total += _squared_norm(block.values)
@@ -102,6 +108,14 @@ class FusedSGD:
                     bits = RoundingBits(draw, block.target)
                 weight.view(torch.int16).copy_(rounded_upper_(new, bits(block.start, new.numel())))
         return total**0.5
+
+    def _apply_part(self, fold: KernelFold, part: KernelPart, draw: Draw, kept: float) -> Tensor:
+        """Update one parameter; the squared norm of its gradient."""
+        target = part.target
+        target.parameter.grad = None
+        rounding = draw.seed, draw.step, stream_of(target.number, ROUNDING_FACTOR)
+        weight = target.parameter.data
+        return fold.add_to(part, weight, keep=kept, scale=-self.learning_rate, rounding=rounding)
 
     def check(self, targets: Sequence[Target]) -> None:
         """Raise `ConfigError`, before any work, where a parameter cannot be updated in place."""
@@ -149,6 +163,11 @@ class RoundingBits:
         width = ROUNDING_COLUMNS
         first, last = start // width, -(-(start + count) // width)
         return (self._rows[first:last, None] ^ self._columns).view(-1)[start - first * width :][:count]
+
+
+def _root(squares: Sequence[Tensor]) -> float:
+    """The norm whose square is the sum."""
+    return sum(map(float, squares)) ** 0.5
 
 
 def _squared_norm(values: Tensor) -> float:

@@ -80,7 +80,7 @@ class MemberNoise:
     @property
     def rank(self) -> int:
         """Rank-one terms in the noise of each matrix."""
-        return len(next(iter(self.factors.values())).rows)
+        return len(next(iter(self.factors.values())).columns)
 
     def rows_of(self, index: Tensor) -> Tensor:
         """`index` with rows in front: an index without them, [time] or [1, time] as of positions, is every

@@ -10,12 +10,14 @@ arXiv 2511.16652.)
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
+from zorn.kernels import FOLD_DENSE, FOLD_RANK_ONE, available
 from zorn.perturbations.attach import Replace, refuse_silent, replaced_methods
 from zorn.perturbations.draw import (
     MAXIMUM_RANK,
@@ -24,9 +26,10 @@ from zorn.perturbations.draw import (
     check_noise_kind,
     noise,
     noise_table,
-    stream_of,
 )
-from zorn.perturbations.drawn_factors import LARGEST_TABLE, DrawnFactors
+from zorn.perturbations.drawn_factors import LARGEST_TABLE, DrawnFactors, column_stream, row_stream
+from zorn.perturbations.fused_cells import fuse_cells
+from zorn.perturbations.kernel_fold import KernelPart, with_kernels
 from zorn.perturbations.member_noise import Factors, MemberNoise
 from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.open_blocks import open_block
@@ -80,6 +83,12 @@ class _BoundRankOne(BoundPerturbation):
         self._model = model
         self._targets, self._sites = structured_sites(model)
         self.targets = list(self._targets)
+        self._has_kernels = (  # on some of its devices
+            structure.rank == 1
+            and structure.noise == "rademacher"
+            and any(available(device) for device in {t.parameter.device for t in self._targets})
+            and all(len(target.layout.fixed_rows) <= 1 for target in self._targets)
+        )
 
     @contextmanager
     def members(
@@ -122,11 +131,14 @@ class _BoundRankOne(BoundPerturbation):
             attached.append((site, member_noise))
             for method, function in site.rule.perturbed(site.module, member_noise).items():
                 replace(site.module, method, function)
+        if self._has_kernels:
+            fuse_cells(self._model, attached, draw, members, signs, replace)
         return attached
 
     def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
-        for target in self._targets:
-            yield from self._fold_target(target, draw, weights)
+        blocks = chain.from_iterable(self._fold_target(target, draw, weights) for target in self._targets)
+        parts = [_kernel_part(target) for target in self._targets] if self._has_kernels else []
+        return with_kernels(blocks, parts, draw, weights)
 
     def _factors(self, draw: Draw, members: range) -> dict[int, Factors]:
         """The factors of every target, by its number; signs of all streams come from one pass over the
@@ -137,9 +149,9 @@ class _BoundRankOne(BoundPerturbation):
             streams = requests.setdefault((parameter.dtype, parameter.device), {})
             for i in range(self._structure.rank):
                 if not self._is_drawn_when_read(target):
-                    streams[_row_stream(target, i)] = layout.blocks * layout.rows
+                    streams[row_stream(target, i)] = layout.blocks * layout.rows
                 if layout.has_column_factor:
-                    streams[_column_stream(target, i)] = layout.blocks * layout.columns
+                    streams[column_stream(target, i)] = layout.blocks * layout.columns
         drawn = {
             place: noise_table(self._structure.noise, draw, members, streams, dtype=place[0], device=place[1])
             for place, streams in requests.items()
@@ -159,15 +171,15 @@ class _BoundRankOne(BoundPerturbation):
         streams = drawn[place]
         if layout.has_column_factor:
             shape = len(members), layout.blocks, layout.columns
-            columns = [streams[_column_stream(target, i)].view(shape) for i in ranks]
+            columns = [streams[column_stream(target, i)].view(shape) for i in ranks]
         else:
             ones = torch.ones(len(members), layout.blocks, 1, dtype=place[0], device=place[1])
             columns = [ones for _ in ranks]
         if self._is_drawn_when_read(target):
-            names = [_row_stream(target, i) for i in ranks]
+            names = [row_stream(target, i) for i in ranks]
             return DrawnFactors(layout, draw, members, names, columns, dtype=place[0], device=place[1])
         shape = len(members), layout.blocks, layout.rows
-        rows = [streams[_row_stream(target, i)].view(shape) for i in ranks]
+        rows = [streams[row_stream(target, i)].view(shape) for i in ranks]
         for a in rows:
             a[:, 0, list(layout.fixed_rows)] = 0
         return Factors(layout, rows, columns)
@@ -175,7 +187,7 @@ class _BoundRankOne(BoundPerturbation):
     def _row_factor(self, target: StructuredTarget, draw: Draw, i: int) -> ReadAhead:
         """a_i of all blocks, one after another."""
         layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        stream, place = _row_stream(target, i), (parameter.dtype, parameter.device)
+        stream, place = row_stream(target, i), (parameter.dtype, parameter.device)
 
         def drawn(members: range, start: int, count: int) -> Tensor:
             a = noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
@@ -189,7 +201,7 @@ class _BoundRankOne(BoundPerturbation):
     def _column_factor(self, target: StructuredTarget, draw: Draw, i: int) -> ReadAhead:
         """b_i of all blocks, one after another; ones where it is one column that needs none."""
         layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        stream, place = _column_stream(target, i), (parameter.dtype, parameter.device)
+        stream, place = column_stream(target, i), (parameter.dtype, parameter.device)
 
         def drawn(members: range, start: int, count: int) -> Tensor:
             if not layout.has_column_factor:
@@ -229,12 +241,20 @@ class _BoundRankOne(BoundPerturbation):
                 yield GradientBlock(target, begin * layout.columns, total.view(-1))
 
 
-def _row_stream(target: StructuredTarget, i: int) -> int:
-    return stream_of(target.row_number, 2 * i)
-
-
-def _column_stream(target: StructuredTarget, i: int) -> int:
-    return stream_of(target.number, 2 * i + 1)
+def _kernel_part(target: StructuredTarget) -> KernelPart:
+    """The fold of a parameter's signs by a kernel."""
+    layout = target.layout
+    start = layout.fixed_rows[0] * layout.columns if layout.fixed_rows else 0
+    matrix = layout.has_column_factor
+    return KernelPart(
+        target=target,
+        twins=FOLD_RANK_ONE if matrix else FOLD_DENSE,
+        streams={"row_stream": row_stream(target), "column_stream": column_stream(target)}
+        if matrix
+        else {"stream": row_stream(target)},
+        shape=(layout.blocks, layout.rows, layout.columns),
+        fixed=range(start, start + len(layout.fixed_rows) * layout.columns),
+    )
 
 
 @contextmanager

@@ -2,6 +2,15 @@
 
 from zorn.planning.available import available_bytes, parse_bytes, show_bytes
 from zorn.planning.calibrate import Calibration, calibrate
+from zorn.planning.cluster import (
+    StepSeconds,
+    StepWork,
+    WorkerCosts,
+    cheaper_mode,
+    fold_bound_workers,
+    predict,
+    simulate,
+)
 from zorn.planning.fit import Attempt, Proposal, largest_micro_batch, propose
 from zorn.planning.memory import step_memory
 from zorn.planning.plan import Plan, Planned, plan
@@ -20,8 +29,13 @@ __all__ = [
     "Planned",
     "Proposal",
     "Stage",
+    "StepSeconds",
+    "StepWork",
+    "WorkerCosts",
     "available_bytes",
     "calibrate",
+    "cheaper_mode",
+    "fold_bound_workers",
     "forward_passes",
     "largest_micro_batch",
     "lines_of",
@@ -29,7 +43,9 @@ __all__ = [
     "parameter_table",
     "parse_bytes",
     "plan",
+    "predict",
     "propose",
     "show_bytes",
+    "simulate",
     "step_memory",
 ]

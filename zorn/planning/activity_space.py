@@ -13,7 +13,7 @@ from zorn.planning.forward import (
 )
 from zorn.planning.sizes import ModelSizes
 from zorn.planning.stages import Stage, all_with
-from zorn.planning.update import between_steps, is_fused, norm_bytes, update_stage
+from zorn.planning.update import FINITE, between_steps, is_fused, update_stage
 from zorn.training.config import Config
 
 
@@ -36,7 +36,7 @@ def activity_stages(sizes: ModelSizes, config: Config, steps: int) -> dict[str, 
     the last tape while it makes the next.
     replay: s rows; cells hold what 16 steps of theirs were made from until their gradient is summed, in
     float32, twice where several portions of the batch are added up.
-    gradient: what was added up, its copy in `.grad`, and the norm's.
+    gradient: what was added up, its copy in `.grad`, and what tells whether it is finite.
     """
     settings, batch, e = config.estimator, config.task.batch, sizes.element
     draws, chunk = settings.draws or 1, min(settings.time_chunk or steps, steps)
@@ -67,7 +67,7 @@ def activity_stages(sizes: ModelSizes, config: Config, steps: int) -> dict[str, 
             + Stage(activations=outputs * (1 if draws == 1 else 1 + draws))
         }
     summing = earlier + Stage(gradients=summed + sizes.largest * WIDE)
-    gradient = Stage(gradients=portions * summed, optimizer=norm_bytes(sizes))
+    gradient = Stage(gradients=portions * summed, optimizer=FINITE * sizes.largest)
     base = between_steps(sizes, config)
     stages = {
         **all_with(earlier, noisy, within="noisy"),

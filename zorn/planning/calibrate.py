@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from zorn.errors import NonFiniteLossError
 from zorn.models import Batch
-from zorn.planning.fit import whole_peak
+from zorn.planning.fit import needed_bytes
+from zorn.planning.memory import batch_bytes
 from zorn.planning.sizes import ModelSizes
 from zorn.planning.work import forward_passes
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_model, build_optimizer, checked_device
 from zorn.training.config import Config
+from zorn.training.limits import is_out_of_memory
 from zorn.training.step import update_weights
 from zorn.training.variants import resized
 
@@ -20,7 +22,7 @@ SECONDS = 2.0
 """What a calibration may take once the model is built; a step that has begun is finished."""
 
 SHARE = 0.1
-"""Of the memory, that the weights of a model may take to be built for a calibration."""
+"""Of the memory, that a model's weights and a batch may take to be made for a calibration."""
 
 LONGEST = 64
 """Tokens of a sequence in a calibration: beyond that a step's time is in proportion to them."""
@@ -41,15 +43,16 @@ class Calibration:
     reason: str = ""
 
 
-def calibrate(sizes: ModelSizes, config: Config, task: Task, available: int) -> Calibration:
+def calibrate(sizes: ModelSizes, config: Config, task: Task, steps: int, available: int) -> Calibration:
     """Do steps of the run's own kind, each of four times the work of the one before, for about two seconds.
 
-    The model is built for it. Sequences are cut to 64 tokens.
+    The model is built for it, and a batch made as the run makes it. Sequences are cut to 64 tokens.
 
     Args:
         config: settings that leave nothing open.
         task: of the run; a part of its first batch is read.
-        available: bytes; nothing is built where the weights need more than a tenth of them.
+        steps: T, time steps of a batch's sequences.
+        available: bytes; nothing is made where weights and a batch need more than a tenth of them.
 
     Raises:
         ConfigError: a device that cannot compute.
@@ -60,18 +63,17 @@ def calibrate(sizes: ModelSizes, config: Config, task: Task, available: int) -> 
     >>> asked = Config(task=settings, model=ModelConfig(hidden_size=8), budget=BudgetConfig(steps=1))
     >>> config, _ = resolve(asked)
     >>> sizes, task = ModelSizes.of(config.model, 29), build_task(config)
-    >>> calibrate(sizes, config, task, 2**30).seconds > 0
+    >>> calibrate(sizes, config, task, 21, 2**30).seconds > 0
     True
-    >>> calibrate(sizes, config, task, 2**13).reason
-    'the weights need more than a tenth of the memory'
+    >>> calibrate(sizes, config, task, 21, 2**13).reason
+    'weights and a batch need more than a tenth of the memory'
     """
-    if sizes.weight_bytes > SHARE * available:
-        return Calibration(None, reason="the weights need more than a tenth of the memory")
+    if sizes.weight_bytes + batch_bytes(config, steps) > SHARE * available:
+        return Calibration(None, reason="weights and a batch need more than a tenth of the memory")
     checked_device(config.run.device)
-    whole = task.training_batch(0)
-    short = Batch(*(part[:, :LONGEST].to(config.run.device) for part in whole))
+    short = Batch(*(part[:, :LONGEST].to(config.run.device) for part in task.training_batch(0)))
     asked = _smaller(config)
-    if whole_peak(sizes, asked[0], short.inputs.shape[1]) > available:
+    if needed_bytes(sizes, asked[0], short.inputs.shape[1]) > available:
         return Calibration(None, reason="not even a small step fits the memory")
     model = build_model(config, task.vocabulary)
     optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
@@ -96,7 +98,11 @@ def calibrate(sizes: ModelSizes, config: Config, task: Task, available: int) -> 
                 break
     except NonFiniteLossError as error:
         return Calibration(None, reason=str(error))
-    steps = whole.inputs.shape[1]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(found) == 0:
+            return Calibration(None, reason="not even a small step fits the memory")
     return Calibration(line(found, forward_passes(config, steps) * steps), tuple(found))
 
 

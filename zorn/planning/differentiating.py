@@ -68,7 +68,7 @@ def differentiating_stages(sizes: ModelSizes, config: Config, steps: int) -> dic
     }
     if bridged:
         draws = settings.draws or 1
-        rollouts = forward_stages(sizes, 2 * draws * sequences, k, noisy=False)
+        rollouts = forward_stages(sizes, 2 * draws * sequences, k, noisy=False, factors=0)
         several = parts * gradient * (sequences < batch)
         losses = Stage(logits=logits // 3, gradients=several)
         stages |= all_with(graph + losses + state + noise, rollouts, within="rollouts")

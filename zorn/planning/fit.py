@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from zorn.training.usage import USED_BY
 PROCESS_BYTES = 420 * 2**20
 """Of a training process without its model: the interpreter, torch, libraries; measured 2026-11-23."""
 
+MARGIN = 0.15
+"""Share of a step's memory that a prediction may be too low by: `benchmarks/planner.py` measures it."""
+
 SHORTEST_CHUNK = 8
 """Time steps that a chunk is cut to before rows are: as many as a cell makes its drive of at once, so that
 shorter chunks would cost speed."""
@@ -29,10 +33,10 @@ shorter chunks would cost speed."""
 
 @dataclass(frozen=True)
 class Attempt:
-    """Settings that were tried, in words, and their peak in bytes, the process's own included."""
+    """Settings that were tried, in words, and the bytes that they need (`needed_bytes`)."""
 
     words: str
-    peak: int
+    needed: int
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,21 @@ class Proposal:
     Attributes:
         limit: bytes that it should fit in.
         config: settings that do; None where nothing was found.
-        peak: of them, or the least that was found, in bytes.
+        needed: bytes that they need, or the least that was found to be needed (`needed_bytes`).
         attempts: what was tried in turn and does not fit.
     """
 
     limit: int
     config: Config | None
-    peak: int
+    needed: int
     attempts: tuple[Attempt, ...]
 
 
-def whole_peak(sizes: ModelSizes, config: Config, steps: int) -> int:
-    """Bytes of a training process at the peak of its steps; on another device than the CPU, of the step."""
+def needed_bytes(sizes: ModelSizes, config: Config, steps: int) -> int:
+    """Bytes to have for a training process: its own, and as much as a step takes at its peak where the
+    prediction is too low by `MARGIN`; on another device than the CPU, of the step alone."""
     process = PROCESS_BYTES if config.run.device == "cpu" else 0
-    return step_memory(sizes, config, steps).peak + process
+    return process + math.ceil(step_memory(sizes, config, steps).peak / (1 - MARGIN))
 
 
 def largest_micro_batch(sizes: ModelSizes, config: Config, steps: int, limit: int) -> int | None:
@@ -68,10 +73,10 @@ def largest_micro_batch(sizes: ModelSizes, config: Config, steps: int, limit: in
     1280
     """
     most = most_rows(config)
-    if whole_peak(sizes, with_rows(config, most), steps) <= limit:
+    if needed_bytes(sizes, with_rows(config, most), steps) <= limit:
         return most  # a whole batch needs no sum over its parts, so it may take less than half of it
     rows = range(1, most)
-    fitting = bisect_right(rows, limit, key=lambda size: whole_peak(sizes, with_rows(config, size), steps))
+    fitting = bisect_right(rows, limit, key=lambda size: needed_bytes(sizes, with_rows(config, size), steps))
     return rows[fitting - 1] if fitting else None
 
 
@@ -90,7 +95,7 @@ def propose(sizes: ModelSizes, config: Config, steps: int, limit: int) -> Propos
     nothing but memory and speed; a fused update in place of the optimizer; bfloat16 weights; forward passes
     only, with rank-one members. The first that fits is taken.
     """
-    asked = whole_peak(sizes, config, steps)
+    asked = needed_bytes(sizes, config, steps)
     attempts = [] if asked <= limit else [Attempt(f"{_name(config)}, as asked,", asked)]
     least = asked
     for base in _near(config):
@@ -99,9 +104,8 @@ def propose(sizes: ModelSizes, config: Config, steps: int, limit: int) -> Propos
             of_base = ModelSizes.of(base.model, sizes.vocabulary, getattr(torch, base.run.dtype))
         found = _within(of_base, base, steps, limit)
         if found is not None:
-            peak = whole_peak(of_base, found, steps)
-            return Proposal(limit, found, peak, tuple(attempts))
-        smallest = whole_peak(of_base, _smallest(base), steps)
+            return Proposal(limit, found, needed_bytes(of_base, found, steps), tuple(attempts))
+        smallest = needed_bytes(of_base, _smallest(base), steps)
         least = min(least, smallest)
         attempts.append(Attempt(f"{_name(base)}, a row at a time,", smallest))
     return Proposal(limit, None, least, tuple(attempts))
@@ -114,7 +118,7 @@ def _name(config: Config) -> str:
 
 def _within(sizes: ModelSizes, config: Config, steps: int, limit: int) -> Config | None:
     """The settings with the time chunk and the micro-batch that fit; themselves where they do."""
-    if whole_peak(sizes, config, steps) <= limit:
+    if needed_bytes(sizes, config, steps) <= limit:
         return config
     asked = min(config.estimator.micro_batch, most_rows(config))
     best: tuple[int, Config] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zorn.models.sliced_head import LOGITS_AT_ONCE, OUTPUT_SLICE
 from zorn.native import rollout_bytes
 from zorn.planning.cells import WIDE, CellBytes, cell_bytes, drive_block
 from zorn.planning.sizes import ModelSizes
@@ -73,22 +74,47 @@ def loss_stage(sizes: ModelSizes, rows: int, steps: int) -> Stage:
     return Stage(logits=logits, states=rows * sizes.state_bytes)
 
 
+def sliced_stages(sizes: ModelSizes, rows: int, steps: int, *, noisy: bool) -> dict[str, Stage]:
+    """Head and loss of a large vocabulary, read in slices (`zorn.models.streamed`): the features, with rows
+    first; then, of as many steps as make `LOGITS_AT_ONCE` logits, a copy of them, their product with noise,
+    and two slices of logits in float32: while one is made there is the one before, then its exponentials."""
+    features = rows * steps * sizes.hidden * sizes.element
+    width = OUTPUT_SLICE
+    tokens = rows * min(steps, max(1, LOGITS_AT_ONCE // (rows * width)))
+    piece = (1 + noisy) * tokens * sizes.hidden * sizes.element
+    return {
+        "head": Stage(
+            activations=(2 + (sizes.norm != "none")) * features, states=2 * rows * sizes.state_bytes
+        ),
+        "loss": Stage(
+            activations=features + piece, logits=2 * tokens * width * WIDE, states=rows * sizes.state_bytes
+        ),
+    }
+
+
 def forward_stages(
-    sizes: ModelSizes, rows: int, steps: int, *, noisy: bool, factors: int | None = None
+    sizes: ModelSizes,
+    rows: int,
+    steps: int,
+    *,
+    noisy: bool,
+    factors: int | None = None,
+    sliced: bool = False,
 ) -> dict[str, Stage]:
     """The stages of a chunk of `steps` time steps of `rows` rows: layers, head, loss.
 
     Args:
         noisy: under rank-one noise, which every map multiplies its input by.
         factors: see `layers_stage`.
+        sliced: the logits are read in slices.
 
     >>> from zorn.training import ModelConfig
     >>> sizes = ModelSizes.of(ModelConfig(hidden_size=64), vocabulary=256)
     >>> forward_stages(sizes, rows=8, steps=32, noisy=False)["loss"].logits == 2 * 8 * 32 * 256 * 4
     True
     """
-    return {
-        "layers": layers_stage(sizes, rows, steps, factors=factors),
-        "head": head_stage(sizes, rows, steps, noisy=noisy),
-        "loss": loss_stage(sizes, rows, steps),
-    }
+    layers = {"layers": layers_stage(sizes, rows, steps, factors=factors)}
+    if sliced:
+        return layers | sliced_stages(sizes, rows, steps, noisy=noisy)
+    head = head_stage(sizes, rows, steps, noisy=noisy)
+    return layers | {"head": head, "loss": loss_stage(sizes, rows, steps)}

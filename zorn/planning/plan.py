@@ -11,7 +11,7 @@ import torch
 
 from zorn.planning.available import available_bytes
 from zorn.planning.calibrate import Calibration, calibrate
-from zorn.planning.fit import PROCESS_BYTES, Proposal, largest_micro_batch, propose
+from zorn.planning.fit import MARGIN, PROCESS_BYTES, Proposal, largest_micro_batch, propose
 from zorn.planning.kinds import compared, kind_of, label_of
 from zorn.planning.memory import step_memory
 from zorn.planning.sizes import ModelSizes
@@ -30,7 +30,8 @@ class Planned:
         name: of the estimator, with the steps that it differentiates together.
         configured: whether it is the run's.
         memory: of its training step, without the process's own.
-        micro_batch: the largest that fits the plan's memory, in rows; None: not a single row does.
+        micro_batch: the largest that fits the plan's memory with a margin, in rows; None: not a single row
+            does.
         forward_passes: of a step, a backward pass counted as two.
     """
 
@@ -76,6 +77,7 @@ class Plan:
             "time_steps": self.steps,
             "memory_bytes": self.memory,
             "process_bytes": PROCESS_BYTES if self.config.run.device == "cpu" else 0,
+            "margin": MARGIN,
             "configured": own.name,
             "forward_passes": own.forward_passes,
             "seconds_per_step": None if self.calibration is None else self.calibration.seconds,
@@ -96,11 +98,27 @@ class Plan:
             fitting = self.proposal.config
             found["fit"] = {
                 "limit_bytes": self.proposal.limit,
-                "peak_bytes": self.proposal.peak,
+                "needed_bytes": self.proposal.needed,
                 "config": None if fitting is None else dataclasses.asdict(fitting),
                 "does_not_fit": [dataclasses.asdict(attempt) for attempt in self.proposal.attempts],
             }
         return json.dumps(found, indent=2, default=str) + "\n"
+
+
+def time_steps(config: Config) -> int:
+    """T of a training batch, without making one: a text's windows have the set length, and sequences of
+    another task are all padded to one, whatever the batch.
+
+    >>> from zorn.training import BudgetConfig, TaskConfig
+    >>> copy = TaskConfig(task="copy", batch=10**9, minimum_length=1, maximum_length=20)
+    >>> time_steps(Config(task=copy, budget=BudgetConfig(steps=1)))
+    41
+    """
+    if config.task.task == "text":
+        return config.task.length
+    of_one_row = dataclasses.replace(config.task, batch=1)
+    task = build_task(Config(task=of_one_row, budget=config.budget))
+    return task.training_batch(0).inputs.shape[1]
 
 
 def plan(
@@ -113,7 +131,7 @@ def plan(
         memory: bytes that its process may take; None: what is free.
         fit: bytes to propose settings for; None: propose none.
         calibration: do a few small steps, to estimate the seconds of a step; some seconds at most. The model
-            is built for it, if its weights fit in a tenth of the memory.
+            and a batch are made for it, if both fit in a tenth of the memory.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -128,7 +146,7 @@ def plan(
     """
     config, _ = resolve(config)
     task = build_task(config)
-    steps = task.training_batch(0).inputs.shape[1]
+    steps = time_steps(config)
     sizes = ModelSizes.of(config.model, task.vocabulary, getattr(torch, config.run.dtype))
     available = available_bytes(config.run.device) if memory is None else memory
     planned = tuple(
@@ -147,6 +165,6 @@ def plan(
         steps=steps,
         memory=available,
         estimators=planned,
-        calibration=calibrate(sizes, config, task, available) if calibration else None,
+        calibration=calibrate(sizes, config, task, steps, available) if calibration else None,
         proposal=None if fit is None else propose(sizes, config, steps, fit),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zorn.estimators.carry import state_tensors
 from zorn.models import DNCMemory, LanguageModel
+from zorn.perturbations.drawn_factors import LARGEST_TABLE
 from zorn.perturbations.targets import structured_sites
 from zorn.random.draws import SIGNS_PER_BLOCK
 from zorn.training.build import model_of
@@ -31,7 +32,8 @@ class ModelSizes:
         element: bytes of a number in the dtype of the weights.
         parameters: size of each trained parameter, by name; a shared one once.
         state_bytes: of the recurrent state of one row.
-        factors: lengths of the rank-one factors a and b of one member.
+        factors: lengths of the rank-one factors a and b of one member, without those of `tables`.
+        tables: lengths of the row factors of large tables, whose signs are drawn where they are read.
     """
 
     cell: str
@@ -47,6 +49,7 @@ class ModelSizes:
     parameters: Mapping[str, int]
     state_bytes: int
     factors: tuple[int, ...]
+    tables: tuple[int, ...]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,6 +67,7 @@ class ModelSizes:
         model = model_of(settings, vocabulary, dtype=dtype, device="meta")
         state = state_tensors(model.initial_state(1))
         first = model.cells[0]
+        factors, tables = _factor_lengths(model)
         return cls(
             cell=settings.cell,
             vocabulary=vocabulary,
@@ -77,7 +81,8 @@ class ModelSizes:
             element=dtype.itemsize,
             parameters={name: parameter.numel() for name, parameter in model.named_parameters()},
             state_bytes=sum(bytes_of(tensor) for tensor in state),
-            factors=tuple(_factor_lengths(model)),
+            factors=factors,
+            tables=tables,
         )
 
     @property
@@ -113,24 +118,31 @@ class ModelSizes:
             parts[part if part in ("embedding", "head") else "layers"] += size
         return parts
 
-    def factor_bytes(self, rank: int, *, signs: bool) -> int:
+    def factor_bytes(self, rank: int, *, signs: bool, tables: bool = True) -> int:
         """Rank-one factors of one member: a and b of every parameter, `rank` times, in the weights' dtype
         (`_BoundRankOne._factors`). Signs come in whole blocks of 128, and with the words that they are
-        unpacked from, a bit each, while they are made."""
+        unpacked from, a bit each, while they are made; those of `tables` may not be there at once."""
+        lengths = self.factors + (self.tables if tables or not signs else ())
         if not signs:
-            return rank * sum(self.factors) * self.element
-        whole = sum(math.ceil(length / SIGNS_PER_BLOCK) for length in self.factors) * SIGNS_PER_BLOCK
-        return rank * (whole * self.element + whole // 8)
+            return rank * sum(lengths) * self.element
+        return rank * sum(self.sign_bytes(length) for length in lengths)
+
+    def sign_bytes(self, length: int) -> int:
+        """That many signs of a member."""
+        whole = math.ceil(length / SIGNS_PER_BLOCK) * SIGNS_PER_BLOCK
+        return whole * self.element + whole // 8
 
 
-def _factor_lengths(model: LanguageModel) -> list[int]:
-    """Of every a, those that parameters share once, and of every b."""
+def _factor_lengths(model: LanguageModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of every a, those that parameters share once, and of every b; those of large tables apart."""
     targets, _ = structured_sites(model)
-    rows = {target.row_number: target.layout.blocks * target.layout.rows for target in targets}
-    columns = [
+    rows = {target.row_number: target.layout for target in targets}
+    is_table = {number: layout.blocks == 1 and layout.rows > LARGEST_TABLE for number, layout in rows.items()}
+    factors = [layout.blocks * layout.rows for number, layout in rows.items() if not is_table[number]]
+    factors += [
         target.layout.blocks * target.layout.columns for target in targets if target.layout.has_column_factor
     ]
-    return [*rows.values(), *columns]
+    return tuple(factors), tuple(layout.rows for number, layout in rows.items() if is_table[number])
 
 
 def bytes_of(tensor: Tensor) -> int:

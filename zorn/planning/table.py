@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from zorn.planning.available import show_bytes
-from zorn.planning.fit import PROCESS_BYTES
+from zorn.planning.fit import MARGIN, PROCESS_BYTES
 from zorn.planning.plan import Plan
 from zorn.planning.stages import PARTS
 
@@ -18,7 +18,10 @@ def memory_table(plan: Plan) -> Table:
     """
     process = PROCESS_BYTES if plan.config.run.device == "cpu" else 0
     beside = f" beside the process's own {show_bytes(process)}" if process else ""
-    caption = f"bytes at the peak of a step{beside}; micro-batch: the largest in {show_bytes(plan.memory)}"
+    caption = (
+        f"bytes at the peak of a step{beside}; micro-batch: the largest in {show_bytes(plan.memory)}, with a "
+        f"margin of {MARGIN:.0%}"
+    )
     table = Table("estimator", title="memory of a training step", caption=caption)
     table.add_column("peak", justify="right", style="bold")
     for part in PARTS:
@@ -67,15 +70,17 @@ def _fit_lines(plan: Plan) -> list[str]:
     assert proposal is not None
     limit = show_bytes(proposal.limit)
     lines = [
-        f"does not fit {limit}: {attempt.words} needs {show_bytes(attempt.peak)}, "
-        f"{show_bytes(attempt.peak - proposal.limit)} too much"
+        f"does not fit {limit}: {attempt.words} needs {show_bytes(attempt.needed)}, "
+        f"{show_bytes(attempt.needed - proposal.limit)} too much"
         for attempt in proposal.attempts
     ]
     if proposal.config is None:
         lines.append(
-            f"nothing fits {limit}; the least found is {show_bytes(proposal.peak)}: take a smaller "
+            f"nothing fits {limit}; the least found is {show_bytes(proposal.needed)}: take a smaller "
             "--hidden-size or --parameters, or more heads"
         )
     else:
-        lines.append(f"fits {limit}, with {show_bytes(proposal.peak)} at the peak:")
+        lines.append(
+            f"fits {limit}: needs {show_bytes(proposal.needed)}, with a margin of {MARGIN:.0%} for the step:"
+        )
     return lines

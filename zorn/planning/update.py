@@ -11,12 +11,15 @@ from zorn.training.config import Config
 NORM = 8
 """Bytes of a number whose norm is taken: torch copies what it takes the norm of into float64."""
 
+FINITE = 6
+"""Bytes of a number of which is asked whether it is finite: its magnitude and two comparisons."""
+
 FOLDED = 32
 """Bytes for each number of a fold's largest block: factors, their product, what random bits are made in."""
 
-ROUNDING = 14
-"""Bytes a number while a whole bfloat16 parameter is rounded stochastically: its new value (4), its random
-bits (4), their sum (4) and the half of it that is kept (2); see `FusedSGD.apply`."""
+ROUNDING = 8
+"""Bytes a number while a block of a bfloat16 parameter is rounded stochastically: its new value, and its
+random bits, in whose place they are put together; see `FusedSGD.apply`."""
 
 
 def moments(config: Config) -> int:
@@ -45,16 +48,15 @@ def between_steps(sizes: ModelSizes, config: Config) -> Stage:
 def update_stage(sizes: ModelSizes, config: Config, *, whole: bool) -> Stage:
     """The update, beside weights and moments and the gradient in `.grad`.
 
-    Adam makes a parameter's denominator in two copies, with coupled decay a third. Fused: a parameter whose
-    gradient comes `whole` is rounded whole, in blocks otherwise.
+    Adam makes a parameter's denominator in two copies, with coupled decay a third. Fused: a gradient that is
+    there `whole` goes in blocks, too; one that is folded is not counted here.
     """
     settings, gradient = config.optimizer, sizes.weight_bytes
     if is_fused(config):
         if not whole:
             return Stage()
-        rounding = ROUNDING * sizes.largest if sizes.element < WIDE else 0
-        wide = sizes.largest * WIDE if sizes.element < WIDE else 0
-        return Stage(gradients=gradient + wide, optimizer=rounding)
+        block = min(FOLD_ELEMENTS, sizes.largest) * (sizes.element < WIDE)
+        return Stage(gradients=gradient + block * WIDE, optimizer=block * ROUNDING)
     parts = 2 if config.two_part else 1
     copies = 0 if settings.optimizer == "sgd" else 2
     copies += settings.weight_decay > 0 and settings.optimizer != "adamw"
@@ -67,5 +69,5 @@ def folded_bytes(sizes: ModelSizes) -> int:
 
 
 def norm_bytes(sizes: ModelSizes) -> int:
-    """The copy of the largest parameter's gradient of which the norm is taken."""
-    return NORM * sizes.largest
+    """The copy of a block of a gradient of which the norm is taken."""
+    return NORM * min(FOLD_ELEMENTS, sizes.largest)

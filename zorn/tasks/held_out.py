@@ -1,12 +1,23 @@
 """The value of an objective on held-out data: of one that is a number a row, which `Task.evaluate` does not
 report."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
-from zorn.models import Batch, RecurrentModel, RowObjective, TokenObjective, evaluation_mode, row_losses
+from zorn.models import (
+    Batch,
+    RecurrentModel,
+    RowObjective,
+    TokenObjective,
+    evaluation_mode,
+    row_losses,
+    streamed,
+)
+from zorn.models.sliced_head import outputs_at_once
 from zorn.tasks.objectives import IGNORE
 from zorn.tasks.task import Task
 
@@ -55,13 +66,18 @@ def objective_value(
     batch = _rows(task, split, window)
     wanted = task.objective if objective is None else objective
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    together = max(1, OUTPUTS // (batch.targets.shape[1] * task.vocabulary))
+    body, judge = streamed(model, wanted)
+    of_a_step = outputs_at_once(body, task.vocabulary)
+    together = max(1, OUTPUTS // (batch.targets.shape[1] * of_a_step))
+    options: dict[str, Any] = {}
+    if isinstance(wanted, TokenObjective):  # a row objective needs all outputs of a row
+        chunk = max(1, OUTPUTS // (together * of_a_step))
+        options = {"normaliser": _tokens(batch), "time_chunk": chunk}
     total = 0.0
     with evaluation_mode(model), torch.inference_mode():
         for parts in zip(*(part.split(together) for part in batch), strict=True):
             some = Batch(*(part.to(device) for part in parts))
-            normaliser = _tokens(batch) if isinstance(wanted, TokenObjective) else None
-            total += float(row_losses(model, some, wanted, normaliser=normaliser).sum())
+            total += float(row_losses(body, some, judge, **options).sum())
     return total / len(batch.targets)
 
 

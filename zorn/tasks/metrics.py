@@ -1,10 +1,11 @@
 """Metrics that are summed up chunk by chunk over time, so that no logits are kept."""
 
 import math
+from collections.abc import Callable
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zorn.errors import ZornError
@@ -17,6 +18,9 @@ class TokenMetrics:
 
     Keeps three numbers a row (nats in float64, counted tokens, wrong tokens) on the device of the first
     chunk, and reads them back only when a result is asked for. Targets of -100 count nowhere.
+
+    It is an objective too, cross-entropy that adds up what it has judged, so that the logits of a large
+    vocabulary can be judged in slices: see `zorn.models.streamed`.
 
     Args:
         rows: how many rows every chunk has, at least 1.
@@ -44,13 +48,45 @@ class TokenMetrics:
         self, logits: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
     ) -> None:
         """Adds the next chunk of the same rows."""
+        self.token_losses(logits, targets)
+
+    def token_losses(
+        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
+    ) -> Float[Tensor, "rows time"]:
+        """Adds the next chunk; returns the loss of each token in nats, as `TokenCrossEntropy` does."""
+        return self._added(self._objective.token_losses(outputs, targets), outputs.argmax(-1), targets)
+
+    def sliced_token_losses(
+        self, outputs: Callable[[int, int], Tensor], count: int, targets: Tensor, *, at_once: int
+    ) -> Float[Tensor, "rows time"]:
+        """`token_losses` from slices of the logits, each of which is read once; the arguments are those of
+        `TokenCrossEntropy.sliced_token_losses`."""
+        largest, places = [], []
+
+        def noted(first: int, last: int) -> Tensor:
+            logits = outputs(first, last)
+            value, place = logits.max(-1)
+            largest.append(value)
+            places.append(place + first)
+            return logits
+
+        losses = self._objective.sliced_token_losses(noted, count, targets, at_once=at_once)
+        best = torch.stack(largest).argmax(0, keepdim=True)  # of equal ones the first, as of whole logits
+        return self._added(losses, torch.stack(places).gather(0, best)[0], targets)
+
+    def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+        """Which tokens count: those whose target is not -100."""
+        return self._objective.counts(targets)
+
+    def _added(self, losses: Tensor, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Adds tokens that are judged; returns their losses."""
         assert len(targets) == len(self._nats), "a metrics object is made for one batch of rows"
-        counts = self._objective.counts(targets)
-        wrong = counts & (logits.argmax(-1) != targets)
-        nats = self._objective.token_losses(logits, targets).sum(1, dtype=torch.float64)
-        self._nats = self._nats.to(nats.device) + nats
-        self._counted = self._counted.to(nats.device) + counts.sum(1)
-        self._wrong = self._wrong.to(nats.device) + wrong.sum(1)
+        counts = self.counts(targets)
+        wrong = counts & (predicted != targets)
+        self._nats = self._nats.to(losses.device) + losses.sum(1, dtype=torch.float64)
+        self._counted = self._counted.to(losses.device) + counts.sum(1)
+        self._wrong = self._wrong.to(losses.device) + wrong.sum(1)
+        return losses
 
     @property
     def tokens(self) -> int:

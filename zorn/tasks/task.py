@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zorn.checks import check_choice, check_whole_number
 from zorn.errors import ConfigError
-from zorn.models import Batch, RecurrentModel, RowObjective, TokenObjective, evaluation_mode
+from zorn.models import Batch, RecurrentModel, RowObjective, TokenObjective, evaluation_mode, streamed
+from zorn.models.sliced_head import outputs_at_once
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
 
 SPLITS = ("train", "validation", "test")
@@ -136,8 +137,8 @@ class Task(ABC):
         """Evaluates a recurrent model on a whole split, in inference mode, carrying state over time.
 
         Each row starts from the model's initial state and is read to its end in chunks, whose logits are
-        dropped, so the memory does not grow with the length of the split. The model's mode is restored
-        afterwards.
+        dropped, so the memory does not grow with the length of the split. A large vocabulary's logits are
+        made and judged slice by slice (`zorn.models.streamed`). The model's mode is restored afterwards.
 
         Args:
             model: has `initial_state(rows)` and maps `(inputs [rows, time], state)` to
@@ -156,18 +157,19 @@ class Task(ABC):
             )
         data = self.evaluation_data(split)
         rows, time = data.batch.targets.shape
+        metrics = TokenMetrics(rows)
+        body, judge = streamed(model, metrics)
         if time_chunk is None:
-            time_chunk = max(1, _CHUNK_LOGITS // (rows * self.vocabulary))
+            time_chunk = max(1, _CHUNK_LOGITS // (rows * outputs_at_once(body, self.vocabulary)))
         check_whole_number("time_chunk", time_chunk, minimum=1)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        metrics = TokenMetrics(rows)
         with evaluation_mode(model), torch.inference_mode():
             state = model.initial_state(rows)
             for start in range(0, time, time_chunk):
                 chunk = slice(start, start + time_chunk)
-                logits, state = model(data.batch.inputs[:, chunk].to(device), state)
-                metrics.update(logits, data.batch.targets[:, chunk].to(device))
-                del logits  # or they would live on while the next chunk runs
+                outputs, state = body(data.batch.inputs[:, chunk].to(device), state)
+                judge.token_losses(outputs, data.batch.targets[:, chunk].to(device))
+                del outputs  # or they would live on while the next chunk runs
         nats = metrics.nats + data.untold_nats
         return Evaluation(
             split=data.split,

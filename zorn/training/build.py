@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zorn.distributed import SharedEstimator
 from zorn.errors import ConfigError
 from zorn.estimators import BPTT, CDRGE, FDRGE, SHAPINGS, SPSA15, TBPTT, EProp
 from zorn.estimators.activity import ActivityCredit
@@ -29,7 +30,9 @@ from zorn.training.config import Config, EstimatorConfig, ModelConfig, Optimizer
 from zorn.training.defaults import completed
 from zorn.training.run_folder import RunFolder
 
-Estimator = CDRGE | FDRGE | SPSA15 | ActivityCredit | Bridge | PES | NRES | BPTT | TBPTT | EProp
+Estimator = (
+    CDRGE | FDRGE | SPSA15 | ActivityCredit | Bridge | PES | NRES | BPTT | TBPTT | EProp | SharedEstimator
+)
 
 EXACT_OUTPUT = {"auto": None, "yes": True, "no": False}
 

@@ -75,7 +75,7 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    target = folder / f"step-{progress.step:08d}"
+    target = checkpoint_path(folder, progress.step)
     try:
         temporary = folder / f".saving-{target.name}"
         _write(temporary, progress, model, optimizer)
@@ -121,6 +121,15 @@ def _write(
     synchronise(folder)
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies.
+
+    >>> checkpoint_path(Path("checkpoints"), 123).name
+    'step-00000123'
+    """
+    return folder / f"step-{step:08d}"
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first: those whose manifest is whole.
 
@@ -159,11 +168,15 @@ def read_progress(path: Path) -> Progress:
 def _candidates(folder: Path) -> list[Path]:
     """The folders of checkpoints that have a manifest, in the order of their steps."""
     found = [manifest.parent for manifest in folder.glob(f"step-*/{MANIFEST}")]
-    return sorted((path for path in found if _step(path) >= 0), key=_step)
+    return sorted((path for path in found if checkpoint_step(path) >= 0), key=checkpoint_step)
 
 
-def _step(path: Path) -> int:
-    """The step in a checkpoint's name; -1 for another name."""
+def checkpoint_step(path: Path) -> int:
+    """The step in a checkpoint's name; -1 for another name.
+
+    >>> checkpoint_step(Path("checkpoints/step-00000123"))
+    123
+    """
     number = path.name.removeprefix("step-")
     return int(number) if number.isdecimal() else -1
 
@@ -222,7 +235,8 @@ def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
 
 def _way_out(path: Path) -> str:
     """Advice for a damaged checkpoint: the newest intact one before it."""
-    for earlier in reversed([other for other in checkpoints(path.parent) if _step(other) < _step(path)]):
+    step = checkpoint_step(path)
+    for earlier in reversed([other for other in checkpoints(path.parent) if checkpoint_step(other) < step]):
         if _damage(earlier, _read_manifest(earlier) or {}) is None:
             return f"; {earlier} before it is intact: move or delete {path} to go on from there"
     return "; no intact checkpoint is left before it: restore it from a copy or train again"

@@ -18,7 +18,7 @@ from zorn.training.groups import (
     RunConfig,
     TaskConfig,
 )
-from zorn.training.usage import DIFFERENTIATING, STREAMING, check_used
+from zorn.training.usage import DIFFERENTIATING, MEMBERS, STREAMING, check_used
 
 __all__ = [
     "BudgetConfig",
@@ -113,6 +113,9 @@ class Config:
         require(plain or output != "yes", "exact_output", output, rule, "no")
         streams = self.task.stream is not None or estimator not in STREAMING
         require(streams, "stream", None, f"at least 1 with --estimator {estimator}", 32)
+        halved = estimator in MEMBERS or not self.run.journal_half
+        rule = f"False with {estimator}: only {', '.join(MEMBERS)} keep a journal"
+        require(halved, "journal_half", self.run.journal_half, rule, False)
         if not self.two_part:
             rule = f"{{}} with {estimator} unless its two parts are separate"
             for name, default in (("credit_learning_rate", None), ("credit_momentum", 0.99)):
@@ -152,6 +155,15 @@ class Config:
             as_chosen = [name for name, value in values.items() if getattr(settings, name) == value]
             groups[group.name] = replace(settings, **{name: defaults[name] for name in as_chosen})
         return replace(self, **groups, chosen=Chosen())
+
+    @property
+    def journaled(self) -> bool:
+        """Whether the run keeps a journal: its steps come down to a number for each member.
+
+        >>> Config(estimator=EstimatorConfig(estimator="bptt"), budget=BudgetConfig(steps=1)).journaled
+        False
+        """
+        return self.run.journal and self.estimator.estimator in MEMBERS
 
     @property
     def two_part(self) -> bool:

@@ -344,6 +344,26 @@ class RunConfig:
     """Seconds between checkpoints, at least 0. 0: one after every step. The end is always saved."""
     keep: int = 2
     """Checkpoints to keep, at least 1: the newest."""
+    journal: bool = True
+    """cd-rge, fd-rge, spsa-1.5: write the few numbers of every step, from which the run goes on where it was
+    killed and zorn replay makes any step again; 100 bytes a step and 4 for each member."""
+    journal_half: bool = False
+    """Round what the members' losses come to, to 16 bits, in the run itself: 2 bytes a member in the
+    journal."""
+    journal_sync: float | None = 1.0
+    """Seconds until a step in the journal is forced to the disk, at least 0; what a machine that dies can
+    lose (a process that dies loses nothing). 0: at once. None: as the system likes."""
+    exchange: Literal["auto", "scalars", "gradients"] = "auto"
+    """What processes under torchrun tell each other: losses, and each folds all members; or gradients as
+    well, and each folds its share. auto: what is cheaper; gradients where losses alone do not do."""
+    balance: bool = False
+    """Give faster processes more members to evaluate; the result is the same."""
+    partial_steps: bool = False
+    """cd-rge, fd-rge, spsa-1.5: go on without the members of a process that fails in its evaluation."""
+    check_replicas: int = 100
+    """Steps between two comparisons of all processes' weights, at least 1."""
+    process_timeout: float = 600.0
+    """Seconds to wait for another process, above 0: longer than an evaluation or a checkpoint takes."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -354,3 +374,10 @@ class RunConfig:
         waits = 0 <= self.checkpoint_seconds < math.inf
         require(waits, "checkpoint_seconds", self.checkpoint_seconds, "at least 0 and finite", 60)
         require(self.keep >= 1, "keep", self.keep, "at least 1", 2)
+        waits = self.journal_sync is None or 0 <= self.journal_sync < math.inf
+        require(waits, "journal_sync", self.journal_sync, "at least 0 and finite, or None", 1.0)
+        require(self.check_replicas >= 1, "check_replicas", self.check_replicas, "at least 1", 100)
+        waits = 0 < self.process_timeout < math.inf
+        require(waits, "process_timeout", self.process_timeout, "above 0 and finite", 600)
+        halved = self.journal or not self.journal_half
+        require(halved, "journal_half", self.journal_half, "False without a journal", False)

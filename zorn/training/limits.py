@@ -5,8 +5,9 @@ from torch import Tensor
 
 ELEMENTS_AT_ONCE = 2**20
 
-_REFUSALS = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch says where it gets no memory: on a device, and on the CPU of Windows and of Linux."""
+_REFUSALS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
+"""What torch says where it gets no memory: on a device, on the CPU of Windows and of Linux, and where one of
+the libraries that it calls got none."""
 
 
 def is_finite(parameter: Tensor) -> bool:
@@ -25,6 +26,8 @@ def is_out_of_memory(error: Exception) -> bool:
     for that.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"))
+    True
+    >>> is_out_of_memory(RuntimeError("std::bad_alloc"))
     True
     >>> is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     False

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def journal(self) -> Path:
+        """The numbers that make every step again, see `zorn.training.journal`."""
+        return self.path / "journal.bin"
+
+    @property
     def summary(self) -> Path:
         """The summary, written when the budget is used up."""
         return self.path / "summary.json"
@@ -100,7 +105,7 @@ class RunFolder:
         Raises ConfigError when `check_new` does, or when the system refuses; an earlier run is whole then.
         """
         self.check_new(overwrite=overwrite)
-        earlier = (self.summary, self.curve, self.sample, self.metrics, self.tokenizer)
+        earlier = (self.summary, self.curve, self.sample, self.metrics, self.tokenizer, self.journal)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with _moved_aside(self.path / ".replaced", (*earlier, self.tensorboard, self.checkpoints)):

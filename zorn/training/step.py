@@ -1,16 +1,22 @@
 """One training step: what schedules set, the estimate, and the update of the weights."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import nn
 
-from zorn.estimators import Estimate
+from zorn.estimators import Estimate, ZeroOrderEstimator
 from zorn.models import Batch
+from zorn.perturbations import FusedSGD
 from zorn.tasks import Task
 from zorn.training.build import Estimator, fused_update
-from zorn.training.config import Config
+from zorn.training.config import Config, OptimizerConfig
 from zorn.training.loggers import Record
 from zorn.training.schedules import epsilon_at, learning_rate_at, population_at
 from zorn.training.usage import WEIGHT_SPACE, ZERO_ORDER
+
+Made = TypeVar("Made")
 
 GRADIENTS = ("grad", "credit_grad")
 """Attributes of a parameter that may hold a gradient, or a part of one that is kept apart."""
@@ -18,8 +24,8 @@ GRADIENTS = ("grad", "credit_grad")
 
 def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, share: float) -> Record:
     """Set what the step (from 0) asks of the estimator when `share` (0 to 1) of the budget is used: ε and the
-    population of the schedules, and no carried state where new sequences begin. Returns what was set, and the
-    learning rate.
+    population of the schedules, the rounding for a journal, and no carried state where new sequences begin.
+    Returns what the schedules set, and the learning rate.
 
     >>> from zorn.tasks import CopyTask
     >>> from zorn.training import BudgetConfig
@@ -39,6 +45,8 @@ def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, sh
         set_["population"] = population_at(settings, config.population_multiple, share)
     for attribute, value in set_.items():
         setattr(estimator, attribute, value)
+    if isinstance(estimator, ZeroOrderEstimator):
+        estimator.half_weights = config.run.journal_half
     reset = getattr(estimator, "reset", None)
     if reset is not None and task.begins(step):
         reset()
@@ -63,18 +71,53 @@ def update_weights(
     Raises:
         NonFiniteLossError: the estimator's; the weights are unchanged.
     """
-    settings = config.optimizer
+    return move_weights(
+        config.optimizer,
+        model,
+        optimizer,
+        rate_factor,
+        lambda update: estimator.estimate(model, batch, task.objective, update=update),
+    )
+
+
+def move_weights(
+    settings: OptimizerConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    rate_factor: float,
+    make_gradient: Callable[[FusedSGD | None], Made],
+) -> Made:
+    """Move the weights along a gradient, however it is made: the one path of a step and of its replay.
+
+    Args:
+        settings: with a learning rate that is not None.
+        optimizer: None with fused-sgd.
+        rate_factor: as in `update_weights`.
+        make_gradient: fills `.grad` when it is given None, else applies the update that it is given.
+
+    Returns:
+        what `make_gradient` returned.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> sgd = torch.optim.SGD(layer.parameters(), lr=0.5)
+    >>> sgd.param_groups[0]["initial_lr"] = 0.5
+    >>> before = layer.weight.item()
+    >>> def make_gradient(update):
+    ...     layer.weight.grad = torch.ones(1, 1)
+    >>> move_weights(OptimizerConfig(), layer, sgd, 0.5, make_gradient)
+    >>> round(before - layer.weight.item(), 6)
+    0.25
+    """
     if optimizer is None:
         assert settings.learning_rate is not None, "settings are resolved before a run"
-        update = fused_update(settings, settings.learning_rate * rate_factor)
-        return estimator.estimate(model, batch, task.objective, update=update)
-    estimate = estimator.estimate(model, batch, task.objective)
+        return make_gradient(fused_update(settings, settings.learning_rate * rate_factor))
+    made = make_gradient(None)
     if settings.clip_norm is not None:
         clip(model, settings.clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * rate_factor
     optimizer.step()
-    return estimate
+    return made
 
 
 def clip(model: nn.Module, norm: float) -> None:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import final
 
+import torch
 from rich.console import Console
 
+from zorn.distributed import Group
 from zorn.errors import ConfigError, NonFiniteLossError, ZornError
 from zorn.estimators import Estimate
 from zorn.models import Batch, parameter_count, sample
@@ -24,6 +29,7 @@ from zorn.training.build import (
 )
 from zorn.training.checkpoint import (
     Progress,
+    checkpoint_path,
     latest_checkpoint,
     load_checkpoint,
     read_progress,
@@ -34,16 +40,20 @@ from zorn.training.curve import draw_curve
 from zorn.training.defaults import resolve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
+from zorn.training.journal import Journal, JournalEntry, check_identity, last_step, read_journal
 from zorn.training.learner import Learner
 from zorn.training.limits import is_finite, is_out_of_memory
-from zorn.training.loggers import MetricsLog, Record, read_metrics, truncate_metrics
+from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.rate_watch import RateWatch, told
+from zorn.training.replay import after_entry, journal_identity, replay_steps
+from zorn.training.resumption import entry_of, line_of, mend_metrics
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
 from zorn.training.step import prepare_step, update_weights
 from zorn.training.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
+from zorn.training.together import SilentLog, fetch_run, is_orphan, on_device_of, shared
 
 SAMPLE_PROMPT = "The "
 SAMPLE_LENGTH = 600
@@ -61,14 +71,18 @@ class Trainer:
     Args:
         config: the settings; what is None or "auto" in them is chosen here, see `zorn.training.resolve`.
         overwrite: replace an earlier run in the same folder.
-        resume: go on from the newest checkpoint in the folder; most callers use `Trainer.resume`.
+        resume: go on from the newest checkpoint in the folder and the journal after it; most callers use
+            `Trainer.resume`.
         console: where progress and summary are printed; None: standard output.
+        group: the processes that train together, from `zorn.distributed.start`; None: this one alone. All
+            make a trainer of the same settings and call its methods together; rank 0 writes and prints.
 
     Raises:
         ConfigError: settings that cannot work: a text that is missing, a folder that cannot be written, a
             device that is not there; a run to resume that is finished, or whose config.json or text was
             changed since it started.
         CheckpointError: a run to resume whose newest checkpoint is damaged.
+        JournalError: a run to resume whose journal is damaged (but at its end), or another run's.
 
     Attributes:
         config: the settings, with all that was chosen.
@@ -84,16 +98,20 @@ class Trainer:
         overwrite: bool = False,
         resume: bool = False,
         console: Console | None = None,
+        group: Group | None = None,
     ) -> None:
-        config, self.choices = resolve(config)
+        self.group = group if group is not None else Group()
+        config, self.choices = resolve(on_device_of(self.group, config))
         self.config = _with_absolute_source(config)
         self.folder = RunFolder(config.run.out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
-        self.console = console or Console()
+        self.console = (console or Console()) if self.group.is_main else Console(quiet=True)
         self._overwrite, self._resumed = overwrite, resume
+        self._parent = os.getppid()
         if resume:
-            self.folder.check_resumable()
+            if self.group.is_main:
+                self.folder.check_resumable()
             check_settings(read_progress(latest_checkpoint(self.folder.checkpoints)).settings, config)
-        else:
+        elif self.group.is_main:
             self.folder.check_new(overwrite=overwrite)
         set_threads(config.run.threads)
         self.task = build_task(self.config, self.folder if resume else None)
@@ -102,6 +120,8 @@ class Trainer:
         self.model = build_model(config, self.task.vocabulary)
         carry = config.task.stream is not None
         self.estimator = build_estimator(config.estimator, config.run.seed, carry=carry)
+        if self.group.size > 1:
+            self.estimator = shared(self.estimator, self.group, config.run)
         self.optimizer = build_optimizer(config.optimizer, self.model, two_part=config.two_part)
         self.step = self.forward_passes = self.dropped = 0
         self.saved_step: int | None = None
@@ -109,6 +129,9 @@ class Trainer:
         self._started: float | None = None
         settings = config.optimizer
         self._watch = RateWatch(window=settings.plateau_window) if settings.on_plateau == "research" else None
+        self._identity = journal_identity(config, self.model, self._text) if config.journaled else None
+        self._journal: Journal | None = None
+        self._journal_bytes = self._journal_last = self._logged_step = 0
         if resume:
             self._restore()
 
@@ -120,42 +143,57 @@ class Trainer:
         steps: int | None = None,
         seconds: float | None = None,
         console: Console | None = None,
+        group: Group | None = None,
     ) -> "Trainer":
-        """The trainer of an earlier run, as it was at its newest checkpoint; `run` goes on from there.
+        """The trainer of an earlier run, as it was at the last step in its journal, or at its newest
+        checkpoint where it keeps none; `run` goes on from there.
 
         `steps` or `seconds` set a new budget, counted from the start of the run. Nothing is written until
         `run`. Raises what making a `Trainer` raises.
         """
+        if group is not None:
+            fetch_run(group, RunFolder(path))
         config = RunFolder(path).read_config()
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=path))
         if steps is not None or seconds is not None:
             config = dataclasses.replace(config, budget=BudgetConfig(steps=steps, seconds=seconds))
-        return cls(config, resume=True, console=console)
+        return cls(config, resume=True, console=console, group=group)
 
     def _restore(self) -> None:
         newest = latest_checkpoint(self.folder.checkpoints)
         check_text(read_progress(newest).text, self.task, self.config.task.source, self._tokenizer)
         progress = load_checkpoint(newest, self.model, self.optimizer)
-        self.step, self.saved_step, self.forward_passes = (
-            progress.step,
-            progress.step,
-            progress.forward_passes,
-        )
-        self.dropped, self._earlier_seconds = progress.dropped, progress.seconds
-        self.estimator.load_state_dict(dict(progress.estimator))
+        self.saved_step = progress.step
         if self._watch and progress.watch:
             self._watch.load_state_dict(dict(progress.watch))
+        for entry in self._later_entries(progress.step):
+            progress = after_entry(progress, entry)
+        self.step, self.forward_passes = progress.step, progress.forward_passes
+        self.dropped, self._earlier_seconds = progress.dropped, progress.seconds
+        self.estimator.load_state_dict(dict(progress.estimator))
         if self._share_used() >= 1 and self.folder.summary.exists():
             raise ConfigError(
                 f"the run in {self.folder.path} is finished after {self.step} steps and "
                 f"{progress.seconds:.0f} seconds: extend it with --steps or --seconds, counted from its start"
             )
 
+    def _later_entries(self, saved: int) -> Iterator[JournalEntry]:
+        """The journal's entries after a checkpoint, each once its step is taken again; none for a run that
+        searches its learning rate, as the watch's state is in checkpoints only."""
+        if self._identity is None or not self.folder.journal.exists():
+            return
+        check_identity(self.folder.journal, self._identity)
+        self._journal_bytes = self.folder.journal.stat().st_size
+        self._journal_last = last_step(self.folder.journal)
+        if self._watch is None:
+            entries = read_journal(self.folder.journal, after=saved)
+            yield from replay_steps(self.config, self.model, self.optimizer, entries, after=saved)
+
     def run(self) -> Summary:
         """Train until the budget is used; returns the summary, which is also in `summary.json`.
 
-        One process at a time can train in a folder. The first SIGINT, SIGTERM or SIGHUP ends the run after
-        the step, its evaluation and a save; a second one acts as it did outside.
+        One process at a time can train in a folder, or one group of them. The first SIGINT, SIGTERM or SIGHUP
+        ends the run after the step, its evaluation and a save; a second one acts as it did outside.
 
         Raises:
             KeyboardInterrupt: after such a signal; `saved_step` tells what is saved.
@@ -165,10 +203,17 @@ class Trainer:
             OSError: the disk refused; the newest checkpoint is whole.
         """
         try:
-            with Interruption() as interruption, locked(self.folder.path):
-                self._open_folder()
-                self._train(interruption)
-                return self._finish()
+            with Interruption() as interruption, self.group.together():
+                main = self.group.is_main
+                with locked(self.folder.path) if main else nullcontext():
+                    if main:
+                        self._open_folder()
+                        self._journal = self._open_journal()
+                    with self._journal or nullcontext():
+                        self._train(interruption)
+                    summary = self.group.collect(self._finish() if main else None)[0]
+                    assert summary is not None, "rank 0 made one"
+                    return summary
         except OSError as error:
             saved = f"step {self.saved_step} is saved: mend that, then go on with zorn resume"
             saved = "nothing is saved" if self.saved_step is None else saved
@@ -193,28 +238,63 @@ class Trainer:
             forward_passes=self.forward_passes,
             objective=self.config.task.objective,
         )
-        with MetricsLog(self.folder.metrics, self.folder.tensorboard, self.step) as log, display:
-            if not self._resumed:
+        with self._open_log() as log, display:
+            if self._resumed:
+                self._catch_up(log, display)
+            else:
                 for choice in self.choices:
-                    self.console.print(choice, highlight=False, markup=False, soft_wrap=True)
+                    self._say(choice)
                 self._save()
             if self.step == 0:
                 self._evaluate_once(log, display)
-            while share < 1 and not interruption.requested:
+            share, _, stop = self._agreed(interruption)
+            while share < 1 and not stop:
                 self._train_step(share, log, display)
-                before, share = share, self._share_used()
+                before, (share, save, stop) = share, self._agreed(interruption)
                 evaluations = self.config.run.evaluations
                 if int(share * evaluations) > int(before * evaluations):
                     self._evaluate(log, display)
-                if time.perf_counter() - self._saved_at >= self.config.run.checkpoint_seconds or share >= 1:
+                if save:
                     self._save()
+            self._save()
             if share < 1:
-                self._save()
                 raise KeyboardInterrupt
             self._evaluate_once(log, display)
 
-    def _evaluate_once(self, log: MetricsLog, display: ProgressDisplay) -> None:
+    def _open_log(self) -> MetricsLog | SilentLog:
+        if not self.group.is_main:
+            return SilentLog()
+        return MetricsLog(self.folder.metrics, self.folder.tensorboard, self._logged_step)
+
+    def _agreed(self, interruption: Interruption) -> tuple[float, bool, bool]:
+        """The share of the budget that is used, whether to save, and whether to stop: the same in all
+        processes, by the clock of rank 0 and the signals to any."""
+        due = time.perf_counter() - self._saved_at >= self.config.run.checkpoint_seconds
+        stop = interruption.requested or is_orphan(self._parent)
+        own = torch.tensor([self._share_used(), due, stop], dtype=torch.float64)
+        if self.group.size == 1:
+            return float(own[0]), due, stop
+        told = [note.values for note in self.group.message(own)]
+        return float(told[0][0]), bool(told[0][1]), any(bool(values[2]) for values in told)
+
+    def _catch_up(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+        """Log what is in the journal alone, and evaluate where that was due, as a crash came in between."""
+        if not self.group.is_main:
+            return
+        rate = self.config.optimizer.learning_rate
+        if self._journal is not None and rate is not None and self._logged_step < self.step:
+            for entry in read_journal(self._journal.path, after=self._logged_step):
+                log.write(line_of(entry, rate))
+        done = [line for line in read_metrics(self.folder.metrics) if line["kind"] == "evaluation"]
+        budget, evaluations = self.config.budget, self.config.run.evaluations
+        share = budget.progress(done[-1]["step"], done[-1]["seconds"]) if done else 0.0
+        if int(self._share_used() * evaluations) > int(share * evaluations):
+            self._evaluate_once(log, display)
+
+    def _evaluate_once(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
         """Evaluate unless this step is in the log already."""
+        if not self.group.is_main:
+            return
         records = read_metrics(self.folder.metrics)
         if not any(record["kind"] == "evaluation" and record["step"] == self.step for record in records):
             self._evaluate(log, display)
@@ -224,13 +304,35 @@ class Trainer:
             self.folder.create(self.config, overwrite=self._overwrite, tokenizer=self._tokenizer)
             return
         newest = latest_checkpoint(self.folder.checkpoints)
-        if read_progress(newest).step != self.step:
+        if read_progress(newest).step != self.saved_step:
             raise ConfigError(f"{newest} was written by another process meanwhile: resume the run again")
-        truncate_metrics(self.folder.metrics, self.step)
+        journal = self.folder.journal
+        if self._journal_bytes and journal.stat().st_size != self._journal_bytes:
+            raise ConfigError(f"{journal} was written by another process meanwhile: resume the run again")
+        splits = len(self.task.validation_splits)
+        self._logged_step = mend_metrics(self.folder.metrics, self.step, splits)
         self.folder.write_config(self.config)
         self.folder.summary.unlink(missing_ok=True)
 
-    def _train_step(self, share: float, log: MetricsLog, display: ProgressDisplay) -> None:
+    def _open_journal(self) -> Journal | None:
+        """The journal, to go on with after this step; a new one where there is none or it has not come so
+        far; None for a run that keeps none."""
+        if self._identity is None:
+            return None
+        path, sync = self.folder.journal, {"sync_seconds": self.config.run.journal_sync}
+        if self._journal_bytes:
+            if self._journal_last >= self.step:
+                journal = Journal.open(path, self._identity, last_step=self.step, **sync)
+                if journal.dropped:
+                    self._say(journal.dropped)
+                return journal
+            self._say(
+                f"{path} ends at step {self._journal_last}, before the checkpoint of step {self.step}: a new "
+                "one begins, and steps up to there cannot be made again"
+            )
+        return Journal.create(path, self._identity, base_step=self.step, **sync)
+
+    def _train_step(self, share: float, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
         record: Record = {"kind": "train"}
         record |= prepare_step(self.config, self.task, self.estimator, self.step, share)
         factor = self._watch.factor if self._watch else 1.0
@@ -255,6 +357,8 @@ class Trainer:
             "gradient_norm": estimate.gradient_norm,
             "dropped": estimate.dropped,
         }
+        if self._journal is not None and estimate.fold is not None:
+            self._journal.append(entry_of(record, estimate.fold, rate_factor))  # before all that tells of it
         log.write(record)
         display.trained(record, self._share_used())
         if self._watch:
@@ -264,14 +368,17 @@ class Trainer:
                 self.forward_passes += found["probe_steps"] * estimate.forward_passes
                 place = {"seconds": self._seconds(), "forward_passes": self.forward_passes}
                 log.write({**found, **place})
-                self.console.print(told(found), highlight=False, markup=False, soft_wrap=True)
+                self._say(told(found))
 
     def _update(self, batch: Batch, rate_factor: float) -> Estimate:
         parts = self.model, self.estimator, self.optimizer
         return update_weights(self.config, self.task, *parts, batch, rate_factor)
 
-    def _evaluate(self, log: MetricsLog, display: ProgressDisplay) -> None:
-        """Evaluate all validation splits; what is shown while training is the first's."""
+    def _evaluate(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+        """Evaluate all validation splits, on rank 0 while the others wait; what is shown while training is
+        the first's."""
+        if not self.group.is_main:
+            return
         evaluations = [self.task.evaluate(self.model, split) for split in self.task.validation_splits]
         place = {"step": self.step, "seconds": self._seconds(), "forward_passes": self.forward_passes}
         records: list[Record] = [
@@ -288,7 +395,7 @@ class Trainer:
 
     def _save(self) -> Path:
         if self.saved_step == self.step:
-            return latest_checkpoint(self.folder.checkpoints)
+            return checkpoint_path(self.folder.checkpoints, self.step)
         if not self._is_finite():
             raise NonFiniteLossError(
                 f"step {self.step}: the weights are not finite: lower the learning rate or epsilon; the last "
@@ -305,10 +412,13 @@ class Trainer:
             watch=self._watch.state_dict() if self._watch else {},
             text=self._text,
         )
-        keep = self.config.run.keep
-        saved = save_checkpoint(self.folder.checkpoints, progress, self.model, self.optimizer, keep=keep)
+        if self._journal is not None:
+            self._journal.sync()  # or a machine that dies might keep the checkpoint alone
+        if self.group.is_main:
+            keep = self.config.run.keep
+            save_checkpoint(self.folder.checkpoints, progress, self.model, self.optimizer, keep=keep)
         self.saved_step, self._saved_at = self.step, time.perf_counter()
-        return saved
+        return checkpoint_path(self.folder.checkpoints, self.step)
 
     def _is_finite(self) -> bool:
         return all(is_finite(parameter) for parameter in self.model.parameters())
@@ -339,10 +449,11 @@ class Trainer:
         print_summary(self.console, summary, title)
         if isinstance(self.task, TextTask):
             self.folder.sample.write_text(self._sample(self.task), encoding="utf-8")
-        self.console.print(
-            f"{self.folder.path}: summary.json, curve.png, checkpoints", highlight=False, markup=False
-        )
+        self._say(f"{self.folder.path}: summary.json, curve.png, checkpoints")
         return summary
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _sample(self, task: TextTask) -> str:
         prompt = task.encode(SAMPLE_PROMPT).unsqueeze(0).to(self.config.run.device)

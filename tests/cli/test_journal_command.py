@@ -1,0 +1,82 @@
+"""`zorn replay` and `zorn journal`, from words to what is printed."""
+
+import re
+
+import pytest
+
+from zorn.cli import main
+from zorn.training import latest_checkpoint
+
+TRAIN = ["train", "--task", "copy", "--batch", "4", "--population", "4", "--hidden-size", "4", "--steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main([*TRAIN, "--out", str(out), "--evaluations", "1"]) == 0
+    return out
+
+
+def test_replay_says_where_the_weights_are(run, capsys):
+    assert main(["replay", str(run), "--to-step", "2"]) == 0
+    out = capsys.readouterr().out
+    made = run.with_name("run-step-2")
+    newest = latest_checkpoint(made / "checkpoints")
+    assert newest.name == "step-00000002"
+    assert out == f"{newest}: the weights after step 2; evaluate them with: zorn evaluate {made}\n"
+    assert main(["evaluate", str(made)]) == 0
+    capsys.readouterr()
+    assert main(["replay", str(run), "--to-step", "2"]) == 2
+    assert "is not empty: choose another --out" in capsys.readouterr().err
+    assert main(["replay", str(run), "--to-step", "4", "--out", str(made) + "x"]) == 2
+    assert "step must be at most 3, the last in" in capsys.readouterr().err
+
+
+def test_show_has_the_last_steps(run, capsys):
+    assert main(["journal", "show", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert f"{run / 'journal.bin'}: 404 bytes, steps 1 to 3\n" in out
+    assert re.search(r"135 bytes a step; loss from \d\.\d{4} to \d\.\d{4}", out)
+    assert re.search(r"│ +3 │ +4 │ +116 │", out)
+
+
+def test_verify_tells_damage_by_its_exit_code_and_trim_drops_it(run, capsys):
+    file = run / "journal.bin"
+    whole = file.read_bytes()
+    assert main(["journal", "verify", str(run)]) == 0
+    assert capsys.readouterr().out == f"{file}: 3 whole steps after step 0\n"
+    file.write_bytes(whole[:-1])
+    assert main(["journal", "verify", str(run)]) == 2
+    assert "byte 288: step 3 is cut short, as by a crash; zorn resume drops it\n" in capsys.readouterr().out
+    file.write_bytes(whole[:200] + b"?" + whole[201:])
+    assert main(["journal", "verify", str(run)]) == 2
+    out = capsys.readouterr().out
+    assert "byte 172: step 2 damaged: restore the file from a copy, or drop" in out
+    assert "2 whole steps" in out
+    assert main(["journal", "show", str(run)]) == 2
+    assert "is damaged at step 2 (byte 172)" in capsys.readouterr().err
+    (run / "checkpoints" / "step-00000000" / "manifest.json").unlink()  # so the oldest is that of step 3
+    assert main(["journal", "trim", str(run)]) == 0
+    assert capsys.readouterr().out == f"{file}: begins after step 3 now, 348 bytes less\n"
+    assert main(["journal", "show", str(run)]) == 0
+    assert "no step after step 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["journal", "shown", "run"], "show"),
+        (["journal", "show"], "is missing"),
+        (["journal", "show", "absent"], "absent is not the folder of a run"),
+        (["replay", "absent", "--to-step", "1"], "absent is not the folder of a run"),
+        (["replay", "absent", "--to-step", "-1"], "to_step"),
+        (["replay", "absent", "--to-step", "x"], "--to-step must be a whole number, got 'x'"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("zorn: ")
+    assert error.count("\n") == 1
+    assert message in error

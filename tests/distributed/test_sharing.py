@@ -1,0 +1,180 @@
+"""Joining a group, sharing an estimator, and what is refused before any work."""
+
+import socket
+
+import pytest
+import torch
+from processes import free_port
+from script import batch_of, small_model, weight_space, weights
+
+from zorn.distributed import Costs, Group, share, start
+from zorn.distributed.agreement import described, estimator_facts, weight_facts
+from zorn.errors import ConfigError
+from zorn.estimators import BPTT, NRES, PES, ActivityCredit, Bridge
+from zorn.perturbations import FusedSGD
+from zorn.tasks import TokenCrossEntropy
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Sets the environment of a launcher; without arguments, none."""
+
+    def of(**variables):
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return of
+
+
+def test_without_a_launcher_a_process_is_alone(place):
+    place(MASTER_ADDR="somewhere")
+    with start() as group:
+        assert (group.rank, group.size, group.is_main) == (0, 1, True)
+
+
+def test_a_group_of_one_needs_no_port(place):
+    place(RANK=0, WORLD_SIZE=1)
+    assert start().size == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": 0}, "WORLD_SIZE must be a whole number of at least 0, got ''"),
+        ({"RANK": "x", "WORLD_SIZE": 2}, "RANK must be a whole number of at least 0, got 'x'"),
+        ({"RANK": 2, "WORLD_SIZE": 2}, "RANK must be from 0 to WORLD_SIZE − 1 = 1, got 2"),
+        ({"RANK": 0, "WORLD_SIZE": 2}, "MASTER_ADDR is not set, but RANK and WORLD_SIZE are: .* torchrun"),
+        ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT is not set"),
+    ],
+)
+def test_an_environment_that_is_not_whole_is_told(place, variables, message):
+    place(**variables)
+    with pytest.raises(ConfigError, match=message):
+        start()
+
+
+def test_a_port_in_use_is_told(place):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        place(RANK=0, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use: set MASTER_PORT"):
+            start(timeout=5)
+
+
+def test_processes_that_do_not_come_are_told(place):
+    place(RANK=0, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    with pytest.raises(ConfigError, match=r"rank 0 of 2 did not meet the others at 127.0.0.1:\d+ within 1 s"):
+        start(timeout=1)
+
+
+def test_a_timeout_is_positive():
+    with pytest.raises(ConfigError, match="timeout must be a number above 0"):
+        start(timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda: torch.nn.Linear(1, 1), {}, "estimator must be one of zorn's .* got a Linear"),
+        (lambda: share(weight_space("pes", "dense"), Group()), {}, "not shared yet, got a SharedEstimator"),
+        (lambda: BPTT(), {"mode": "losses"}, "mode must be one of 'auto', 'scalars', 'gradients'"),
+        (lambda: BPTT(), {"mode": "scalars"}, "'scalars' for BPTT, whose gradient is no sum over members"),
+        (lambda: ActivityCredit(epsilon=0.1), {"mode": "scalars"}, "'scalars' for ActivityCredit"),
+        (lambda: weight_space("pes", "dense"), {"partial": True}, "partial: got True for PES"),
+        (lambda: weight_space("cd-rge", "dense"), {"check_every": 0}, "check_every must be a whole number"),
+    ],
+)
+def test_what_cannot_be_shared_is_told_before_any_work(make, options, message):
+    with pytest.raises(ConfigError, match=message):
+        share(make(), Group(), **options)
+
+
+def test_a_group_is_what_start_gives():
+    with pytest.raises(
+        ConfigError, match=r"group must be what zorn.distributed.start\(\) returned, got a st"
+    ):
+        share(BPTT(), "gloo")
+
+
+@pytest.mark.parametrize("numbers", [{"fold": 0.0}, {"link": -1.0}])
+def test_costs_are_positive(numbers):
+    with pytest.raises(ConfigError, match="must be a number above 0"):
+        Costs(**numbers)
+
+
+def test_the_cost_rule_is_its_formula():
+    """Two processes, 100 members, a fold of 1e9: half of 100 d / 1e9 is saved by sending 4 d bytes, which
+    takes less from 4e9 / 50 bytes a second on."""
+    sizes = {"members": 100, "parameters": 10**6, "processes": 2}
+    assert Costs(fold=1e9, link=0.99 * 4e9 / 50).cheaper(**sizes) == "scalars"
+    assert Costs(fold=1e9, link=1.01 * 4e9 / 50).cheaper(**sizes) == "gradients"
+    assert Costs().cheaper(**sizes | {"processes": 1}) == "scalars"
+
+
+@pytest.mark.parametrize("kind", ["cd-rge", "1.5-spsa", "nres"])
+def test_a_shared_estimator_of_one_process_is_the_estimator(kind):
+    """The same bits, on the same path; and it has the other's attributes."""
+    plain, model = weight_space(kind, "rank one"), small_model()
+    shared, other = share(weight_space(kind, "rank one"), Group()), small_model()
+    for estimator, each in ((plain, model), (shared, other)):
+        estimator.epsilon = 0.02
+        for step in range(3):
+            estimator.estimate(each, batch_of(step), TokenCrossEntropy(), FusedSGD(learning_rate=0.3))
+    assert all(
+        torch.equal(*pair) for pair in zip(weights(model).values(), weights(other).values(), strict=True)
+    )
+    assert (shared.step, shared.epsilon, shared.population) == (3, 0.02, 4)
+    assert shared.estimator.epsilon == 0.02
+    assert shared.mode == "scalars"
+    with pytest.raises(AttributeError):
+        shared.nothing  # noqa: B018
+
+
+def test_ask_evaluate_and_tell_are_shared_too():
+    plain, model = weight_space("cd-rge", "rank one"), small_model()
+    shared = share(weight_space("cd-rge", "rank one"), Group())
+    batch = batch_of(0)
+    losses = [e.evaluate(model, e.ask(model), batch, TokenCrossEntropy()) for e in (plain, shared)]
+    assert torch.equal(losses[0][0], losses[1][0])
+    assert losses[0][1] == losses[1][1] == 32
+
+
+def test_what_the_user_froze_stays_frozen_in_a_shared_fold():
+    model, estimator = small_model(), share(weight_space("cd-rge", "dense"), Group(), mode="gradients")
+    model.embedding.weight.requires_grad_(False)
+    estimator.estimate(model, batch_of(0), TokenCrossEntropy())
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["embedding.weight"]
+    assert model.embedding.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("make", "setting", "text"),
+    [
+        (lambda: PES(population=8, epsilon=0.1), "population of CDRGE", "8"),
+        (lambda: NRES(population=8, epsilon=0.1), "estimator", "NRES"),
+        (lambda: ActivityCredit(epsilon=0.1, discount=0.9), "discounts of ActivityCredit", "{: 0.9}"),
+        (lambda: Bridge(truncation=3, epsilon=0.1), "epsilon of Bridge", "0.1"),
+        (lambda: weight_space("cd-rge", "dense"), "shaping of CDRGE", "none"),
+    ],
+)
+def test_what_is_compared_of_an_estimator(make, setting, text):
+    assert estimator_facts(make())[setting] == text
+
+
+def test_settings_are_the_same_text_in_every_process():
+    assert described(lambda: None) == "test_settings_are_the_same_text_in_every_process.<locals>.<lambda>"
+    assert described(object()) is None
+
+
+def test_the_hash_of_weights_sees_one_bit():
+    model = small_model(torch.bfloat16)
+    before = weight_facts(model)
+    with torch.no_grad():
+        model.head.weight.view(torch.int16)[0, 0] ^= 1
+    after = weight_facts(model)
+    assert [name for name in before if before[name] != after[name]] == ["weights of head.weight"]

@@ -1,0 +1,102 @@
+"""`zorn journal`."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from zorn.cli.parsing import parse
+from zorn.training.journal import Damage, journal_pieces, read_header, read_journal
+from zorn.training.journal_entry import JournalEntry
+from zorn.training.replay import trim
+from zorn.training.run_folder import RunFolder
+
+SHOWN = 10
+"""Entries that are shown: the last ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """Look at, check or shorten the journal of a run.
+
+    show: what it holds, and its last steps. verify: read every byte; the exit code is 2 where something is
+    damaged or cut short. trim: drop what is before the oldest checkpoint that is kept; steps before it
+    cannot be made again then.
+    """
+
+    action: tyro.conf.Positional[Literal["show", "verify", "trim"]]
+    """What to do."""
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+
+
+def command(words: Sequence[str]) -> int:
+    """Do something with a journal, from command-line words; returns the exit code."""
+    asked = parse(Journal, words, prog="zorn journal")
+    folder, console = RunFolder(asked.run), Console()
+    folder.read_config()
+    if asked.action == "show":
+        _show(folder.journal, console)
+        return 0
+    if asked.action == "verify":
+        return _verify(folder.journal, console)
+    base, freed = trim(asked.run)
+    _say(console, f"{folder.journal}: begins after step {base} now, {freed:,} bytes less")
+    return 0
+
+
+def _show(path: Path, console: Console) -> None:
+    base, latest = read_header(path).base_step, deque[JournalEntry](maxlen=SHOWN)
+    count = 0
+    lowest, highest = float("inf"), float("-inf")
+    for entry in read_journal(path):
+        count += 1
+        lowest, highest = min(lowest, entry.loss), max(highest, entry.loss)
+        latest.append(entry)
+    if not count:
+        _say(console, f"{path}: no step after step {base}")
+        return
+    size = path.stat().st_size
+    _say(console, f"{path}: {size:,} bytes, steps {base + 1} to {base + count}")
+    _say(console, f"{size / count:,.0f} bytes a step; loss from {lowest:.4f} to {highest:.4f}")
+    table = Table()
+    for name in ("step", "members", "bytes", "epsilon", "rate", "loss", "gradient", "dropped", "seconds"):
+        table.add_column(name, justify="right")
+    for entry in latest:
+        table.add_row(*_cells(entry))
+    console.print(table)
+
+
+def _cells(entry: JournalEntry) -> Iterator[str]:
+    """What is shown of a step; the rate is a share of the first learning rate."""
+    yield from (str(entry.step), str(len(entry.fold.coded)), str(entry.nbytes))
+    yield from (f"{entry.fold.draw.epsilon:.4g}", f"{entry.rate_factor:.4g}", f"{entry.loss:.4f}")
+    yield from (f"{entry.gradient_norm:.4g}", str(entry.dropped), f"{entry.seconds:.1f}")
+
+
+def _verify(path: Path, console: Console) -> int:
+    header, steps, damaged = read_header(path), 0, False
+    for piece in journal_pieces(path):
+        if isinstance(piece, Damage):
+            damaged = True
+            _say(console, f"{path}: byte {piece.start}: {_told(piece)}")
+        else:
+            steps += 1
+    _say(console, f"{path}: {steps} whole steps after step {header.base_step}")
+    return 2 if damaged else 0
+
+
+def _told(damage: Damage) -> str:
+    if damage.last is None:
+        return f"step {damage.step} is cut short, as by a crash; zorn resume drops it"
+    lost = f"step {damage.step}" if damage.last == damage.step else f"steps {damage.step} to {damage.last}"
+    return f"{lost} damaged: restore the file from a copy, or drop them with zorn journal trim"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,34 @@
+"""A gradient that exists whole, cut into the blocks that updates take."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from zorn.perturbations.perturbation import FOLD_ELEMENTS, GradientBlock
+from zorn.perturbations.targets import Target
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """The flattened tensor in views of at most `FOLD_ELEMENTS` elements, so that what is computed from each
+    (a norm in float64, a float32 copy) stays small; of a tensor that is not contiguous, views of a copy.
+
+    Example:
+        >>> [len(piece) for piece in pieces(torch.zeros(300, 1000))]
+        [131072, 131072, 37856]
+    """
+    yield from tensor.detach().reshape(-1).split(FOLD_ELEMENTS)
+
+
+def gradient_blocks(target: Target, gradient: Tensor) -> Iterator[GradientBlock]:
+    """Blocks of a gradient of the target's shape, in float32, or in float64 for a float64 parameter.
+
+    Example:
+        >>> target = Target("weight", 0, torch.nn.Parameter(torch.zeros(300, 1000)))
+        >>> [block.start for block in gradient_blocks(target, torch.ones(300, 1000))]
+        [0, 131072, 262144]
+    """
+    wide, start = torch.promote_types(target.parameter.dtype, torch.float32), 0
+    for piece in pieces(gradient):
+        yield GradientBlock(target, start, piece.to(wide))
+        start += len(piece)

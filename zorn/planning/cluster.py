@@ -1,0 +1,325 @@
+"""Steps per second on many workers, from the measured costs of the parts of a step.
+
+A step of n members evaluates R rows, whole micro-batches of m at a time, dealt to N workers. With the
+measured seconds of a row t, of folding one member into one parameter f, the link's latency ℓ and bandwidth β,
+and trained tensors of d elements in all, that are owned by the workers as evenly as whole tensors can be:
+
+    evaluation   share · t · (1 + σ H_N)              share = min(R, ⌈⌈R/m⌉ / N⌉ m), the largest one
+    losses       (N − 1) (ℓ + (48 + 16 n / N) / β)    two float64 a member, gathered around a ring
+    fold         n d f                                scalars: every worker folds all
+                 n f · (elements of the busiest)      gradients: each folds all members into what it owns,
+    gradient     ⌈log₂ N⌉ Σ (ℓ + 4 d_i / β)           and broadcasts each, float32, along a tree; before
+                 + (N − 1) (ℓ + 48 / β)               that a message, that all are there
+
+σ is what a worker is late on average, as a part of its evaluation and exponentially distributed: the last of
+N is late by H_N = 1 + 1/2 + … + 1/N times that. A worker that fails takes the step with it: with failures at
+a rate Λ over all workers, and a restart of r seconds, a step of S seconds takes (e^{ΛS} − 1)(1/Λ + r) on
+average (Daly 2006, "A higher order estimate of the optimum checkpoint interval"; the journal makes every step
+a checkpoint).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from zorn.checks import check_number, check_whole_number
+from zorn.distributed.dealing import dealt, owners
+from zorn.errors import ConfigError
+
+Mode = Literal["scalars", "gradients"]
+MODES: tuple[Mode, ...] = ("scalars", "gradients")
+PARTS = ("evaluation", "losses", "fold", "gradient", "fixed")
+LOSS_BYTES, HEADER_BYTES, GRADIENT_BYTES = 16.0, 48.0, 4.0
+"""Of a member, its two losses in float64; of the message that they come in; of an element of a gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerCosts:
+    """What the parts of a step cost on one worker, and on its link.
+
+    `python benchmarks/scaling.py` measures them.
+
+    Args:
+        row: t, seconds of one forward pass of one row over its whole sequence, above 0.
+        fold: f, seconds of folding one more member, over the parameters, above 0.
+        latency: ℓ, seconds of the smallest message from one worker to the next.
+        bandwidth: β, bytes per second of a worker's link, each way.
+        fixed: seconds of a step that do not depend on the members: what a fold takes at least, the optimizer,
+            the journal, a checkpoint spread over its steps.
+        late: σ, by how much a worker is late on average, as a part of its evaluation.
+        failures: of one worker, per second.
+        restart: r, seconds from a failure until the group goes on: detection, start, load, replay.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    row: float
+    fold: float
+    latency: float
+    bandwidth: float
+    fixed: float = 0.0
+    late: float = 0.0
+    failures: float = 0.0
+    restart: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("row", "fold", "bandwidth"):
+            check_number(name, getattr(self, name), above=True, hint="benchmarks/scaling.py measures it")
+        for name in ("latency", "fixed", "late", "failures", "restart"):
+            check_number(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """What a step has to do, over all workers.
+
+    Args:
+        population: n, members.
+        rows: R, forward passes of the step: 2 n g of central differences, see `forward_passes`.
+        micro_batch: m, rows that run together; whole ones are dealt.
+        tensors: elements of each trained parameter.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    population: int
+    rows: int
+    micro_batch: int
+    tensors: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for name in ("population", "rows", "micro_batch"):
+            check_whole_number(name, getattr(self, name), minimum=1)
+        check_whole_number("the number of tensors", len(self.tensors), minimum=1)
+        for elements in self.tensors:
+            check_whole_number("tensors: the elements of each", elements, minimum=1)
+
+    @property
+    def parameters(self) -> int:
+        """d, elements of all tensors."""
+        return sum(self.tensors)
+
+    @property
+    def portions(self) -> list[int]:
+        """Rows of each micro-batch; more workers than there are of them leave some without work."""
+        whole, rest = divmod(self.rows, self.micro_batch)
+        return [self.micro_batch] * whole + [rest] * (rest > 0)
+
+    def owned(self, workers: int) -> np.ndarray:
+        """Elements of the tensors that each worker owns in the mode "gradients", [workers]."""
+        elements = np.zeros(workers)
+        np.add.at(elements, owners(self.tensors, workers), np.asarray(self.tensors, dtype=np.float64))
+        return elements
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Seconds of the parts of a step; `total` has what failures cost on average too."""
+
+    evaluation: float
+    losses: float
+    fold: float
+    gradient: float
+    fixed: float
+    total: float
+
+    @property
+    def steps_per_second(self) -> float:
+        """Of a long run."""
+        return 1 / self.total
+
+    @property
+    def bottleneck(self) -> str:
+        """The part that takes longest."""
+        return max(PARTS, key=lambda part: getattr(self, part))
+
+
+def predict(work: StepWork, costs: WorkerCosts, workers: int, mode: str) -> StepSeconds:
+    """Seconds of a step on equal workers, in closed form.
+
+    Args:
+        workers: N, at least 1.
+        mode: "scalars" or "gradients", as in `zorn.distributed.share`.
+
+    Raises:
+        ConfigError: no such mode, or no workers.
+
+    Example:
+        >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
+        >>> for workers in (1, 16, 128):
+        ...     step = predict(work, costs, workers, "scalars")
+        ...     print(f"{workers}: {step.steps_per_second:.2f} steps per second, {step.bottleneck}")
+        1: 0.09 steps per second, evaluation
+        16: 0.87 steps per second, evaluation
+        128: 1.65 steps per second, fold
+    """
+    _check(workers, mode)
+    share = min(work.rows, math.ceil(len(work.portions) / workers) * work.micro_batch)
+    harmonic = float((1 / np.arange(1, workers + 1)).sum())
+    evaluation = share * costs.row * (1 + costs.late * harmonic)
+    losses = (workers - 1) * _message_seconds(costs, _loss_bytes(work, workers))
+    folded, gradient = work.parameters, 0.0
+    if mode == "gradients":
+        folded = float(work.owned(workers).max())
+        sent = sum(_message_seconds(costs, GRADIENT_BYTES * elements) for elements in work.tensors)
+        gradient = _tree_rounds(workers) * sent + (workers - 1) * _message_seconds(costs, HEADER_BYTES)
+    fold = work.population * folded * costs.fold
+    seconds = evaluation + losses + fold + gradient + costs.fixed
+    rate = workers * costs.failures
+    total = math.expm1(rate * seconds) * (1 / rate + costs.restart) if rate else seconds
+    return StepSeconds(evaluation, losses, fold, gradient, costs.fixed, total)
+
+
+def cheaper_mode(work: StepWork, costs: WorkerCosts, workers: int) -> Mode:
+    """The mode with the shorter step; "scalars" where they are equal. `zorn.distributed.Costs`, which chooses
+    in a run, is the same rule without latency and with tensors that can be owned evenly.
+
+    Raises:
+        ConfigError: no workers.
+
+    Example:
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
+        >>> slow = WorkerCosts(row=0.01, fold=1e-10, latency=0.01, bandwidth=12.5e6)
+        >>> fast = WorkerCosts(row=0.01, fold=1e-10, latency=1e-5, bandwidth=10e9)
+        >>> cheaper_mode(work, slow, workers=16), cheaper_mode(work, fast, workers=16)
+        ('scalars', 'gradients')
+    """
+    return min(MODES, key=lambda mode: predict(work, costs, workers, mode).total)
+
+
+def fold_bound_workers(work: StepWork, costs: WorkerCosts) -> float:
+    """The number of workers at which evaluating takes as long as folding all members, (R/n) t / (d f):
+    however many more there are, `scalars` gets at most twice as fast. It does not depend on the members.
+
+    Example:
+        >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
+        >>> round(fold_bound_workers(work, costs), 3)
+        20.0
+    """
+    return work.rows * costs.row / (work.population * work.parameters * costs.fold)
+
+
+def simulate(
+    work: StepWork,
+    costs: WorkerCosts,
+    workers: int,
+    mode: str,
+    *,
+    steps: int = 100,
+    speeds: Any = None,
+    balance: bool = False,
+    seed: int = 0,
+) -> float:
+    """Seconds of a step on average, worker by worker and message by message.
+
+    Every worker's own clock is followed: it evaluates its micro-batches, is late by chance, hands what it has
+    to the next one of the ring and waits for the one before, round after round, folds, and sends and receives
+    along the trees. A failure of any worker takes the step in flight with it.
+
+    Args:
+        work, costs, workers, mode: as in `predict`.
+        steps: that are simulated, at least 1.
+        speeds: of the workers, [workers] above 0, relative to `costs.row`; None: all 1. Folding is as fast.
+        balance: deal micro-batches in proportion to `speeds` instead of evenly.
+        seed: of what is left to chance, 0 or more.
+
+    Raises:
+        ConfigError: an argument out of range.
+
+    Example:
+        >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
+        >>> seconds = simulate(work, costs, 16, "scalars", steps=1)
+        >>> round(seconds / predict(work, costs, 16, "scalars").total, 6)
+        1.0
+        >>> halves = [1.0] * 8 + [0.5] * 8  # half of the workers at half the speed
+        >>> equal, balanced = (
+        ...     simulate(work, costs, 16, "scalars", steps=1, speeds=halves, balance=balance)
+        ...     for balance in (False, True)
+        ... )
+        >>> balanced < equal
+        True
+    """
+    _check(workers, mode)
+    check_whole_number("steps", steps, minimum=1)
+    check_whole_number("seed", seed, minimum=0)
+    speed = np.ones(workers) if speeds is None else np.asarray(speeds, dtype=np.float64)
+    if speed.shape != (workers,) or not (np.isfinite(speed) & (speed > 0)).all():
+        raise ConfigError(f"speeds: got {speeds!r}, expected {workers} numbers above 0, one for each worker")
+    portions = [float(rows) for rows in work.portions]
+    runs = dealt(portions, speed.tolist() if balance else [1.0] * workers)
+    rows = np.array([sum(portions[run.start : run.stop]) for run in runs])
+    generator = np.random.default_rng(seed)
+    rate = workers * costs.failures
+    clock, fails_at = 0.0, generator.exponential(1 / rate) if rate else math.inf
+    done = 0
+    while done < steps:
+        late = 1 + costs.late * generator.exponential(size=workers)
+        seconds = _one_step(work, costs, mode, speed, rows * late)
+        if clock + seconds <= fails_at:
+            clock += seconds
+            done += 1
+        else:
+            clock = fails_at + costs.restart
+            fails_at = clock + generator.exponential(1 / rate)
+    return clock / steps
+
+
+def _one_step(work: StepWork, costs: WorkerCosts, mode: str, speed: np.ndarray, rows: np.ndarray) -> float:
+    """Seconds until the last worker is done."""
+    workers = len(speed)
+    clocks = rows * costs.row / speed
+    clocks = _around(clocks, _message_seconds(costs, _loss_bytes(work, workers)))
+    folded = work.owned(workers) if mode == "gradients" else np.full(workers, work.parameters)
+    clocks = clocks + work.population * folded * costs.fold / speed
+    if mode == "gradients":
+        clocks = _around(clocks, _message_seconds(costs, HEADER_BYTES))
+        for elements, owner in zip(work.tensors, owners(work.tensors, workers), strict=True):
+            clocks = _down_a_tree(clocks, owner, _message_seconds(costs, GRADIENT_BYTES * elements))
+    return float(clocks.max()) + costs.fixed
+
+
+def _around(clocks: np.ndarray, seconds: float) -> np.ndarray:
+    """The workers' clocks once each has handed on what it knew to the next of the ring N − 1 times."""
+    for _ in range(len(clocks) - 1):
+        clocks = np.maximum(clocks, np.roll(clocks, 1)) + seconds
+    return clocks
+
+
+def _down_a_tree(clocks: np.ndarray, source: int, seconds: float) -> np.ndarray:
+    """The workers' clocks once all have what the source sent: who has it sends it to one that does not."""
+    clocks = np.roll(clocks, -source)
+    for number in range(_tree_rounds(len(clocks))):
+        have = 2**number
+        new = clocks[have : 2 * have]
+        both = np.maximum(clocks[: len(new)], new) + seconds
+        clocks[: len(new)] = clocks[have : 2 * have] = both
+    return np.roll(clocks, source)
+
+
+def _tree_rounds(workers: int) -> int:
+    return (workers - 1).bit_length()
+
+
+def _message_seconds(costs: WorkerCosts, size: float) -> float:
+    """Of one message of `size` bytes from one worker to another."""
+    return costs.latency + size / costs.bandwidth
+
+
+def _loss_bytes(work: StepWork, workers: int) -> float:
+    return HEADER_BYTES + LOSS_BYTES * work.population / workers
+
+
+def _check(workers: object, mode: object) -> None:
+    check_whole_number("workers", workers, minimum=1)
+    if mode not in MODES:
+        raise ConfigError(f'mode: got {mode!r}, expected "scalars" or "gradients"')

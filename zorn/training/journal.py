@@ -1,0 +1,213 @@
+"""The journal of a run: an append-only file with the few numbers that each step came down to.
+
+    RUN/journal.bin    "ZORNJRNL", format, the step it begins after, SHA-256 of what makes the run the run it
+                       is, CRC-32: 56 bytes
+                       an entry for each step done, see `JournalEntry`
+
+A step counts once its entry is whole: the entry is written after the update of the weights and before
+anything else of the step, so that a line of the log, an evaluation or a checkpoint never tells of a step that
+is not there. With weights from before it, a run's seed or a checkpoint, the entries give the weights after
+any step again, bit for bit. A process that dies loses nothing that was written, a machine that dies what was
+not yet forced to the disk.
+
+An entry that a crash cut short can only be the last one, and is dropped. Damage with whole entries after it
+did not come from a crash: it is an error that names the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from zorn.errors import JournalError
+from zorn.training.journal_entry import JournalEntry
+from zorn.training.journal_file import (
+    HEADER_BYTES,
+    Damage,
+    JournalHeader,
+    check_identity,
+    journal_pieces,
+    last_step,
+    read_header,
+    read_journal,
+    write_journal,
+)
+
+__all__ = [
+    "HEADER_BYTES",
+    "Damage",
+    "Journal",
+    "JournalEntry",
+    "JournalHeader",
+    "check_identity",
+    "journal_pieces",
+    "last_step",
+    "read_header",
+    "read_journal",
+    "run_identity",
+    "write_journal",
+]
+
+
+def run_identity(settings: Mapping[str, Any], model: nn.Module) -> bytes:
+    """SHA-256 [32 bytes] of what makes a run the run it is: its settings, as JSON values, and the weights
+    that it begins with.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> before = run_identity({"seed": 0}, model)
+        >>> before == run_identity({"seed": 0}, model), before == run_identity({"seed": 1}, model)
+        (True, False)
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.digest()
+
+
+@final
+class Journal:
+    """A journal that is written: made with `create`, gone on with by `open`; close it, or use it in a `with`
+    block.
+
+    Args:
+        path: of the file.
+        end: bytes of it that are whole; what comes after them is cut off.
+        last_step: of its last entry, or what it begins after.
+        sync_seconds: how long an entry may wait, at least 0, until it is forced to the disk; 0: not at all.
+            None: for as long as the system likes.
+
+    Attributes:
+        last_step: of the last entry.
+        dropped: what was cut off at the end, in words; None for nothing.
+
+    Example:
+        >>> import tempfile, zorn
+        >>> from zorn.training.journal import Journal, JournalEntry, read_journal, run_identity
+        >>> model, estimator = torch.nn.Linear(2, 1), zorn.CDRGE(population=4, epsilon=0.1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = zorn.Batch(torch.ones(4, 2), torch.ones(4, 1))
+        >>> first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "journal.bin"
+        >>> with Journal.create(path, run_identity({}, model)) as journal:
+        ...     for step in range(3):
+        ...         estimate = estimator.estimate(model, batch, lambda y, t: (y - t).square().mean(-1))
+        ...         optimizer.step()
+        ...         journal.append(JournalEntry(step=step + 1, fold=estimate.fold))
+        >>> last = model.weight.clone()
+        >>> _ = model.load_state_dict(first)
+        >>> for entry in read_journal(path):
+        ...     norm = entry.fold.apply(estimator.perturbation.bind(model))
+        ...     optimizer.step()
+        >>> torch.equal(model.weight, last)
+        True
+        >>> folder.cleanup()
+    """
+
+    def __init__(self, path: Path, *, end: int, last_step: int, sync_seconds: float | None) -> None:
+        self.path, self.last_step = path, last_step
+        self.dropped: str | None = None
+        self._end, self._sync_seconds = end, sync_seconds
+        self._file = path.open("r+b", buffering=0)
+        self._file.truncate(end)
+        self._file.seek(end)
+        self._synced_at = time.monotonic()
+
+    @classmethod
+    def create(
+        cls, path: Path, identity: bytes, *, base_step: int = 0, sync_seconds: float | None = 1.0
+    ) -> Journal:
+        """A new journal in place of any that is there; its header is there whole or not at all.
+
+        Args:
+            identity: from `run_identity`.
+            base_step: the step that it begins after.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        write_journal(path, identity, base_step, iter(()))
+        return cls(path, end=HEADER_BYTES, last_step=base_step, sync_seconds=sync_seconds)
+
+    @classmethod
+    def open(
+        cls, path: Path, identity: bytes, *, last_step: int | None = None, sync_seconds: float | None = 1.0
+    ) -> Journal:
+        """Go on with a journal, after `last_step` or its last whole entry; what comes later is cut off.
+
+        Raises:
+            JournalError: it is missing, damaged but at its end, of another run, or ends before `last_step`.
+            OSError: the disk refused.
+        """
+        check_identity(path, identity)
+        end = whole = HEADER_BYTES
+        last = read_header(path).base_step
+        for entry in read_journal(path):
+            whole += entry.nbytes
+            if last_step is None or entry.step <= last_step:
+                end, last = whole, entry.step
+        if last_step is not None and last != last_step:
+            raise JournalError(
+                f"{path} has no step {last_step}, its last one is {last}: go on from a checkpoint up to there"
+            )
+        cut = path.stat().st_size - whole
+        journal = cls(path, end=end, last_step=last, sync_seconds=sync_seconds)
+        if cut > 0:
+            journal.dropped = (
+                f"{path}: its last {cut} bytes were no whole entry, as after a crash, and were dropped: the "
+                f"journal goes on after step {last}"
+            )
+        return journal
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, entry: JournalEntry) -> None:
+        """Write the next step's entry; it is there whole or, where the disk refuses, not at all.
+
+        Raises:
+            JournalError: it is not the step after `last_step`.
+            OSError: the disk refused; the journal is as it was.
+        """
+        if entry.step != self.last_step + 1:
+            raise JournalError(
+                f"{self.path}: got the entry of step {entry.step}, expected step {self.last_step + 1}: "
+                "append every step once, in order"
+            )
+        waiting = memoryview(entry.encoded())
+        size = len(waiting)
+        try:
+            while waiting:
+                waiting = waiting[self._file.write(waiting) :]
+        except OSError:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            raise
+        self._end, self.last_step = self._end + size, entry.step
+        if self._sync_seconds is not None and time.monotonic() - self._synced_at >= self._sync_seconds:
+            self.sync()
+
+    def sync(self) -> None:
+        """Force all entries to the disk. Raises OSError when it refuses."""
+        os.fsync(self._file.fileno())
+        self._synced_at = time.monotonic()
+
+    def close(self) -> None:
+        """Close the file; entries that are not forced to the disk yet are left to the system."""
+        self._file.close()

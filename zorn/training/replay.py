@@ -1,0 +1,239 @@
+"""Steps made again from a run's journal, without data and without a forward pass."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zorn.errors import JournalError
+from zorn.tasks import ByteTokenizer
+from zorn.training.build import (
+    build_estimator,
+    build_model,
+    build_optimizer,
+    build_perturbation,
+    build_task,
+    set_threads,
+)
+from zorn.training.checkpoint import (
+    Progress,
+    checkpoint_step,
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from zorn.training.config import Config
+from zorn.training.identity import check_settings, check_tokenizer, run_settings
+from zorn.training.journal import check_identity, read_header, read_journal, run_identity, write_journal
+from zorn.training.journal_entry import JournalEntry
+from zorn.training.run_folder import RunFolder
+from zorn.training.run_lock import locked
+from zorn.training.step import move_weights
+from zorn.training.usage import MEMBERS, STREAMING
+
+
+def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] | None) -> bytes:
+    """What a run's journal is known by.
+
+    Args:
+        config: without anything left open.
+        model: with its first weights, those of the seed.
+        text: fingerprint of the text, from `text_fingerprint` or a checkpoint.
+    """
+    settings = run_settings(config) | {"journal_half": config.run.journal_half, "text": text}
+    return run_identity(settings, model)
+
+
+def replay_steps(
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    entries: Iterable[JournalEntry],
+    *,
+    after: int,
+) -> Iterator[JournalEntry]:
+    """Take the steps of some entries again, one at each `next`; yields each entry once it is taken.
+
+    On the kind of device that the run computed on, weights and optimizer are then the run's, bit for bit.
+
+    Args:
+        model, optimizer: as they were after step `after`; changed in place.
+        entries: of the steps after it.
+
+    Raises:
+        JournalError: entries that do not begin there.
+    """
+    bound = build_perturbation(config.estimator).bind(model)
+    for entry in entries:
+        if entry.step != after + 1:
+            raise JournalError(
+                f"the journal goes on with step {entry.step}, expected step {after + 1}, after the weights "
+                "that are there: take a checkpoint that the journal reaches"
+            )
+        move_weights(
+            config.optimizer,
+            model,
+            optimizer,
+            entry.rate_factor,
+            lambda update, fold=entry.fold: fold.apply(bound, update),
+        )
+        after = entry.step
+        yield entry
+
+
+def replay(run: Path, step: int, out: Path) -> Path:
+    """Make the weights and the optimizer's state of a run after any step again, in a run folder of its own,
+    that can be evaluated, and gone on with from there.
+
+    Starts from the newest checkpoint up to that step, or from the seed where none is kept.
+
+    Args:
+        run: the run's folder; only read.
+        step: steps done, from 0 to the last one in the journal.
+        out: a folder that is new or empty.
+
+    Returns:
+        the path of the new checkpoint.
+
+    Raises:
+        ConfigError: `run` is no run's folder, its settings were changed, or `out` holds something.
+        JournalError: an estimator that keeps no journal; a journal that is missing, damaged or of another
+            run; a step that it does not reach.
+        CheckpointError: a checkpoint that is damaged, or none at all.
+
+    Example:
+        >>> import io, tempfile
+        >>> from rich.console import Console
+        >>> from zorn.training import BudgetConfig, EstimatorConfig, ModelConfig, RunConfig, TaskConfig
+        >>> from zorn.training import Trainer
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "run"
+        >>> config = Config(
+        ...     task=TaskConfig(task="copy", batch=4, maximum_length=2), model=ModelConfig(hidden_size=4),
+        ...     estimator=EstimatorConfig(estimator="cd-rge", population=4), budget=BudgetConfig(steps=3),
+        ...     run=RunConfig(out=path, evaluations=1),
+        ... )
+        >>> _ = Trainer(config, console=Console(file=io.StringIO())).run()
+        >>> replay(path, 2, Path(folder.name) / "again").name
+        'step-00000002'
+        >>> folder.cleanup()
+    """
+    source, target = RunFolder(run), RunFolder(out)
+    config = source.read_config()
+    newest = read_progress(latest_checkpoint(source.checkpoints))
+    check_settings(newest.settings, config)
+    check_replayable(config)
+    target.check_new(overwrite=False)
+    set_threads(config.run.threads)
+    tokenizer = source.tokenizer_json()
+    if config.task.task == "text":
+        check_tokenizer(newest.text, tokenizer)
+    model = build_model(config, _vocabulary(config, source))
+    check_identity(source.journal, journal_identity(config, model, newest.text))
+    base_step = read_header(source.journal).base_step
+    if step < base_step:
+        raise JournalError(
+            f"step must be at least {base_step}, got {step}: the journal of {run} begins there, as what was "
+            "before it was trimmed"
+        )
+    optimizer = build_optimizer(config.optimizer, model)
+    progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0, watch={})
+    progress = dataclasses.replace(
+        progress, estimator=build_estimator(config.estimator, config.run.seed).state_dict()
+    )
+    bases = [path for path in checkpoints(source.checkpoints) if base_step <= checkpoint_step(path) <= step]
+    if bases:
+        progress = load_checkpoint(bases[-1], model, optimizer)
+    elif base_step > 0:
+        raise JournalError(
+            f"step {step} needs weights from step {base_step}, where the journal of {run} begins, or later, "
+            "and no such checkpoint is kept: restore one from a copy, or name a later step"
+        )
+    entries = itertools.takewhile(
+        lambda entry: entry.step <= step, read_journal(source.journal, after=progress.step)
+    )
+    for entry in replay_steps(config, model, optimizer, entries, after=progress.step):
+        progress = after_entry(progress, entry)
+    if progress.step != step:
+        raise JournalError(
+            f"step must be at most {progress.step}, the last in the journal of {run}, got {step}"
+        )
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
+    with locked(out):
+        target.create(config, overwrite=False, tokenizer=tokenizer)
+        return save_checkpoint(target.checkpoints, progress, model, optimizer)
+
+
+def check_replayable(config: Config) -> None:
+    """Raise JournalError for a run whose steps cannot be made again from numbers, saying why.
+
+    >>> from zorn.training import BudgetConfig, EstimatorConfig
+    >>> check_replayable(Config(
+    ...     estimator=EstimatorConfig(estimator="bptt"), budget=BudgetConfig(steps=1)
+    ... ))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    zorn.errors.JournalError: estimator bptt keeps no journal: an update of it is no sum of one number a ...
+    """
+    name = config.estimator.estimator
+    if name in STREAMING:
+        raise JournalError(
+            f"estimator {name} keeps no journal: its members carry states along the stream, which no number "
+            "of a step tells: go on from a checkpoint with zorn resume"
+        )
+    if name not in MEMBERS:
+        raise JournalError(
+            f"estimator {name} keeps no journal: an update of it is no sum of one number a member, it takes "
+            f"the batch again: go on from a checkpoint, or train with one of {', '.join(MEMBERS)}"
+        )
+
+
+def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
+    """How far a run is once a step of its journal is taken, without the watch for plateaus, whose state is
+    not in a journal."""
+    fold = entry.fold
+    moved = {"step": fold.draw.step + 1, "epsilon": fold.draw.epsilon, "population": len(fold.coded)}
+    return dataclasses.replace(
+        progress,
+        step=entry.step,
+        seconds=entry.seconds,
+        forward_passes=entry.forward_passes,
+        dropped=progress.dropped + entry.dropped,
+        estimator={**progress.estimator, **moved},
+        watch={},
+    )
+
+
+def trim(run: Path) -> tuple[int, int]:
+    """Drop from a run's journal what is before its oldest checkpoint.
+
+    Returns:
+        the step that the journal begins after now, and the bytes that were freed.
+
+    Raises:
+        ConfigError: it is no run's folder, or a process trains in it.
+        JournalError: a journal that is missing, or damaged after that checkpoint.
+        CheckpointError: no checkpoint is kept.
+    """
+    folder = RunFolder(run)
+    folder.read_config()
+    with locked(run):
+        latest_checkpoint(folder.checkpoints)
+        header, before = read_header(folder.journal), folder.journal.stat().st_size
+        base = max(header.base_step, checkpoint_step(checkpoints(folder.checkpoints)[0]))
+        write_journal(folder.journal, header.identity, base, read_journal(folder.journal, after=base))
+        return base, before - folder.journal.stat().st_size
+
+
+def _vocabulary(config: Config, folder: RunFolder) -> int:
+    """The number of tokens of a run, without reading its text."""
+    if config.task.task != "text":
+        return build_task(config).vocabulary
+    learned = config.task.tokenizer != "bytes"
+    return (folder.read_tokenizer() if learned else ByteTokenizer()).vocabulary
