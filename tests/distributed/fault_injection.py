@@ -2,9 +2,9 @@
 
 Each run trains a small model with `zorn train` while a worker, the launcher, or both at once are killed: at
 random moments, or at named points of a step and of what it writes (`kill_points.py`). It is started again as
-torchrun's agent does, or, where the launcher died, by `zorn resume`. At the end its weights, optimizer, log and
-journal are those of a run that nothing happened to, bit for bit, and no step but the one in flight was made
-again.
+torchrun's agent does, or, where the launcher died, by `zorn resume`. At the end its weights, optimizer, log
+and journal are those of a run that nothing happened to, bit for bit, and no step but the one in flight was
+made again.
 
     python tests/distributed/fault_injection.py [--runs 50] [--processes 1 2] [--seed 0] [--torchrun 2]
 
@@ -24,9 +24,11 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,8 @@ def fork(work: Callable[[], int]) -> int:
     code = 1
     try:
         code = work()
+    except BaseException:  # noqa: BLE001 - nobody else would tell of it
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -203,7 +207,7 @@ def launch(words: Sequence[str], plan: Plan, folder: Folder) -> int:
         place |= {"TORCHELASTIC_RESTART_COUNT": restart, "TORCHELASTIC_RUN_ID": "faults"}
         os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
         started = time.monotonic()
-        workers = {fork(lambda rank=rank: work(rank, words, kill, folder)): rank for rank in range(plan.processes)}
+        workers = {fork(partial(work, rank, words, kill, folder)): rank for rank in range(plan.processes)}
         code = 0
         while workers and code == 0:
             if kill is not None and kill.moment is not None and time.monotonic() - started >= kill.moment:
@@ -311,7 +315,7 @@ def train(plan: Plan, folder: Folder) -> None:
     """Do a run to its end; RuntimeError with what was printed where its launcher gives up."""
     words = plan.words(folder.out)
     while True:
-        state = wait_for_all(fork(lambda words=words: launch(words, plan, folder)))
+        state = wait_for_all(fork(partial(launch, words, plan, folder)))
         if finished(state, folder):
             return
         words = go_on(plan, folder)
@@ -335,7 +339,7 @@ def train_by_torchrun(plan: Plan, folder: Folder) -> None:
     """The same by the real torchrun; each kill comes after its `call` steps are in the journal."""
     words, journal = plan.words(folder.out), folder.out / "journal.bin"
     for kill in (*plan.kills, None):
-        launcher = fork(lambda words=words: torchrun(words, plan, folder))
+        launcher = fork(partial(torchrun, words, plan, folder))
         while kill is not None and not (
             journal.exists() and journal.stat().st_size >= HEADER_BYTES + kill.call * ENTRY_BYTES
         ):
@@ -366,7 +370,7 @@ def trial(plan: Plan, folder: Folder, expected: End, run: Callable[[Plan, Folder
         with redirect_stdout(io.StringIO()) as printed:
             whole = zorn_main(["journal", "verify", str(folder.out)]) == 0
         wrong = End.of(folder.out).differences(expected)
-    except Exception as error:  # noqa: BLE001: any is a failure of the run, and the others go on
+    except Exception as error:  # noqa: BLE001 - the other runs go on
         wrong, whole = [str(error)], True
     if not whole:
         wrong.append(printed.getvalue())
@@ -386,7 +390,9 @@ def trial(plan: Plan, folder: Folder, expected: End, run: Callable[[Plan, Folder
 # ---------------------------------------------------------------------------------------------------- plans
 
 
-def plans(runs: int, processes: Sequence[int], seconds: dict[tuple[str, int], float], seed: int) -> Iterator[Plan]:
+def plans(
+    runs: int, processes: Sequence[int], seconds: dict[tuple[str, int], float], seed: int
+) -> Iterator[Plan]:
     """Half of the runs die at every point in turn, the others one to three times at random moments.
 
     Args:
@@ -422,7 +428,9 @@ def plans(runs: int, processes: Sequence[int], seconds: dict[tuple[str, int], fl
 def torchrun_plans(runs: int, seed: int) -> Iterator[Plan]:
     """Runs of two processes under torchrun."""
     dice = random.Random(seed)
-    for victim, optimizer in itertools.islice(itertools.cycle(zip(("worker", "launcher"), OPTIMIZERS, strict=True)), runs):
+    for victim, optimizer in itertools.islice(
+        itertools.cycle(zip(("worker", "launcher"), OPTIMIZERS, strict=True)), runs
+    ):
         kill = Kill(victim=victim, rank=dice.randrange(2), call=dice.randint(1, STEPS // 2))
         yield Plan(kind=f"torchrun: {victim}", optimizer=optimizer, processes=2, kills=(kill,))
 
@@ -440,7 +448,9 @@ def undisturbed(root: Path, processes: Sequence[int]) -> tuple[dict[str, End], d
         seconds[optimizer, size] = time.monotonic() - started
         found = End.of(folder.out)
         if wrong := found.differences(ends.setdefault(optimizer, found)):
-            raise RuntimeError(f"{size} processes end with other {', '.join(wrong)} than one, in {folder.path}")
+            raise RuntimeError(
+                f"{size} processes end with other {', '.join(wrong)} than one, in {folder.path}"
+            )
     return ends, seconds
 
 

@@ -24,7 +24,7 @@ from zorn.training.run_folder import RunFolder
 Call = Callable[..., Any]
 
 
-def _nothing(original: Call, *_: Any) -> None:
+def _nothing(_: Call, *arguments: Any, **options: Any) -> None:
     """Death comes before the call."""
 
 
@@ -34,7 +34,7 @@ def _whole(original: Call, *arguments: Any, **options: Any) -> None:
 
 
 def _first_block(original: Call, *arguments: Any) -> None:
-    """Fold one parameter's block, and no other; `blocks` is the one argument that can be iterated once."""
+    """Fold the first block of a gradient: of the arguments, the blocks alone can be iterated only once."""
     original(*[itertools.islice(each, 1) if hasattr(each, "__next__") else each for each in arguments])
 
 

@@ -28,8 +28,11 @@ HISTORY = ("docs/log.md", "docs/results/", "docs/architecture.md")
 """Pages that tell what was, or sketch what is: their code is not for running."""
 
 GUIDES = [page for page in PAGES if not page.startswith(HISTORY)]
-FOREIGN_FLAGS = {"--extra-index-url", "--quick", "--setting", "--help", "--version"}
-"""Flags of pip, benchmarks and every command."""
+FOREIGN_FLAGS = {
+    *("--extra-index-url", "--quick", "--setting", "--help", "--version"),
+    *("--nproc-per-node", "--nnodes", "--master-port", "--max-restarts", "--rdzv-endpoint", "--standalone"),
+}
+"""Flags of pip, benchmarks, torchrun and every command."""
 
 
 def hook(name):

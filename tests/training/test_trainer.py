@@ -90,7 +90,7 @@ def test_a_text_run_leaves_everything_in_its_folder(tmp_path, text_file, monkeyp
     task = {"task": "text", "source": str(text_file), "batch": 4, "length": 8}
     summary = trainer(settings(out, task=task)).run()
     assert sorted(entry.name for entry in out.iterdir()) == [
-        *(".lock", "checkpoints", "config.json", "curve.png", "metrics.jsonl", "sample.txt"),
+        *(".lock", "checkpoints", "config.json", "curve.png", "journal.bin", "metrics.jsonl", "sample.txt"),
         *("summary.json", "tensorboard"),
     ]
     assert summary == json.loads((out / "summary.json").read_text())
@@ -185,7 +185,7 @@ def test_a_run_that_is_extended_is_the_longer_run_bit_for_bit(tmp_path, way):
 
 
 def test_what_was_logged_after_the_checkpoint_is_logged_once(tmp_path):
-    config = settings(tmp_path / "run", checkpoint_seconds=1000.0)
+    config = settings(tmp_path / "run", checkpoint_seconds=1000.0, journal=False)
     whole = trainer(config)
     whole.run()
     before = without_clock(tmp_path / "run")

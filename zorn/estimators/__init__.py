@@ -9,6 +9,7 @@ from zorn.estimators.e_prop import EProp
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.exact import ExactGradient
 from zorn.estimators.fd_rge import FDRGE
+from zorn.estimators.fold import Fold
 from zorn.estimators.nres import NRES
 from zorn.estimators.pes import PES
 from zorn.estimators.shaping import SHAPINGS, Shaping
@@ -33,6 +34,7 @@ __all__ = [
     "EProp",
     "Estimate",
     "ExactGradient",
+    "Fold",
     "Population",
     "Shaping",
     "SmoothedLoss",

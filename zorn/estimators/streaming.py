@@ -212,7 +212,10 @@ class StreamingEstimator(ABC):
         lost = ~losses.isfinite().all(0)
         self._segment = replace(segment, windows=segment.windows + 1, lost=lost, states=states.after)
         self.step += 1
-        return found
+        if found.fold is None:
+            return found
+        fold = replace(found.fold, origin=segment.draw.step, draws=self._draws(segment.windows))
+        return replace(found, fold=fold)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: seed, step, ε and population, and of the segment its draw, its size, and

@@ -255,7 +255,7 @@ def simulate(
     speed = np.ones(workers) if speeds is None else np.asarray(speeds, dtype=np.float64)
     if speed.shape != (workers,) or not (np.isfinite(speed) & (speed > 0)).all():
         raise ConfigError(f"speeds: got {speeds!r}, expected {workers} numbers above 0, one for each worker")
-    portions = [float(rows) for rows in work.portions]
+    portions = list(work.portions)
     runs = dealt(portions, speed.tolist() if balance else [1.0] * workers)
     rows = np.array([sum(portions[run.start : run.stop]) for run in runs])
     generator = np.random.default_rng(seed)

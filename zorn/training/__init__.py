@@ -17,8 +17,10 @@ from zorn.training.config import (
     TaskConfig,
 )
 from zorn.training.defaults import resolve
+from zorn.training.journal import Journal, JournalEntry, read_journal
 from zorn.training.load import load_run
 from zorn.training.presets import PRESETS
+from zorn.training.replay import replay
 from zorn.training.run_folder import RunFolder
 from zorn.training.trainer import Trainer
 
@@ -27,6 +29,8 @@ __all__ = [
     "BudgetConfig",
     "Config",
     "EstimatorConfig",
+    "Journal",
+    "JournalEntry",
     "ModelConfig",
     "OptimizerConfig",
     "Progress",
@@ -38,6 +42,8 @@ __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "load_run",
+    "read_journal",
+    "replay",
     "resolve",
     "save_checkpoint",
 ]

@@ -15,8 +15,8 @@ compared), and memory may be traded for speed."""
 
 
 def run_settings(config: Config) -> dict[str, Any]:
-    """The settings that determine a run, by field, as JSON values: task, model, estimator, optimizer, seed
-    and number format, without the fields in `FREE`.
+    """The settings that determine a run, by field, as JSON values: task, model, estimator, optimizer, seed,
+    number format and coding of the members' weights, without the fields in `FREE`.
 
     >>> from zorn.training import BudgetConfig
     >>> settings = run_settings(Config(budget=BudgetConfig(steps=10)))
@@ -25,7 +25,7 @@ def run_settings(config: Config) -> dict[str, Any]:
     """
     groups = json.loads(config_to_json(config))
     fields = groups["task"] | groups["model"] | groups["estimator"] | groups["optimizer"]
-    fields |= {name: groups["run"][name] for name in ("seed", "dtype")}
+    fields |= {name: groups["run"][name] for name in ("seed", "dtype", "journal_half")}
     return {name: value for name, value in fields.items() if name not in FREE}
 
 

@@ -1,0 +1,167 @@
+"""A flipped byte, wherever it is in the journal or the checkpoints of a run, is detected: no command goes on
+from it, and no weights come of it but those of the run."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from torch import nn
+
+from zorn.cli import main
+from zorn.errors import CheckpointError, JournalError
+from zorn.training import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    Trainer,
+    checkpoints,
+    latest_checkpoint,
+)
+from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from zorn.training.journal import HEADER_BYTES
+from zorn.training.journal_entry import HEAD_BYTES
+from zorn.training.replay import replay
+
+STEPS, ENTRY = 3, HEAD_BYTES + 4 * 4
+FLIPS = (0x01, 0x20, 0x80, 0xFF)
+"""0x20 makes a letter of JSON large or small."""
+
+PLACES = st.integers(0, 10**9)
+"""Positions, modulo a file's length."""
+
+ANY_FLIP = st.integers(1, 255)
+
+
+@contextlib.contextmanager
+def flipped(file, position, flip):
+    """A file with a byte flipped, in the `with` block."""
+    data = file.read_bytes()
+    damaged = bytearray(data)
+    damaged[position] ^= flip
+    file.write_bytes(damaged)
+    try:
+        yield
+    finally:
+        file.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A checkpoint with all four kinds of files, each a few hundred bytes; and what is loaded into."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    progress = Progress(
+        step=1, seconds=0.1 + 0.2, forward_passes=8, dropped=0, seed=5, estimator={"states": torch.ones(2)}
+    )
+    path = save_checkpoint(tmp_path_factory.mktemp("small"), progress, model, optimizer)
+    return path, model, optimizer
+
+
+@pytest.mark.parametrize("kind", ["model", "optimizer", "estimator", "manifest"])
+@pytest.mark.parametrize("flip", FLIPS)
+def test_any_byte_of_a_small_checkpoint(small, kind, flip):
+    path, model, optimizer = small
+    [file] = path.glob(f"{kind}.*")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    missed = []
+    for position in range(file.stat().st_size):
+        with flipped(file, position, flip):
+            try:
+                load_checkpoint(path, model, optimizer)
+            except CheckpointError as error:
+                assert str(file if kind != "manifest" else path) in str(error)
+            else:
+                missed.append(position)
+    assert missed == []
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    load_checkpoint(path, model, optimizer)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run's folder, with checkpoints of the start and the end."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    config = Config(
+        task=TaskConfig(task="copy", batch=4, minimum_length=1, maximum_length=1),
+        model=ModelConfig(hidden_size=2),
+        estimator=EstimatorConfig(estimator="cd-rge", population=4),
+        optimizer=OptimizerConfig(optimizer="adamw"),
+        budget=BudgetConfig(steps=STEPS),
+        run=RunConfig(out=out, evaluations=1, checkpoint_seconds=1e6, threads=1),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zorn.training.trainer.draw_curve", lambda *_: None)
+        Trainer(config, console=Console(file=io.StringIO())).run()
+    assert (out / "journal.bin").stat().st_size == HEADER_BYTES + STEPS * ENTRY
+    return out
+
+
+def printed(*words):
+    """The exit code of a command, and all that it prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main([str(word) for word in words])
+    return code, out.getvalue()
+
+
+@given(PLACES, ANY_FLIP)
+@settings(max_examples=60, deadline=None)
+@example(0, 0xFF)
+@example(HEADER_BYTES - 1, 0x01)
+@example(HEADER_BYTES, 0x80)
+@example(HEADER_BYTES + HEAD_BYTES, 0x01)
+@example(HEADER_BYTES + ENTRY - 1, 0x10)
+@example(HEADER_BYTES + STEPS * ENTRY - 1, 0x01)
+def test_a_byte_of_the_journal(run, place, flip):
+    """Verify tells; the end is never made from it; and only damage at the very end, which is what a crash
+    leaves, lets a run go on, from the step before."""
+    file = run / "journal.bin"
+    position = place % file.stat().st_size
+    step = 1 + (position - HEADER_BYTES) // ENTRY
+    expected = f"step {step} " if position >= HEADER_BYTES else "its header is damaged"
+    last = checkpoints(run / "checkpoints")[-1]
+    hidden = last.rename(run / "hidden")
+    try:
+        with flipped(file, position, flip):
+            code, said = printed("journal", "verify", run)
+            assert code == 2
+            assert expected in said
+            with pytest.raises(JournalError):
+                replay(run, STEPS, run.with_name("made"))
+            if step == STEPS:
+                assert Trainer.resume(run, steps=9).step == STEPS - 1
+            else:
+                with pytest.raises(JournalError, match=expected.strip()):
+                    Trainer.resume(run, steps=9)
+        assert printed("journal", "verify", run)[0] == 0
+    finally:
+        hidden.rename(last)
+    assert not run.with_name("made").exists()
+
+
+@given(st.sampled_from(["model.safetensors", "optimizer.safetensors", "manifest.json"]), PLACES, ANY_FLIP)
+@settings(max_examples=60, deadline=None)
+@example("model.safetensors", 0, 0x01)
+@example("model.safetensors", 8, 0x01)
+@example("optimizer.safetensors", -1, 0x80)
+@example("manifest.json", -1, 0x2A)
+def test_a_byte_of_a_checkpoint(run, name, place, flip):
+    """The run does not go on from it, nor is it evaluated; the run's own journal makes its weights again."""
+    newest = latest_checkpoint(run / "checkpoints")
+    position = place % (newest / name).stat().st_size
+    with flipped(newest / name, position, flip):
+        with pytest.raises(CheckpointError, match=f"{newest.name}.*damaged"):
+            Trainer.resume(run, steps=9)
+        if name != "optimizer.safetensors":
+            code, said = printed("evaluate", run)
+            assert (code, "damaged" in said) == (2, True)
