@@ -368,12 +368,10 @@ def trial(plan: Plan, folder: Folder, expected: End, run: Callable[[Plan, Folder
     try:
         run(plan, folder)
         with redirect_stdout(io.StringIO()) as printed:
-            whole = zorn_main(["journal", "verify", str(folder.out)]) == 0
-        wrong = End.of(folder.out).differences(expected)
+            damaged = zorn_main(["journal", "verify", str(folder.out)]) != 0
+        wrong = End.of(folder.out).differences(expected) + [printed.getvalue()] * damaged
     except Exception as error:  # noqa: BLE001 - the other runs go on
-        wrong, whole = [str(error)], True
-    if not whole:
-        wrong.append(printed.getvalue())
+        wrong = [str(error)]
     outcome.kills = len(folder.noted("kills"))
     if begun := folder.noted("steps"):
         outcome.again = len(begun) - len(set(begun))

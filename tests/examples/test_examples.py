@@ -18,6 +18,7 @@ EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 QUICK = {
     "ask_tell_processes": {"steps": 3},
     "black_box": {"steps": 40},
+    "distributed": {"steps": 40},
     "fine_tune_metric": {"steps": 40, "pretraining": 300},
     "foreign_module": {"steps": 40},
 }

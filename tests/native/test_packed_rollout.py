@@ -170,3 +170,16 @@ def test_a_library_that_was_not_built_is_a_warning_once(monkeypatch, tmp_path, c
         assert caplog.text.count("install a C compiler and reinstall zorn") == 1
     finally:
         loading.compiled.cache_clear()
+
+
+def test_a_library_of_another_version_is_left_alone(monkeypatch, caplog):
+    """As after an update of a checkout that was not installed again: its functions would read other memory."""
+    monkeypatch.delenv(loading.DISABLED_BY, raising=False)
+    monkeypatch.setattr(loading, "INTERFACE", loading.INTERFACE + 1)
+    loading.compiled.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, logger="zorn"):
+            assert loading.available() is None
+        assert "of another version of zorn" in caplog.text
+    finally:
+        loading.compiled.cache_clear()

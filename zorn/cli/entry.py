@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import zorn
 from zorn.cli.process import STOPPED, prepare
-from zorn.errors import NonFiniteLossError, WorkerError, ZornError
+from zorn.errors import ConfigError, NonFiniteLossError, WorkerError, ZornError
 
 COMMANDS = (
     "train",
@@ -26,6 +26,8 @@ COMMANDS = (
     "journal",
 )
 """Each a module of `zorn.cli` with a function `command`: words to exit code."""
+
+_SMALLER = "choose fewer rows at once (--batch, --members), or a machine with more of it"
 
 HELP = """usage: zorn COMMAND [OPTIONS]
 
@@ -66,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         UnicodeError,
     ) as error:  # a mistake, a file or pipe that refuses, bytes that are no text
         return _fail(error, 2)
+    except (RuntimeError, MemoryError) as error:
+        from zorn.training.limits import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error) or "no memory is left").splitlines()[0]
+        return _fail(ConfigError(f"this does not fit into the memory ({reason}): {_SMALLER}"), 2)
     except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)
     except KeyboardInterrupt:

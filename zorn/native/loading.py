@@ -14,6 +14,9 @@ from torch.autograd import forward_ad
 DISABLED_BY = "ZORN_CPU_KERNELS"
 """Environment variable: "0" leaves the library out."""
 
+INTERFACE = 2
+"""Of the library that this code calls: `zorn_interface` in recurrent.c."""
+
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 _NUMBERS = (torch.float32, torch.bfloat16)
@@ -41,6 +44,13 @@ def compiled() -> ctypes.CDLL | None:
             "zorn: the compiled CPU kernels do not load (%s), so recurrent cells step in plain torch: "
             "reinstall zorn on this machine to have them",
             error,
+        )
+        return None
+    if not hasattr(loaded, "zorn_interface") or loaded.zorn_interface() != INTERFACE:
+        _logger.warning(
+            "zorn: the compiled CPU kernels %s are of another version of zorn, so recurrent cells step in "
+            "plain torch: reinstall zorn (pip install -e . in a checkout) to have them",
+            paths[0],
         )
         return None
     for name in ("zorn_lstm", "zorn_gru", "zorn_scores", "zorn_add_rank_one"):

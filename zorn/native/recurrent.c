@@ -51,6 +51,9 @@ typedef void (*Body)(const void *arguments, int64_t begin, int64_t end);
 
 enum { BASELINE, AVX2, AVX512 };
 
+/* Changes with the structures and functions that Python calls: `INTERFACE` in loading.py. */
+int64_t zorn_interface(void) { return 2; }
+
 /* 0, 1 or 2: the widest instruction set that this processor has and this file was compiled for. */
 int64_t zorn_instruction_set(void) {
 #ifdef SEVERAL_INSTRUCTION_SETS

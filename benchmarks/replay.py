@@ -1,0 +1,202 @@
+"""What a journal costs a run, and how long the run's steps take to be made again from it.
+
+A small LSTM learns to copy for 1,000 steps, with rank-one CD-RGE and AdamW, with a journal and without one in
+turn. All but the first checkpoint is deleted then, and `zorn.training.replay` makes the last step's weights
+again from the journal.
+
+- `replay_over_run`: processor seconds of the replay over those of the run, both from the settings to what is
+  on the disk.
+- `replay_equals_run`: the share of replays whose weights and optimizer state have the SHA-256 of the run's.
+- `run_over_run_without`: processor seconds of the run with a journal over those of one without.
+- `bytes_per_step`: of the journal, in default and half coding.
+- `append_seconds`, `fsync_seconds`: of one entry, and of forcing it to the disk that temporary files are on,
+  by the clock; `append_over_step`: the former over a step of the run.
+
+    python benchmarks/replay.py [--quick] [--json PATH] [--picture PATH]
+"""
+
+import hashlib
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from harness import Ratio, Record, median_ratio_with_spread, parse_arguments, report, torch_threads
+from matplotlib.axes import Axes
+from rich.console import Console
+
+from zorn.estimators.fold import Fold
+from zorn.perturbations import Draw
+from zorn.training import (
+    BudgetConfig,
+    Config,
+    EstimatorConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    Trainer,
+    checkpoints,
+)
+from zorn.training.journal import HEADER_BYTES, Journal, JournalEntry
+from zorn.training.replay import replay
+
+POPULATION = 64
+ENTRIES = 200  # that are written and forced to the disk for the cost of one
+
+Seconds = dict[str, list[float]]
+
+
+def settings(out: Path, steps: int, *, journal: bool = True, half: bool = False) -> Config:
+    """Of all runs; only start and end are saved and evaluated."""
+    return Config(
+        task=TaskConfig(task="copy", batch=8, minimum_length=1, maximum_length=10),
+        model=ModelConfig(hidden_size=64),
+        estimator=EstimatorConfig(estimator="cd-rge", population=POPULATION),
+        optimizer=OptimizerConfig(optimizer="adamw"),
+        budget=BudgetConfig(steps=steps),
+        run=RunConfig(
+            out=out, evaluations=1, checkpoint_seconds=1e6, threads=1, journal=journal, journal_half=half
+        ),
+    )
+
+
+def train(config: Config) -> float:
+    """A whole run; its processor seconds."""
+    start = time.process_time()
+    Trainer(config, console=Console(file=io.StringIO())).run()
+    return time.process_time() - start
+
+
+def digest(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint's tensors."""
+    found = hashlib.sha256()
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def replayed(run: Path, out: Path) -> tuple[float, bool]:
+    """Make a run's last step again from its journal and its first checkpoint: processor seconds, and whether
+    the bits are the run's. The other checkpoints of the run are deleted."""
+    last = checkpoints(run / "checkpoints")[-1]
+    step, expected = int(last.name.removeprefix("step-")), digest(last)
+    for path in checkpoints(run / "checkpoints")[1:]:
+        shutil.rmtree(path)
+    start = time.process_time()
+    replay(run, step, out)
+    seconds = time.process_time() - start
+    return seconds, digest(checkpoints(out / "checkpoints")[-1]) == expected
+
+
+def bytes_per_step(run: Path, steps: int) -> float:
+    """Of the journal, its header left out."""
+    return ((run / "journal.bin").stat().st_size - HEADER_BYTES) / steps
+
+
+def entry_seconds(folder: Path) -> Seconds:
+    """Of entries that are appended, and of each then forced to the disk."""
+    weights = torch.randn(POPULATION, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found: Seconds = {"append": [], "fsync": []}
+    with Journal.create(folder / "entries.bin", bytes(32), sync_seconds=None) as journal:
+        for step in range(ENTRIES):
+            start = time.perf_counter()
+            fold = Fold.of(Draw(seed=0, step=step, epsilon=0.1), weights)
+            journal.append(JournalEntry(step=step + 1, fold=fold))
+            written = time.perf_counter()
+            journal.sync()
+            found["append"].append(written - start)
+            found["fsync"].append(time.perf_counter() - written)
+    return found
+
+
+def measure(folder: Path, steps: int, rounds: int) -> list[Record]:
+    """All records; runs with and without a journal take turns.
+
+    Args:
+        folder: on the disk that is measured.
+        rounds: of which the first, in which torch loads what it needs, does not count.
+    """
+    seconds: Seconds = {"run": [], "run without": [], "replay": []}
+    equal: list[bool] = []
+    for number in range(-1, rounds):
+        place, length = folder / f"round{number}", steps if number >= 0 else 5
+        names = ["run", "run without"] if number % 2 else ["run without", "run"]
+        took = {name: train(settings(place / name, length, journal=name == "run")) for name in names}
+        took["replay"], same = replayed(place / "run", place / "again")
+        if number >= 0:
+            equal.append(same)
+            for name, value in took.items():
+                seconds[name].append(value)
+    train(settings(folder / "half", 2, half=True))
+    sizes = {
+        "default": bytes_per_step(folder / "round0" / "run", steps),
+        "half": bytes_per_step(folder / "half", 2),
+    }
+    return records_of(seconds, equal, sizes, entry_seconds(folder), steps)
+
+
+def records_of(
+    seconds: Seconds, equal: Sequence[bool], sizes: dict[str, float], entries: Seconds, steps: int
+) -> list[Record]:
+    """The records of what was measured.
+
+    Args:
+        seconds: of the processor, of "run", "run without" and "replay", round by round.
+        equal: whether the bits of each replay were the run's.
+        sizes: bytes of a step in the journal, by coding.
+        entries: from `entry_seconds`.
+        steps: of each run.
+    """
+    shared: dict[str, object] = {"steps": steps, "members": POPULATION, "threads": 1, "rounds": len(equal)}
+
+    def ratio(name: str, found: Ratio) -> Record:
+        return Record(name, found.median, "ratio", shared | {"lower": found.lower, "upper": found.upper})
+
+    step = statistics.median(seconds["run"]) / steps
+    append, fsync = (statistics.median(entries[name]) for name in ("append", "fsync"))
+    slowest: dict[str, object] = {"entries": len(entries["fsync"]), "slowest": max(entries["fsync"])}
+    return [
+        ratio("replay_over_run", median_ratio_with_spread(seconds["replay"], seconds["run"])),
+        Record("replay_equals_run", sum(equal) / len(equal), "share", shared),
+        ratio("run_over_run_without", median_ratio_with_spread(seconds["run"], seconds["run without"])),
+        *(
+            Record("seconds_per_step", statistics.median(rounds) / steps, "s", shared | {"of": name})
+            for name, rounds in seconds.items()
+        ),
+        *(
+            Record("bytes_per_step", size, "bytes", {"members": POPULATION, "coding": coding})
+            for coding, size in sizes.items()
+        ),
+        Record("append_seconds", append, "s", {"members": POPULATION, "entries": len(entries["append"])}),
+        Record("append_over_step", append / step, "ratio", shared),
+        Record("fsync_seconds", fsync, "s", slowest),
+    ]
+
+
+def draw(axes: Axes, records: Sequence[Record]) -> None:
+    """Seconds of a step, of its replay, and of what the journal adds to it."""
+    bars = {
+        f"a step: {one.settings['of']}": one.value for one in records if one.name == "seconds_per_step"
+    } | {name: one.value for one in records if (name := one.name) in ("append_seconds", "fsync_seconds")}
+    axes.barh(list(bars), list(bars.values()))
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and report."""
+    asked = parse_arguments("replay", __doc__, arguments)
+    steps, rounds = (100, 1) if asked.quick else (1000, 3)
+    with torch_threads(1), tempfile.TemporaryDirectory(prefix="zorn-replay-") as folder:
+        records = measure(Path(folder), steps, rounds)
+    title = f"A run of {steps:,} steps, and the same steps made again from its journal"
+    report(title, records, asked, lambda axes: draw(axes, records))
+
+
+if __name__ == "__main__":
+    main()
