@@ -18,21 +18,21 @@ import ctypes
 import io
 import itertools
 import os
-import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kill_points import POINTS, install
+from kill_plans import OPTIMIZERS, STEPS, Kill, Plan, plans, torchrun_plans
+from kill_points import install
 from processes import free_port
 from rich.console import Console
 from rich.table import Table
@@ -43,17 +43,8 @@ from zorn.training.checkpoint import latest_checkpoint
 from zorn.training.journal import HEADER_BYTES, read_journal
 from zorn.training.loggers import read_metrics
 
-STEPS = 20
-WORDS = "--task copy --batch 4 --minimum-length 1 --maximum-length 2 --hidden-size 8 --estimator cd-rge"
-WORDS += " --population 8 --micro-batch 4 --evaluations 4 --threads 1 --exchange scalars"
-WORDS += f" --process-timeout 60 --steps {STEPS}"
 ENTRY_BYTES = 132
-OPTIMIZERS = ("adamw", "fused-sgd")
-CHECKPOINT_SECONDS = (0.0, 0.05, 1000.0)
-"""A checkpoint after every step, after every few, and only at start and end."""
-
-VICTIMS = ("worker", "launcher", "worker", "all", "worker")
-"""Of kills at random moments, in turn; "all": launcher and workers at once, as when a machine dies."""
+"""Of a step of these runs in the journal."""
 
 RESTARTS = 5
 """Of the workers by their launcher."""
@@ -71,41 +62,7 @@ PAUSE = 0.003
 """Seconds between two looks at processes."""
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
-SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER: workers without a launcher become children of this process
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kill:
-    """One SIGKILL.
-
-    Args:
-        victim: "worker", "launcher" or "all".
-        rank: of the worker that is killed, or that comes to the point.
-        moment: seconds after the start of the workers; None: at a point.
-        point, call: a name of `POINTS`, and the how many-th time that the worker comes there.
-    """
-
-    victim: str
-    rank: int
-    moment: float | None = None
-    point: str = ""
-    call: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run, and the kills that happen to it one after the other, each in another start of its workers."""
-
-    kind: str
-    optimizer: str
-    processes: int
-    kills: tuple[Kill, ...] = ()
-    checkpoint_seconds: float = 0.0
-
-    def words(self, out: Path) -> list[str]:
-        """Of `zorn train`."""
-        own = ["--optimizer", self.optimizer, "--checkpoint-seconds", str(self.checkpoint_seconds)]
-        return ["train", *WORDS.split(), *own, "--out", str(out)]
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass
@@ -190,6 +147,11 @@ def fork(work: Callable[[], int]) -> int:
         os._exit(code)
 
 
+def control(option: int, value: int) -> None:
+    """prctl(2) of this process."""
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
 def print_into(file: Path) -> None:
     """Let this process print into a file."""
     opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -199,6 +161,7 @@ def print_into(file: Path) -> None:
 
 def launch(words: Sequence[str], plan: Plan, folder: Folder) -> int:
     """Be the launcher: start the workers, again when one fails, and the next kill with them."""
+    control(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)
     for restart in range(RESTARTS + 1):
         done = len(folder.noted("kills"))
@@ -357,6 +320,7 @@ def train_by_torchrun(plan: Plan, folder: Folder) -> None:
 
 def torchrun(words: Sequence[str], plan: Plan, folder: Folder) -> int:
     """Be torchrun."""
+    control(PR_SET_PDEATHSIG, signal.SIGKILL)
     print_into(folder.printed)
     command = [*TORCHRUN, "--nproc-per-node", str(plan.processes), "-m", "zorn", *words]
     os.execv(command[0], command)
@@ -383,54 +347,6 @@ def trial(plan: Plan, folder: Folder, expected: End, run: Callable[[Plan, Folder
     if not wrong:
         shutil.rmtree(folder.path)
     return outcome
-
-
-# ---------------------------------------------------------------------------------------------------- plans
-
-
-def plans(
-    runs: int, processes: Sequence[int], seconds: dict[tuple[str, int], float], seed: int
-) -> Iterator[Plan]:
-    """Half of the runs die at every point in turn, the others one to three times at random moments.
-
-    Args:
-        seconds: of a run that nothing happens to, by optimizer and processes.
-    """
-    dice, optimizers = random.Random(seed), itertools.cycle(OPTIMIZERS)
-    reached = [(name, size) for name in POINTS for size in processes if size > 1 or POINTS[name].alone]
-    for number, (name, size) in zip(range(runs - runs // 2), itertools.cycle(reached), strict=False):
-        point, optimizer = POINTS[name], next(optimizers)
-        kill = Kill(
-            victim=("worker", "all")[number // len(POINTS) % 2],
-            rank=0 if point.writes else dice.randrange(size),
-            point=name,
-            call=dice.randint(1, point.calls(STEPS)),
-        )
-        yield Plan(kind=name, optimizer=optimizer, processes=size, kills=(kill,))
-    turns = zip(itertools.cycle(VICTIMS), itertools.cycle(processes), optimizers, strict=False)
-    for victim, size, optimizer in itertools.islice(turns, runs // 2):
-        length = seconds[optimizer, size]
-        kills = [
-            Kill(victim=victim, rank=dice.randrange(size), moment=dice.uniform(0.0, length))
-            for _ in range(dice.randint(1, 3))
-        ]
-        yield Plan(
-            kind=f"{victim} at random",
-            optimizer=optimizer,
-            processes=size,
-            kills=tuple(kills),
-            checkpoint_seconds=dice.choice(CHECKPOINT_SECONDS),
-        )
-
-
-def torchrun_plans(runs: int, seed: int) -> Iterator[Plan]:
-    """Runs of two processes under torchrun."""
-    dice = random.Random(seed)
-    for victim, optimizer in itertools.islice(
-        itertools.cycle(zip(("worker", "launcher"), OPTIMIZERS, strict=True)), runs
-    ):
-        kill = Kill(victim=victim, rank=dice.randrange(2), call=dice.randint(1, STEPS // 2))
-        yield Plan(kind=f"torchrun: {victim}", optimizer=optimizer, processes=2, kills=(kill,))
 
 
 def undisturbed(root: Path, processes: Sequence[int]) -> tuple[dict[str, End], dict[tuple[str, int], float]]:
@@ -460,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of moments and places")
     parser.add_argument("--torchrun", type=int, default=2, help="runs by the real torchrun")
     asked = parser.parse_args(arguments)
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    control(PR_SET_CHILD_SUBREAPER, 1)  # workers that have lost their launcher come to this process
     zorn.training.trainer.draw_curve = lambda *_: None  # half the time of such small runs
     memory = Path("/dev/shm")  # a killed process loses nothing of a disk's cache: no need for a slow one
     root = Path(tempfile.mkdtemp(prefix="zorn-faults-", dir=memory if memory.is_dir() else None))
