@@ -35,6 +35,7 @@ from harness import (
     restart_peak,
 )
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 import zorn
 from zorn.estimators import SHAPINGS
@@ -238,7 +239,7 @@ def draw(axes: Axes, memory: Axes, records: list[Record]) -> None:
     points = [(record.settings["step"], record.value) for record in records if record.name == "loss"]
     axes.plot(*zip(*points, strict=True), "o-", color="tab:blue")
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss (nats) on one batch of copy")
     value = {record.name: record for record in records}
     bars = {

@@ -62,29 +62,26 @@ def plans(
     Args:
         seconds: of a run that nothing happens to, by optimizer and processes.
     """
-    dice, optimizers = random.Random(seed), itertools.cycle(OPTIMIZERS)
+    dice = random.Random(seed)
     reached = [(name, size) for name in POINTS for size in processes if size > 1 or POINTS[name].alone]
-    for number, (name, size) in zip(range(runs - runs // 2), itertools.cycle(reached), strict=False):
-        point, optimizer = POINTS[name], next(optimizers)
+    for name, size in itertools.islice(itertools.cycle(reached), runs - runs // 2):
+        point = POINTS[name]
         kill = Kill(
-            victim=("worker", "all")[number // len(POINTS) % 2],
+            victim=dice.choice(("worker", "all")),
             rank=0 if point.writes else dice.randrange(size),
             point=name,
             call=dice.randint(1, point.calls(STEPS)),
         )
-        yield Plan(kind=name, optimizer=optimizer, processes=size, kills=(kill,))
-    turns = zip(itertools.cycle(VICTIMS), itertools.cycle(processes), optimizers, strict=False)
-    for victim, size, optimizer in itertools.islice(turns, runs // 2):
-        length = seconds[optimizer, size]
-        kills = [
-            Kill(victim=victim, rank=dice.randrange(size), moment=dice.uniform(0.0, length))
-            for _ in range(dice.randint(1, 3))
-        ]
+        yield Plan(kind=name, optimizer=dice.choice(OPTIMIZERS), processes=size, kills=(kill,))
+    turns = zip(itertools.cycle(VICTIMS), itertools.cycle(processes), strict=False)
+    for victim, size in itertools.islice(turns, runs // 2):
+        optimizer = dice.choice(OPTIMIZERS)
+        moments = [dice.uniform(0.0, seconds[optimizer, size]) for _ in range(dice.randint(1, 3))]
         yield Plan(
             kind=f"{victim} at random",
             optimizer=optimizer,
             processes=size,
-            kills=tuple(kills),
+            kills=tuple(Kill(victim=victim, rank=dice.randrange(size), moment=each) for each in moments),
             checkpoint_seconds=dice.choice(CHECKPOINT_SECONDS),
         )
 
@@ -92,8 +89,7 @@ def plans(
 def torchrun_plans(runs: int, seed: int) -> Iterator[Plan]:
     """Runs of two processes under torchrun."""
     dice = random.Random(seed)
-    for victim, optimizer in itertools.islice(
-        itertools.cycle(zip(("worker", "launcher"), OPTIMIZERS, strict=True)), runs
-    ):
+    turns = itertools.cycle(zip(("worker", "launcher"), OPTIMIZERS, strict=True))
+    for victim, optimizer in itertools.islice(turns, runs):
         kill = Kill(victim=victim, rank=dice.randrange(2), call=dice.randint(1, STEPS // 2))
         yield Plan(kind=f"torchrun: {victim}", optimizer=optimizer, processes=2, kills=(kill,))

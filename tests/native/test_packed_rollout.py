@@ -173,7 +173,7 @@ def test_a_library_that_was_not_built_is_a_warning_once(monkeypatch, tmp_path, c
 
 
 def test_a_library_of_another_version_is_left_alone(monkeypatch, caplog):
-    """As after an update of a checkout that was not installed again: its functions would read other things."""
+    """As after an update of a checkout that was not installed again: its functions read other things."""
     monkeypatch.delenv(loading.DISABLED_BY, raising=False)
     monkeypatch.setattr(loading, "INTERFACE", loading.INTERFACE + 1)
     loading.compiled.cache_clear()
