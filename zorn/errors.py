@@ -30,5 +30,9 @@ class WorkerError(ZornError):
     """Another of the processes that train together failed, left, or did not answer in time."""
 
 
+class PeerFailedError(WorkerError):
+    """Another of the processes failed and said why; it tells its user itself."""
+
+
 class DivergedReplicaError(ZornError):
     """The weights of a replica are no longer those of the others."""

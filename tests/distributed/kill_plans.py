@@ -64,10 +64,11 @@ def plans(
     """
     dice = random.Random(seed)
     reached = [(name, size) for name in POINTS for size in processes if size > 1 or POINTS[name].alone]
-    for name, size in itertools.islice(itertools.cycle(reached), runs - runs // 2):
+    places = zip(itertools.cycle(reached), itertools.cycle(("worker", "all")), strict=False)
+    for (name, size), victim in itertools.islice(places, runs - runs // 2):
         point = POINTS[name]
         kill = Kill(
-            victim=dice.choice(("worker", "all")),
+            victim=victim,
             rank=0 if point.writes else dice.randrange(size),
             point=name,
             call=dice.randint(1, point.calls(STEPS)),

@@ -63,6 +63,9 @@ def test_the_plans_hit_every_point_and_every_victim():
     for name, point in POINTS.items():
         assert kinds[name, 2] == 1
         assert kinds[name, 1] == point.alone
+        if point.alone:
+            victims = [kill.victim for plan in found if plan.kind == name for kill in plan.kills]
+            assert sorted(victims) == ["all", "worker"]
     for victim in ("worker", "launcher", "all"):
         assert all(kinds[f"{victim} at random", size] >= 2 for size in (1, 2))
     assert {plan.optimizer for plan in found} == set(OPTIMIZERS)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import zorn
 from zorn.cli.process import STOPPED, prepare
-from zorn.errors import ConfigError, NonFiniteLossError, WorkerError, ZornError
+from zorn.errors import ConfigError, NonFiniteLossError, PeerFailedError, ZornError
 
 COMMANDS = (
     "train",
@@ -100,7 +100,7 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    if isinstance(error, WorkerError) and os.environ.get("RANK", "0") != "0":
+    if isinstance(error, PeerFailedError) and os.environ.get("RANK", "0") != "0":
         return code  # it is told where it happened, and by rank 0
     print(f"zorn: {' '.join(str(error).split())}", file=sys.stderr)
     return code

@@ -9,6 +9,7 @@ import tyro
 from zorn.cli.parsing import parse
 from zorn.cli.running import train_to_the_end
 from zorn.distributed import start
+from zorn.training.run_folder import RunFolder
 from zorn.training.trainer import Trainer
 
 
@@ -27,6 +28,8 @@ class Resume:
 def command(words: Sequence[str]) -> int:
     """Resume from command-line words; returns the exit code."""
     asked = parse(Resume, words, prog="zorn resume")
-    with start() as group, group.together():
+    folder = RunFolder(asked.run)
+    timeout = folder.read_config().run.process_timeout if folder.config.exists() else 600.0
+    with start(timeout=timeout) as group, group.together():
         budget = {"steps": asked.steps, "seconds": asked.seconds}
         return train_to_the_end(Trainer.resume(asked.run, **budget, group=group))

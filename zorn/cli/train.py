@@ -21,9 +21,11 @@ from zorn.training.config import (
     RunConfig,
     TaskConfig,
 )
+from zorn.training.defaults import resolve
 from zorn.training.groups import EstimatorName
 from zorn.training.presets import PRESETS, PresetName
 from zorn.training.run_folder import RunFolder, read_config
+from zorn.training.together import state_of
 from zorn.training.trainer import Trainer
 from zorn.training.usage import without_unused
 
@@ -78,19 +80,28 @@ def command(words: Sequence[str]) -> int:
     with start(timeout=config.run.process_timeout) as group, group.together():
         if group.size > 1 and not named:
             raise UsageError("--out must be given where several processes train: they use one folder")
-        return train_to_the_end(_trainer(config, group, overwrite=overwrite))
+        if "TORCHELASTIC_RUN_ID" in os.environ and overwrite:
+            raise UsageError(
+                "--overwrite would be done again each time that torchrun starts the processes anew: remove "
+                "the folder instead"
+            )
+        trainer = _trainer(config, group, overwrite=overwrite)
+        return 0 if trainer is None else train_to_the_end(trainer)
 
 
-def _trainer(config: Config, group: Group, *, overwrite: bool) -> Trainer:
-    """A new run; or, where torchrun has started the processes again after a failure, the one that they were
-    in."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and config.run.out is not None
-    if again and config.run.out is not None and group.is_main:
-        folder = RunFolder(config.run.out)
-        again, overwrite = any(folder.checkpoints.glob("step-*/manifest.json")), True
-    if group.collect(again)[0] and config.run.out is not None:
-        return Trainer.resume(config.run.out, group=group)
-    return Trainer(config, overwrite=overwrite, group=group)
+def _trainer(config: Config, group: Group, *, overwrite: bool) -> Trainer | None:
+    """A new run; or, under torchrun, which starts processes anew after a failure and when others join, the
+    one in the folder where that has these settings: None where nothing of it is left to do."""
+    state, out = "other", config.run.out
+    if "TORCHELASTIC_RUN_ID" in os.environ and out is not None and group.is_main:
+        state = state_of(RunFolder(out), resolve(config)[0])
+    state = group.collect(state)[0]
+    if state == "done":
+        return None
+    if state == "saved" and out is not None:
+        budget = {"steps": config.budget.steps, "seconds": config.budget.seconds}
+        return Trainer.resume(out, **budget, group=group)
+    return Trainer(config, overwrite=overwrite or state == "begun", group=group)
 
 
 def settings(words: Sequence[str]) -> tuple[Config, bool]:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zorn.errors import ConfigError, NonFiniteLossError, WorkerError, ZornError
+from zorn.errors import ConfigError, NonFiniteLossError, PeerFailedError, WorkerError, ZornError
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class Group:
         raise self._remembered(
             NonFiniteLossError(f"rank {rank}: {text}")
             if loss
-            else WorkerError(f"rank {rank} failed, and every process stopped with it: {kind}: {text}")
+            else PeerFailedError(f"rank {rank} failed, and every process stopped with it: {kind}: {text}")
         )
 
     def _raise_disagreement(self, facts: Mapping[str, object], kind: type[ZornError]) -> NoReturn:

@@ -1,6 +1,8 @@
 """Joining the group that `torchrun` (or any launcher that sets its environment) has started."""
 
 import os
+import time
+import uuid
 from datetime import timedelta
 
 import torch
@@ -59,8 +61,11 @@ def _join(rank: int, size: int, timeout: int | float) -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.device_count() >= of_node else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(_device())
+    patience = timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=patience))
+        store = _of_this_start(store, rank, size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -75,6 +80,29 @@ def _join(rank: int, size: int, timeout: int | float) -> None:
             "check that all processes were started, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, "
             "and that the port is reachable"
         ) from error
+
+
+def _of_this_start(store: dist.Store, rank: int, size: int, timeout: int | float) -> dist.Store:
+    """A part of the store that no process wrote to before.
+
+    torchrun keeps one store over restarts, with the addresses of processes that are dead (issue 135712 of
+    pytorch), and each machine counts its restarts alone. So rank 0 names the start, and tells its name to
+    each process that asks, in a place that this process alone looks at.
+    """
+    own, others = uuid.uuid4().hex, range(1, size)
+    if rank > 0:
+        store.set(f"zorn/asks/{rank}", own)
+        name = store.get(f"zorn/told/{own}").decode()
+        store.set(f"zorn/heard/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    deadline = time.monotonic() + timeout
+    while not store.check([f"zorn/heard/{own}/{other}" for other in others]):
+        for other in others:
+            store.set(f"zorn/told/{store.get(f'zorn/asks/{other}').decode()}", own)
+        if time.monotonic() > deadline:
+            raise RuntimeError("they came, and went")
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 def _device() -> torch.device:

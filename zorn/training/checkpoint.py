@@ -117,7 +117,7 @@ def _write(
         "files": {file: _fingerprint(folder / file) for file in files},
     }
     manifest["sha256"] = _manifest_hash(manifest)
-    _write_synchronised(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    _write_synchronised(folder / MANIFEST, _manifest_text(manifest))
     synchronise(folder)
 
 
@@ -245,7 +245,8 @@ def _way_out(path: Path) -> str:
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     """A checkpoint's manifest, or None where it is missing, cut short or altered."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        data = (path / MANIFEST).read_bytes()
+        manifest = json.loads(data)
     except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or manifest.get("sha256") != _manifest_hash(manifest):
@@ -255,7 +256,12 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
             f"{path} is of checkpoint format {manifest['format']}, this zorn reads format {FORMAT}: "
             f"load it with zorn {manifest['zorn']}"
         )
-    return manifest
+    return manifest if data == _manifest_text(manifest).encode() else None
+
+
+def _manifest_text(manifest: dict[str, Any]) -> str:
+    """The one way to write it: another text of the same content is damaged, too."""
+    return json.dumps(manifest, indent=1) + "\n"
 
 
 def _manifest_hash(manifest: dict[str, Any]) -> str:

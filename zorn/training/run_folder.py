@@ -68,6 +68,11 @@ class RunFolder:
         """Generated text."""
         return self.path / "sample.txt"
 
+    @property
+    def _aside(self) -> Path:
+        """Where what a new run replaces is, until it has begun."""
+        return self.path / ".replaced"
+
     def check_new(self, *, overwrite: bool) -> None:
         """Raise ConfigError unless a new run can be written here; changes nothing.
 
@@ -80,7 +85,8 @@ class RunFolder:
                 f"cannot make the folder {self.path}: {existing} is a file: choose another --out"
             )
         _check_writable(existing, "choose another --out, or change its permissions")
-        if self.path.exists() and any(entry.name != LOCK for entry in self.path.iterdir()):
+        cut_short = self._aside.is_dir() and not self.config.exists()  # a process was killed in `create`
+        if self.path.exists() and not cut_short and any(each.name != LOCK for each in self.path.iterdir()):
             if not overwrite:
                 raise ConfigError(
                     f"{self.path} is not empty: choose another --out, or replace the run with --overwrite"
@@ -108,7 +114,7 @@ class RunFolder:
         earlier = (self.summary, self.curve, self.sample, self.metrics, self.tokenizer, self.journal)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with _moved_aside(self.path / ".replaced", (*earlier, self.tensorboard, self.checkpoints)):
+            with _moved_aside(self._aside, (*earlier, self.tensorboard, self.checkpoints)):
                 if tokenizer is not None:
                     self.tokenizer.write_text(tokenizer, encoding="utf-8")
                 self.write_config(config)

@@ -6,18 +6,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import shutil
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import final
+from typing import Any, Literal, final
 
 import torch
 
 from zorn.distributed import Group, SharedEstimator, share
+from zorn.errors import ConfigError
 from zorn.training.build import Estimator
-from zorn.training.checkpoint import MANIFEST, latest_checkpoint
+from zorn.training.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
 from zorn.training.config import Config, RunConfig
+from zorn.training.identity import run_settings
 from zorn.training.loggers import Record
 from zorn.training.run_folder import RunFolder
+from zorn.training.run_lock import locked
 
 SENT_AT_ONCE = 1 << 24
 """Bytes of a file that are sent at once."""
@@ -53,31 +56,62 @@ def shared(estimator: Estimator, group: Group, settings: RunConfig) -> SharedEst
 
 def fetch_run(group: Group, folder: RunFolder) -> None:
     """Give every process the run that rank 0 goes on with: where a machine has no disk in common with it, its
-    newest checkpoint, journal and settings are sent. Nothing is sent where all see the same files; all call
-    it together.
+    newest checkpoint, journal and settings are sent. Nothing is sent where all see the same files, and
+    nothing that is there is removed; all call it together.
 
     Raises:
         CheckpointError: rank 0 has no checkpoint.
+        ConfigError: another process trains in the folder; or a machine has another run there, or a later
+            checkpoint of this one.
+        WorkerError: another process failed.
         OSError: a disk that refuses.
     """
     if group.size == 1:
         return
-    files = _files(folder) if group.is_main else []
-    names = group.collect(files)[0]
-    digests = group.collect(_digest(folder.path, names))
-    if all(digest == digests[0] for digest in digests):
-        return
-    wanted = digests[group.rank] != digests[0]
-    if wanted:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    for name in names:
-        _send(group, folder.path / name, write=wanted)
+    owned = group.is_main and folder.path.is_dir()
+    with group.together(), locked(folder.path) if owned else nullcontext():
+        files = _files(folder) if group.is_main else []
+        names = group.collect(files)[0]
+        digests = group.collect(_digest(folder.path, names))
+        if all(digest == digests[0] for digest in digests):
+            return
+        settings = group.collect(_settings(folder) if group.is_main else {})[0]
+        wanted = digests[group.rank] != digests[0]
+        if wanted:
+            _check_place(folder, settings, names[-1])
+        group.message()  # or a process that refuses would leave the others in the middle of a file
+        failure = None
+        for name in names:
+            failure = _send(group, folder.path / name, write=wanted and failure is None) or failure
+        group.message(failure=failure)
 
 
 def is_orphan(parent: int) -> bool:
     """Whether torchrun started this process and is gone: nobody would start it again, and another launch
     waits for its folder. `parent`: the process that started it."""
     return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != parent
+
+
+def state_of(folder: RunFolder, config: Config) -> Literal["other", "begun", "saved", "done"]:
+    """What a folder holds of a run of these settings (which leave nothing open): nothing ("other": it is
+    empty, or another run's), a run that has not saved yet, one that has, or one whose budget is used."""
+    if not checkpoints(folder.checkpoints):
+        unsaved = folder.config.exists() and not folder.journal.exists()
+        return "begun" if unsaved and _settings(folder) == run_settings(config) else "other"
+    progress = read_progress(latest_checkpoint(folder.checkpoints))
+    if dict(progress.settings) != run_settings(config):
+        return "other"
+    used = config.budget.progress(progress.step, progress.seconds)
+    return "done" if used >= 1 and folder.summary.exists() else "saved"
+
+
+def check_same_settings(group: Group, config: Config) -> None:
+    """Raise ConfigError, on all processes, unless all have the same settings."""
+    if group.size > 1:
+        shared_by_all = ("exchange", "balance", "partial_steps", "check_replicas", "evaluations")
+        facts = run_settings(config) | {name: getattr(config.run, name) for name in shared_by_all}
+        facts |= {"steps": config.budget.steps, "seconds": config.budget.seconds}
+        group.message(facts={name: repr(value) for name, value in facts.items()})
 
 
 @final
@@ -98,6 +132,25 @@ class SilentLog:
         """Nothing."""
 
 
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    return run_settings(folder.read_config())
+
+
+def _check_place(folder: RunFolder, settings: dict[str, Any], manifest: str) -> None:
+    """Raise ConfigError where files of rank 0 would hide what is in the folder here."""
+    if folder.config.exists() and _settings(folder) != settings:
+        raise ConfigError(
+            f"{folder.path} holds another run on this machine than on that of rank 0: move it away, or "
+            "choose another folder"
+        )
+    saved = checkpoints(folder.checkpoints)
+    if saved and saved[-1].name > Path(manifest).parent.name:
+        raise ConfigError(
+            f"{saved[-1]} on this machine is later than rank 0's {Path(manifest).parent.name}: start this "
+            "machine as rank 0, or move its folder away"
+        )
+
+
 def _files(folder: RunFolder) -> list[str]:
     """What another process needs to go on, by the names in the folder; a checkpoint's manifest comes last."""
     newest = latest_checkpoint(folder.checkpoints)
@@ -114,29 +167,32 @@ def _digest(folder: Path, names: list[str]) -> str:
         if not path.exists():
             return "missing"
         if path.suffix != ".safetensors":
-            digest.update(path.read_bytes())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def _send(group: Group, path: Path, *, write: bool) -> None:
-    """Send a file of rank 0 to all, and write it where it is wanted."""
+def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
+    """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so."""
     size = torch.tensor([path.stat().st_size if group.is_main else 0])
     group.broadcast(size, 0)
-    if write:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".fetched")
-    source = path.open("rb") if group.is_main else None
-    target = temporary.open("wb") if write else None
-    try:
+    temporary, failure = path.with_name(path.name + ".fetched"), None
+    with ExitStack() as files:
+        source = files.enter_context(path.open("rb")) if group.is_main else None
+        target = None
         for start in range(0, int(size), SENT_AT_ONCE):
             count = min(SENT_AT_ONCE, int(size) - start)
             data = bytearray(count) if source is None else bytearray(source.read(count))
             group.broadcast(torch.frombuffer(data, dtype=torch.uint8), 0)
-            if target is not None:
-                target.write(data)
-    finally:
-        for file in (source, target):
-            if file is not None:
-                file.close()
-    if write:
+            if write and failure is None:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    target = target or files.enter_context(temporary.open("wb", buffering=0))
+                    target.write(data)
+                except OSError as error:
+                    failure = OSError(f"{path} of rank 0 cannot be written here ({error}): make room for it")
+    if write and failure is None:
         temporary.replace(path)
+    elif write:
+        temporary.unlink(missing_ok=True)
+    return failure

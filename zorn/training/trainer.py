@@ -53,7 +53,7 @@ from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
 from zorn.training.step import prepare_step, update_weights
 from zorn.training.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
-from zorn.training.together import SilentLog, fetch_run, is_orphan, on_device_of, shared
+from zorn.training.together import SilentLog, check_same_settings, fetch_run, is_orphan, on_device_of, shared
 
 SAMPLE_PROMPT = "The "
 SAMPLE_LENGTH = 600
@@ -204,6 +204,7 @@ class Trainer:
         """
         try:
             with Interruption() as interruption, self.group.together():
+                check_same_settings(self.group, self.config)
                 main = self.group.is_main
                 with locked(self.folder.path) if main else nullcontext():
                     if main:
@@ -326,9 +327,11 @@ class Trainer:
                 if journal.dropped:
                     self._say(journal.dropped)
                 return journal
+            path.replace(path.with_name(f"journal-to-{self._journal_last}.bin"))
             self._say(
                 f"{path} ends at step {self._journal_last}, before the checkpoint of step {self.step}: a new "
-                "one begins, and steps up to there cannot be made again"
+                "one begins, and steps up to there cannot be made again from it; the former is kept as "
+                f"journal-to-{self._journal_last}.bin"
             )
         return Journal.create(path, self._identity, base_step=self.step, **sync)
 

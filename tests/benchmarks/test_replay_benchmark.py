@@ -1,0 +1,60 @@
+"""The benchmark of journal and replay, on runs of a few steps."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import replay as benchmark
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr("zorn.training.trainer.draw_curve", lambda *_: None)
+    monkeypatch.setattr(benchmark, "ENTRIES", 3)
+    monkeypatch.setattr(benchmark, "POPULATION", 8)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_replay_is_the_run_and_its_journal_is_as_small_as_documented(tmp_path):
+    records = benchmark.measure(tmp_path, steps=3, rounds=1)
+    found = {(one.name, one.settings.get("coding") or one.settings.get("of")): one for one in records}
+    assert found["replay_equals_run", None].value == 1
+    assert found["bytes_per_step", "default"].value == 100 + 4 * 8
+    assert found["bytes_per_step", "half"].value == 100 + 2 * 8
+    assert found["replay_over_run", None].value > 0
+    assert found["seconds_per_step", "replay"].value > 0
+    assert {name for name, _ in found} == {
+        *("replay_over_run", "replay_equals_run", "run_over_run_without", "seconds_per_step"),
+        *("bytes_per_step", "append_seconds", "append_over_step", "fsync_seconds"),
+    }
+
+
+def test_ratios_are_taken_round_by_round(tmp_path):
+    seconds = {"run": [10.0, 20.0], "run without": [8.0, 16.0], "replay": [1.0, 2.0]}
+    entries = {"append": [1e-4, 3e-4, 2e-4], "fsync": [1e-3, 9e-3, 2e-3]}
+    records = benchmark.records_of(seconds, [True, False], {"default": 132.0}, entries, steps=1000)
+    found = {one.name: one for one in records}
+    assert found["replay_over_run"].value == 0.1
+    assert found["run_over_run_without"].value == 1.25
+    assert found["replay_equals_run"].value == 0.5
+    assert found["append_over_step"].value == pytest.approx(2e-4 / 0.015)
+    assert (found["fsync_seconds"].value, found["fsync_seconds"].settings["slowest"]) == (2e-3, 9e-3)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_quick_run_reports(tmp_path, monkeypatch):
+    made = benchmark.records_of(
+        {"run": [1.0], "run without": [1.0], "replay": [0.1]},
+        [True],
+        {"default": 1.0},
+        {"append": [1e-4], "fsync": [1e-3]},
+        steps=100,
+    )
+    monkeypatch.setattr(benchmark, "measure", lambda folder, steps, rounds: made)
+    benchmark.main(["--quick", "--json", str(tmp_path / "a.json"), "--picture", str(tmp_path / "a.png")])
+    assert len(json.loads((tmp_path / "a.json").read_text())) == len(made)
+    assert (tmp_path / "a.png").exists()
