@@ -10,6 +10,7 @@ for the link stays in the sender's kernel, as it does behind a network card. Lin
     python benchmarks/slow_link.py    # what a byte stream and a round trip take over 100 Mbit/s and 20 ms
 """
 
+import argparse
 import array
 import contextlib
 import fcntl
@@ -309,6 +310,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--loopback"]:
         loopback(json.loads(sys.argv[2]))
         return
+    argparse.ArgumentParser(description=__doc__).parse_args()
     commands = [[sys.executable, "-c", code] for code in (SERVER, CLIENT)]
     print(run_linked(commands, SLOW, os.environ, timeout=60)[1], end="")
 

@@ -115,9 +115,9 @@ def test_a_probe_leaves_nothing_behind_also_when_it_diverges(monkeypatch):
     assert losses[2] > 1e9
     estimate, answers = own.estimator.estimate, iter([True, False])
 
-    def diverging(*parts):
+    def diverging(*parts, **options):
         if next(answers):
-            return estimate(*parts)
+            return estimate(*parts, **options)
         raise NonFiniteLossError("the losses were not finite")
 
     with monkeypatch.context() as patch:

@@ -20,7 +20,6 @@ from zorn.training.defaults import resolve
 from zorn.training.journal import Journal, JournalEntry, read_journal
 from zorn.training.load import load_run
 from zorn.training.presets import PRESETS
-from zorn.training.replay import replay
 from zorn.training.run_folder import RunFolder
 from zorn.training.trainer import Trainer
 
@@ -43,7 +42,6 @@ __all__ = [
     "load_checkpoint",
     "load_run",
     "read_journal",
-    "replay",
     "resolve",
     "save_checkpoint",
 ]
