@@ -295,7 +295,7 @@ def go_on(plan: Plan, folder: Folder) -> list[str]:
     """What a user calls after the launcher died."""
     if any(folder.out.glob("checkpoints/step-*/manifest.json")):
         return ["resume", str(folder.out)]
-    return [*plan.words(folder.out), "--overwrite"]
+    return plan.words(folder.out)
 
 
 def train_by_torchrun(plan: Plan, folder: Folder) -> None:

@@ -18,6 +18,7 @@ from zorn.training.build import Estimator
 from zorn.training.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
 from zorn.training.config import Config, RunConfig
 from zorn.training.identity import run_settings
+from zorn.training.journal import last_step
 from zorn.training.loggers import Record
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
@@ -96,7 +97,8 @@ def state_of(folder: RunFolder, config: Config) -> Literal["other", "begun", "sa
     """What a folder holds of a run of these settings (which leave nothing open): nothing ("other": it is
     empty, or another run's), a run that has not saved yet, one that has, or one whose budget is used."""
     if not checkpoints(folder.checkpoints):
-        unsaved = folder.config.exists() and not folder.journal.exists()
+        empty = not folder.journal.exists() or last_step(folder.journal) == 0
+        unsaved = folder.config.exists() and empty
         return "begun" if unsaved and _settings(folder) == run_settings(config) else "other"
     progress = read_progress(latest_checkpoint(folder.checkpoints))
     if dict(progress.settings) != run_settings(config):
