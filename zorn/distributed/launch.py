@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from zorn.checks import check_number
 from zorn.distributed.group import Group
@@ -63,7 +65,7 @@ def _join(rank: int, size: int, timeout: int | float) -> None:
         torch.cuda.set_device(_device())
     patience = timedelta(seconds=timeout)
     try:
-        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=patience))
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=patience))
         store = _of_this_start(store, rank, size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
@@ -82,7 +84,7 @@ def _join(rank: int, size: int, timeout: int | float) -> None:
         ) from error
 
 
-def _of_this_start(store: dist.Store, rank: int, size: int, timeout: int | float) -> dist.Store:
+def _of_this_start(store: Store, rank: int, size: int, timeout: int | float) -> Store:
     """A part of the store that no process wrote to before.
 
     torchrun keeps one store over restarts, with the addresses of processes that are dead (issue 135712 of
@@ -94,7 +96,7 @@ def _of_this_start(store: dist.Store, rank: int, size: int, timeout: int | float
         store.set(f"zorn/asks/{rank}", own)
         name = store.get(f"zorn/told/{own}").decode()
         store.set(f"zorn/heard/{name}/{rank}", "")
-        return dist.PrefixStore(name, store)
+        return PrefixStore(name, store)
     deadline = time.monotonic() + timeout
     while not store.check([f"zorn/heard/{own}/{other}" for other in others]):
         for other in others:
@@ -102,7 +104,7 @@ def _of_this_start(store: dist.Store, rank: int, size: int, timeout: int | float
         if time.monotonic() > deadline:
             raise RuntimeError("they came, and went")
         time.sleep(0.01)
-    return dist.PrefixStore(own, store)
+    return PrefixStore(own, store)
 
 
 def _device() -> torch.device:
