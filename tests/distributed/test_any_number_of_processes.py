@@ -121,14 +121,14 @@ def test_one_process_sends_nothing(outcomes):
 ERRORS = {
     "raises": (
         "RuntimeError: the simulator",
-        r"WorkerError: rank 1 failed, .* RuntimeError: the simulator of",
+        r"PeerFailedError: rank 1 failed, .* RuntimeError: the simulator of",
     ),
     "infinite": ("NonFiniteLossError: step 0", r"NonFiniteLossError: step 0"),
-    "no batch": ("ConfigError: batch must be zorn.Batch", r"WorkerError: rank 1 failed.* batch must be zorn"),
-    "empty batch": ("ConfigError: batch must have as many", r"WorkerError: rank 1 failed.* at least 1"),
+    "no batch": ("ConfigError: batch must be zorn.Batch", r"PeerFailedError: rank 1 failed.* batch must be zorn"),
+    "empty batch": ("ConfigError: batch must have as many", r"PeerFailedError: rank 1 failed.* at least 1"),
     "rows raise": (
         "RuntimeError: the simulator",
-        r"WorkerError: rank 1 failed, .* RuntimeError: the simulator of",
+        r"PeerFailedError: rank 1 failed, .* RuntimeError: the simulator of",
     ),
     "few rows": ("ConfigError: batch: got 1 rows for", "ConfigError: batch: got 1 rows for"),
     "after them": ("none", "none"),
