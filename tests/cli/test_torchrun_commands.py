@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,20 @@ def test_a_machine_without_the_run_is_sent_it_and_ends_with_the_same_weights(tmp
     assert of_two.read_bytes() == of_one.read_bytes()
 
 
+def test_two_processes_round_as_one_does(tmp_path, monkeypatch):
+    """The coding of the journal is a setting of the estimator, which is wrapped where it is shared."""
+    words = [*TRAIN, "--out", "run", "--steps", "3", "--journal-half"]
+    codes, printed = together(tmp_path, words, words)
+    assert codes == [0, 0], printed
+    (tmp_path / "alone").mkdir()
+    monkeypatch.chdir(tmp_path / "alone")
+    assert main(words) == 0
+    of_two, of_one = tmp_path / "machine-0" / "run", tmp_path / "alone" / "run"
+    assert (of_two / "journal.bin").stat().st_size == (of_one / "journal.bin").stat().st_size
+    weights = Path("checkpoints") / "step-00000003" / "model.safetensors"
+    assert (of_two / weights).read_bytes() == (of_one / weights).read_bytes()
+
+
 def test_another_run_on_another_machine_is_kept(tmp_path, monkeypatch):
     for number in range(2):
         (tmp_path / f"machine-{number}").mkdir()
@@ -128,7 +143,7 @@ def test_another_run_on_another_machine_is_kept(tmp_path, monkeypatch):
     before = sorted(path.name for path in (tmp_path / "machine-1").rglob("*"))
     resume = ["resume", "run", "--steps", "6"]
     codes, printed = together(tmp_path, resume, resume)
-    assert codes == [2, 2]
+    assert codes == [2, 2], printed
     assert "holds another run on this machine" in printed[1]
     assert sorted(path.name for path in (tmp_path / "machine-1").rglob("*")) == before
 
@@ -136,6 +151,6 @@ def test_another_run_on_another_machine_is_kept(tmp_path, monkeypatch):
 def test_flags_that_differ_are_told_before_the_first_step(tmp_path):
     words = [*TRAIN, "--out", "run", "--steps", "3"]
     codes, printed = together(tmp_path, words, [*words, "--learning-rate", "0.5"])
-    assert codes == [2, 2]
+    assert codes == [2, 2], printed
     assert "differs from rank 0 in learning_rate: 0.5, not 0.01" in printed[0]
     assert not (tmp_path / "machine-0" / "run").exists()

@@ -124,7 +124,10 @@ ERRORS = {
         r"PeerFailedError: rank 1 failed, .* RuntimeError: the simulator of",
     ),
     "infinite": ("NonFiniteLossError: step 0", r"NonFiniteLossError: step 0"),
-    "no batch": ("ConfigError: batch must be zorn.Batch", r"PeerFailedError: rank 1 failed.* batch must be zorn"),
+    "no batch": (
+        "ConfigError: batch must be zorn.Batch",
+        r"PeerFailedError: rank 1 failed.* batch must be zorn",
+    ),
     "empty batch": ("ConfigError: batch must have as many", r"PeerFailedError: rank 1 failed.* at least 1"),
     "rows raise": (
         "RuntimeError: the simulator",

@@ -8,13 +8,11 @@ from torch import nn
 from zorn.distributed.workers import GroupWorkers
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import Bridge, Estimate, ExactGradient
+from zorn.estimators.two_part import GRADIENTS
 from zorn.models import Batch, TokenObjective, mean_tokens
 from zorn.perturbations import Draw, FusedSGD, GradientBlock, Objective, Target
 from zorn.perturbations.blocks import gradient_blocks
 from zorn.perturbations.targets import trainable_targets
-
-PARTS = ("grad", "credit_grad")
-"""Attributes of a parameter that hold a gradient, or the part of it that a bridge keeps apart."""
 
 
 def estimate_of_rows(
@@ -50,7 +48,7 @@ def estimate_of_rows(
         tokens = isinstance(objective, TokenObjective)
         weight = len(rows) * (mean_tokens(objective, own.targets) if tokens else 1.0)
         numbers = [weight, weight * found.loss, found.forward_passes, found.dropped]
-        held = [float(_part(target, name) is not None) for name in PARTS for target in targets]
+        held = [float(_part(target, name) is not None) for name in GRADIENTS for target in targets]
         total, loss, passes, dropped, *anywhere = workers.sum(
             torch.tensor([*numbers, *held], dtype=torch.float64)
         ).tolist()
@@ -83,7 +81,7 @@ def _reduce(targets: list[Target], anywhere: list[float], share: float, workers:
     of both parts."""
     wanted = iter(anywhere)
     total: dict[int, torch.Tensor] = {}
-    for name in PARTS:
+    for name in GRADIENTS:
         for target in targets:
             if not next(wanted):
                 continue

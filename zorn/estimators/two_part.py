@@ -16,6 +16,9 @@ from torch import Tensor
 
 from zorn.errors import ConfigError
 
+GRADIENTS = ("grad", "credit_grad")
+"""Attributes of a parameter that may hold a gradient, or a part of one that is kept apart."""
+
 
 @final
 class TwoPartOptimizer(torch.optim.Optimizer):

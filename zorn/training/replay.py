@@ -46,7 +46,7 @@ def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] |
         model: with its first weights, those of the seed.
         text: fingerprint of the text, from `text_fingerprint` or a checkpoint.
     """
-    settings = run_settings(config) | {"journal_half": config.run.journal_half, "text": text}
+    settings = run_settings(config) | {"text": text}
     return run_identity(settings, model)
 
 

@@ -6,7 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zorn.estimators import Estimate, ZeroOrderEstimator
+from zorn.estimators import Estimate
+from zorn.estimators.two_part import GRADIENTS
 from zorn.models import Batch
 from zorn.perturbations import FusedSGD
 from zorn.tasks import Task
@@ -17,9 +18,6 @@ from zorn.training.schedules import epsilon_at, learning_rate_at, population_at
 from zorn.training.usage import WEIGHT_SPACE, ZERO_ORDER
 
 Made = TypeVar("Made")
-
-GRADIENTS = ("grad", "credit_grad")
-"""Attributes of a parameter that may hold a gradient, or a part of one that is kept apart."""
 
 
 def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, share: float) -> Record:
@@ -43,10 +41,9 @@ def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, sh
         set_["epsilon"] = epsilon_at(config.optimizer, settings.epsilon, step, share)
     if name in WEIGHT_SPACE:
         set_["population"] = population_at(settings, config.population_multiple, share)
-    for attribute, value in set_.items():
+    rounding = {"half_weights": config.run.journal_half} if hasattr(estimator, "half_weights") else {}
+    for attribute, value in (set_ | rounding).items():
         setattr(estimator, attribute, value)
-    if isinstance(estimator, ZeroOrderEstimator):
-        estimator.half_weights = config.run.journal_half
     reset = getattr(estimator, "reset", None)
     if reset is not None and task.begins(step):
         reset()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -109,11 +109,10 @@ def state_of(folder: RunFolder, config: Config) -> Literal["other", "begun", "sa
 
 def check_same_settings(group: Group, config: Config) -> None:
     """Raise ConfigError, on all processes, unless all have the same settings."""
-    if group.size > 1:
-        shared_by_all = ("exchange", "balance", "partial_steps", "check_replicas", "evaluations")
-        facts = run_settings(config) | {name: getattr(config.run, name) for name in shared_by_all}
-        facts |= {"steps": config.budget.steps, "seconds": config.budget.seconds}
-        group.message(facts={name: repr(value) for name, value in facts.items()})
+    shared_by_all = ("exchange", "balance", "partial_steps", "check_replicas", "evaluations")
+    facts = run_settings(config) | {name: getattr(config.run, name) for name in shared_by_all}
+    facts |= {"steps": config.budget.steps, "seconds": config.budget.seconds}
+    group.message(facts={name: repr(value) for name, value in facts.items()})
 
 
 @final
@@ -179,22 +178,26 @@ def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
     size = torch.tensor([path.stat().st_size if group.is_main else 0])
     group.broadcast(size, 0)
     temporary, failure = path.with_name(path.name + ".fetched"), None
-    with ExitStack() as files:
-        source = files.enter_context(path.open("rb")) if group.is_main else None
-        target = None
+    with path.open("rb") if group.is_main else nullcontext() as source:
         for start in range(0, int(size), SENT_AT_ONCE):
             count = min(SENT_AT_ONCE, int(size) - start)
             data = bytearray(count) if source is None else bytearray(source.read(count))
             group.broadcast(torch.frombuffer(data, dtype=torch.uint8), 0)
             if write and failure is None:
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    target = target or files.enter_context(temporary.open("wb", buffering=0))
-                    target.write(data)
-                except OSError as error:
-                    failure = OSError(f"{path} of rank 0 cannot be written here ({error}): make room for it")
+                failure = _append(temporary, data, first=start == 0)
     if write and failure is None:
         temporary.replace(path)
     elif write:
         temporary.unlink(missing_ok=True)
-    return failure
+    return failure and OSError(f"{path} of rank 0 cannot be written here ({failure}): make room for it")
+
+
+def _append(path: Path, data: bytearray, *, first: bool) -> OSError | None:
+    """Write a part of a file; returns why the disk refused, if so, as the others wait meanwhile."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb" if first else "ab") as file:
+            file.write(data)
+    except OSError as error:
+        return error
+    return None

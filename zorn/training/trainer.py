@@ -270,13 +270,12 @@ class Trainer:
     def _agreed(self, interruption: Interruption) -> tuple[float, bool, bool]:
         """The share of the budget that is used, whether to save, and whether to stop: the same in all
         processes, by the clock of rank 0 and the signals to any."""
+        if interruption.requested or is_orphan(self._parent):
+            self.group.request_interrupt()
         due = time.perf_counter() - self._saved_at >= self.config.run.checkpoint_seconds
-        stop = interruption.requested or is_orphan(self._parent)
-        own = torch.tensor([self._share_used(), due, stop], dtype=torch.float64)
-        if self.group.size == 1:
-            return float(own[0]), due, stop
-        told = [note.values for note in self.group.message(own)]
-        return float(told[0][0]), bool(told[0][1]), any(bool(values[2]) for values in told)
+        notes = self.group.message(torch.tensor([self._share_used(), due], dtype=torch.float64))
+        share, save = notes[0].values.tolist()
+        return share, bool(save), self.group.interrupted
 
     def _catch_up(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
         """Log what is in the journal alone, and evaluate where that was due, as a crash came in between."""
