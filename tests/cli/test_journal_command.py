@@ -1,6 +1,7 @@
 """`zorn replay` and `zorn journal`, from words to what is printed."""
 
 import re
+import shutil
 
 import pytest
 
@@ -60,6 +61,25 @@ def test_verify_tells_damage_by_its_exit_code_and_trim_drops_it(run, capsys):
     assert capsys.readouterr().out == f"{file}: begins after step 3 now, 348 bytes less\n"
     assert main(["journal", "show", str(run)]) == 0
     assert "no step after step 3" in capsys.readouterr().out
+
+
+def test_verify_refuses_the_journal_of_another_run(tmp_path, capsys):
+    """The same settings but the seed: every byte of the other journal is whole."""
+    for name, seed in (("one", "0"), ("other", "1")):
+        words = ["--out", str(tmp_path / name), "--seed", seed, "--evaluations", "1"]
+        assert main([*TRAIN, *words]) == 0
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert main(["journal", "verify", str(one)]) == main(["journal", "verify", str(other)]) == 0
+    capsys.readouterr()
+    shutil.copy(other / "journal.bin", one / "journal.bin")
+    assert main(["journal", "verify", str(one)]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(
+        r"zorn: .*/one/journal\.bin is the journal of another run: its settings, seed, text or first weights "
+        r"are not this run's \(got identity [0-9a-f]{12}…, expected [0-9a-f]{12}…\); put the right one back, "
+        r"or move it away to go on from the newest checkpoint\n",
+        error,
+    )
 
 
 @pytest.mark.parametrize(

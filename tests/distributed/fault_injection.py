@@ -1,12 +1,13 @@
 """Kills runs with SIGKILL, starts them again, and checks that nothing is lost.
 
 Each run trains a small model with `zorn train` while a worker, the launcher, or both at once are killed: at
-random moments, or at named points of a step and of what it writes (`kill_points.py`). It is started again as
-torchrun's agent does, or, where the launcher died, by `zorn resume`. At the end its weights, optimizer, log
-and journal are those of a run that nothing happened to, bit for bit, and no step but the one in flight was
-made again.
+random moments, or at named points of a step and of what it writes (`kill_points.py`). Or a worker hangs: it
+is stopped with SIGSTOP, and the others give it up. The run is started again as torchrun's agent does, or,
+where the launcher died, by `zorn resume`. At the end its weights, optimizer, log and journal are those of a
+run that nothing happened to, bit for bit, and no step but the one in flight was made again.
 
-    python tests/distributed/fault_injection.py [--runs 50] [--processes 1 2] [--seed 0] [--torchrun 2]
+    python tests/distributed/fault_injection.py [--runs 50] [--processes 1 2] [--seed 0] [--hangs 4]
+        [--torchrun 3]
 
 Starting torch takes seconds, so launcher and workers are forks of this process, which has imported it; the
 launcher is a few lines that do what torchrun's agent does. `--torchrun` runs are by the real one. Exit code 1
@@ -31,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kill_plans import OPTIMIZERS, STEPS, Kill, Plan, plans, torchrun_plans
+from kill_plans import OPTIMIZERS, STEPS, Kill, Plan, hang_plans, plans, torchrun_plans
 from kill_points import install
 from processes import free_port
 from rich.console import Console
@@ -55,8 +56,9 @@ ATTEMPTS = 20
 PATIENCE = 120
 """Seconds until processes that do not end are given up."""
 
-GRACE = 30
-"""Seconds from SIGTERM to SIGKILL for the workers that are left when one has failed, as torchrun's."""
+GRACE, HANG_GRACE = 30, 2
+"""Seconds from SIGTERM to SIGKILL for the workers that are left when one has failed, as torchrun's; where one
+hangs, and would take them all."""
 
 PAUSE = 0.003
 """Seconds between two looks at processes."""
@@ -181,7 +183,7 @@ def launch(words: Sequence[str], plan: Plan, folder: Folder) -> int:
             code = reap(workers)
         if code == 0:
             return 0
-        stop(workers)
+        stop(workers, HANG_GRACE if plan.hangs else GRACE)
     return 1
 
 
@@ -210,11 +212,13 @@ def note_steps(folder: Folder) -> None:
 
 
 def strike(kill: Kill, folder: Folder, worker: int, launcher: int) -> None:
-    """SIGKILL the victims."""
+    """SIGKILL the victims, or stop the worker."""
     folder.note("kills", kill.rank)
     if kill.victim == "all":
         os.killpg(launcher, signal.SIGKILL)
-    os.kill(launcher if kill.victim == "launcher" else worker, signal.SIGKILL)
+    os.kill(
+        launcher if kill.victim == "launcher" else worker, signal.SIGSTOP if kill.hangs else signal.SIGKILL
+    )
 
 
 def reap(workers: dict[int, int]) -> int:
@@ -227,11 +231,11 @@ def reap(workers: dict[int, int]) -> int:
     return state
 
 
-def stop(workers: dict[int, int]) -> None:
-    """End the workers that are left: SIGTERM, and SIGKILL where that does not do."""
+def stop(workers: dict[int, int], grace: int) -> None:
+    """End the workers that are left: SIGTERM, and SIGKILL after `grace` seconds."""
     for worker in workers:
         os.kill(worker, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + grace
     while workers:
         if time.monotonic() > deadline:
             for worker in workers:
@@ -310,9 +314,8 @@ def train_by_torchrun(plan: Plan, folder: Folder) -> None:
                 break
             time.sleep(PAUSE)
         if kill is not None:
-            folder.note("kills", kill.rank)
-            victim = launcher if kill.victim == "launcher" else children(launcher)[kill.rank]
-            os.kill(victim, signal.SIGKILL)
+            worker = children(launcher)[kill.rank]
+            strike(kill, folder, worker, launcher)
         if finished(wait_for_all(launcher), folder):
             return
         words = go_on(plan, folder)
@@ -322,6 +325,7 @@ def torchrun(words: Sequence[str], plan: Plan, folder: Folder) -> int:
     """Be torchrun."""
     control(PR_SET_PDEATHSIG, signal.SIGKILL)
     print_into(folder.printed)
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(HANG_GRACE if plan.hangs else GRACE)
     command = [*TORCHRUN, "--nproc-per-node", str(plan.processes), "-m", "zorn", *words]
     os.execv(command[0], command)
 
@@ -374,7 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=50, help="by forked processes")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of a run, in turn")
     parser.add_argument("--seed", type=int, default=0, help="of moments and places")
-    parser.add_argument("--torchrun", type=int, default=2, help="runs by the real torchrun")
+    parser.add_argument(
+        "--hangs", type=int, default=4, help="runs of two forked processes, one of which hangs"
+    )
+    parser.add_argument("--torchrun", type=int, default=3, help="runs by the real torchrun")
     asked = parser.parse_args(arguments)
     control(PR_SET_CHILD_SUBREAPER, 1)  # workers that have lost their launcher come to this process
     zorn.training.trainer.draw_curve = lambda *_: None  # half the time of such small runs
@@ -383,8 +390,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, Outcome] = {}
     try:
         import_all(root / "imports")
-        ends, seconds = undisturbed(root, asked.processes)
-        for number, plan in enumerate(plans(asked.runs, asked.processes, seconds, asked.seed)):
+        sizes = [*asked.processes, *[2] * bool(asked.hangs)]
+        ends, seconds = undisturbed(root, sizes)
+        planned = plans(asked.runs, asked.processes, seconds, asked.seed)
+        hangs = hang_plans(asked.hangs, seconds, asked.seed)
+        for number, plan in enumerate(itertools.chain(planned, hangs)):
             outcome = Outcome()
             for attempt in range(ATTEMPTS):
                 outcome = trial(plan, Folder(root / f"{number}-{attempt}"), ends[plan.optimizer])

@@ -11,7 +11,10 @@ from kill_points import POINTS
 STEPS = 20
 WORDS = "--task copy --batch 4 --minimum-length 1 --maximum-length 2 --hidden-size 8 --estimator cd-rge"
 WORDS += " --population 8 --micro-batch 4 --evaluations 4 --threads 1 --exchange scalars"
-WORDS += f" --process-timeout 60 --steps {STEPS}"
+WORDS += f" --steps {STEPS}"
+PROCESS_TIMEOUT, HANG_TIMEOUT = 60, 10
+"""Seconds after which processes give up one that is silent, in runs with kills only and with hangs."""
+
 OPTIMIZERS = ("adamw", "fused-sgd")
 CHECKPOINT_SECONDS = (0.0, 0.05, 1000.0)
 """A checkpoint after every step, after every few, and only at start and end."""
@@ -22,9 +25,10 @@ VICTIMS = ("worker", "launcher", "worker", "all", "worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One SIGKILL.
+    """One SIGKILL, or SIGSTOP.
 
     Args:
+        hangs: the victim, a worker, is stopped instead: silent, and deaf to SIGTERM.
         victim: "worker", "launcher" or "all".
         rank: of the worker that is killed, or that comes to the point.
         moment: seconds after the start of the workers; None: at a point.
@@ -36,6 +40,7 @@ class Kill:
     moment: float | None = None
     point: str = ""
     call: int = 1
+    hangs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +53,15 @@ class Plan:
     kills: tuple[Kill, ...] = ()
     checkpoint_seconds: float = 0.0
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a worker hangs in it."""
+        return any(kill.hangs for kill in self.kills)
+
     def words(self, out: Path) -> list[str]:
         """Of `zorn train`."""
         own = ["--optimizer", self.optimizer, "--checkpoint-seconds", str(self.checkpoint_seconds)]
+        own += ["--process-timeout", str(HANG_TIMEOUT if self.hangs else PROCESS_TIMEOUT)]
         return ["train", *WORDS.split(), *own, "--out", str(out)]
 
 
@@ -87,10 +98,41 @@ def plans(
         )
 
 
-def torchrun_plans(runs: int, seed: int) -> Iterator[Plan]:
-    """Runs of two processes under torchrun."""
+def hang_plans(runs: int, seconds: dict[tuple[str, int], float], seed: int) -> Iterator[Plan]:
+    """Runs of two processes of which one hangs, at a random moment or, every second run, at a point."""
     dice = random.Random(seed)
-    turns = itertools.cycle(zip(("worker", "launcher"), OPTIMIZERS, strict=True))
-    for victim, optimizer in itertools.islice(turns, runs):
-        kill = Kill(victim=victim, rank=dice.randrange(2), call=dice.randint(1, STEPS // 2))
-        yield Plan(kind=f"torchrun: {victim}", optimizer=optimizer, processes=2, kills=(kill,))
+    for number in range(runs):
+        optimizer = dice.choice(OPTIMIZERS)
+        if number % 2 == 0:
+            kill = Kill(
+                victim="worker",
+                rank=dice.randrange(2),
+                moment=dice.uniform(0.0, seconds[optimizer, 2]),
+                hangs=True,
+            )
+        else:
+            name = dice.choice(list(POINTS))
+            kill = Kill(
+                victim="worker",
+                rank=0 if POINTS[name].writes else dice.randrange(2),
+                point=name,
+                call=dice.randint(1, POINTS[name].calls(STEPS)),
+                hangs=True,
+            )
+        kind = f"hangs {f'at {kill.point}' if kill.point else 'at random'}"
+        yield Plan(kind=kind, optimizer=optimizer, processes=2, kills=(kill,))
+
+
+def torchrun_plans(runs: int, seed: int) -> Iterator[Plan]:
+    """Runs of two processes under torchrun: a worker is killed, the launcher is, a worker hangs."""
+    dice = random.Random(seed)
+    turns = zip(
+        itertools.cycle(("worker", "launcher", "worker")),
+        itertools.cycle((False, False, True)),
+        itertools.cycle(OPTIMIZERS),
+        strict=False,
+    )
+    for victim, hangs, optimizer in itertools.islice(turns, runs):
+        kill = Kill(victim=victim, rank=dice.randrange(2), call=dice.randint(1, STEPS // 2), hangs=hangs)
+        kind = f"torchrun: {victim}{' hangs' * hangs}"
+        yield Plan(kind=kind, optimizer=optimizer, processes=2, kills=(kill,))

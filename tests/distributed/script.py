@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from zorn.distributed import DivergedReplicaError, Group, WorkerError, share, start
+from zorn.distributed import Costs, DivergedReplicaError, Group, WorkerError, share, start
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, CDRGE, FDRGE, NRES, PES, SPSA15, TBPTT, ActivityCredit, Bridge, EProp
 from zorn.models import Batch, LanguageModel
@@ -189,6 +190,9 @@ def failing(group: Group) -> dict[str, object]:
     found["other weights"] = estimating(model=small_model(seed=1) if odd else None)
     found["other batch"] = estimating(batch=batch_of(1) if odd else None)
     found["other objective"] = estimating(objective=score if odd else None)
+    for option, value in {"balance": True, "partial": True, "mode": "gradients", "check_every": 7}.items():
+        found[f"other {option}"] = estimating(**({option: value} if odd else {}))
+    found["other costs"] = estimating(costs=Costs(link=1e6) if odd else None)
     frozen = small_model()
     frozen.head.weight.requires_grad_(not odd)
     found["frozen"] = estimating(model=frozen)
@@ -249,6 +253,22 @@ def interrupt(group, odd) -> list[bool]:
         estimator.estimate(model, batch_of(step), TokenCrossEntropy())
         seen.append(group.interrupted)
     return seen
+
+
+def gathering(folder: Path) -> None:
+    """Leaves RANK.pt: what messages and objects of several sizes brought, and the rounds that each took."""
+    torch.set_num_threads(1)
+    rounds, took, all_heard, exchange = [], [], [], dist.batch_isend_irecv
+    dist.batch_isend_irecv = lambda operations: rounds.append(len(operations)) or exchange(operations)
+    with start(timeout=60) as group:
+        for count in (3, 0, 2):  # of rank 0; each other has one value more than the one before
+            own = 100.0 * group.rank + torch.arange(count + group.rank, dtype=torch.float64)
+            rounds.clear()
+            all_heard.append([note.values for note in group.message(own)])
+            took.append(len(rounds))
+        found = {"heard": all_heard, "rounds": took, "bytes": group.bytes_sent}
+        found["objects"] = group.collect("rank " * group.rank)
+        torch.save(found, folder / f"{group.rank}.pt")
 
 
 def abandoned(group) -> str:

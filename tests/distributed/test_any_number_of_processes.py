@@ -155,6 +155,11 @@ DIFFERENCES = {
     "other weights": r"weights of embedding.weight: ",
     "other batch": r"values in batch.inputs: ",
     "other objective": r"objective: (score, not TokenCrossEntropy|TokenCross.*, not score)",
+    "other balance": r"balance of share\(\): (True, not False|False, not True)",
+    "other partial": r"partial of share\(\): (True, not False|False, not True)",
+    "other mode": r"mode of share\(\): (gradients, not auto|auto, not gradients)",
+    "other check_every": r"check_every of share\(\): (7, not 100|100, not 7)",
+    "other costs": r"costs of share\(\): Costs\(",
     "frozen": r"parameter head.weight: .*(frozen, not .*trained|trained, not .*frozen)",
     "later batch": r"(work|batch.inputs): ",
 }

@@ -8,7 +8,7 @@ from collections import Counter
 import fault_injection
 import pytest
 from fault_injection import End, Outcome, show
-from kill_plans import OPTIMIZERS, Plan, plans, torchrun_plans
+from kill_plans import OPTIMIZERS, Plan, hang_plans, plans, torchrun_plans
 from kill_points import POINTS
 from processes import HERE, PATIENCE
 
@@ -38,7 +38,7 @@ def totals(printed):
 @pytest.mark.slow
 def test_fifty_runs_that_are_killed_lose_nothing():
     """Half of them at every named point, on one process and on two."""
-    code, printed = inject("--runs", "50", "--processes", "1", "2", "--torchrun", "0")
+    code, printed = inject("--runs", "50", "--processes", "1", "2", "--hangs", "0", "--torchrun", "0")
     assert code == 0, printed
     runs, kills, again, failed = totals(printed)
     assert (runs, failed) == (50, 0)
@@ -49,8 +49,17 @@ def test_fifty_runs_that_are_killed_lose_nothing():
 
 
 @pytest.mark.slow
+def test_a_run_of_which_a_worker_hangs_loses_nothing():
+    code, printed = inject("--runs", "0", "--processes", "2", "--hangs", "1", "--torchrun", "0")
+    assert code == 0, printed
+    runs, kills, again, failed = totals(printed)
+    assert (runs, kills, failed) == (1, 1, 0)
+    assert again <= 1
+
+
+@pytest.mark.slow
 def test_a_run_under_torchrun_that_loses_a_worker_loses_nothing():
-    code, printed = inject("--runs", "0", "--processes", "2", "--torchrun", "1")
+    code, printed = inject("--runs", "0", "--processes", "2", "--hangs", "0", "--torchrun", "1")
     assert code == 0, printed
     assert totals(printed) == [1, 1, 0, 0]
 
@@ -76,8 +85,15 @@ def test_the_plans_hit_every_point_and_every_victim():
     assert [plan.kind for plan in torchrun_plans(3, 0)] == [
         "torchrun: worker",
         "torchrun: launcher",
-        "torchrun: worker",
+        "torchrun: worker hangs",
     ]
+    hangs = list(hang_plans(6, SECONDS, 0))
+    assert [plan.kind == "hangs at random" for plan in hangs] == [True, False] * 3
+    assert all(plan.hangs and plan.processes == 2 for plan in hangs)
+    assert not any(plan.hangs for plan in found)
+    for plan, seconds in ((found[0], "60"), (hangs[0], "10")):
+        words = plan.words(HERE)
+        assert words[words.index("--process-timeout") + 1] == seconds
 
 
 def test_what_differs_is_named():

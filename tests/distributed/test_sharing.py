@@ -14,6 +14,8 @@ from zorn.estimators import BPTT, NRES, PES, ActivityCredit, Bridge
 from zorn.perturbations import FusedSGD
 from zorn.tasks import TokenCrossEntropy
 
+TWO = {"RANK": 0, "WORLD_SIZE": 2}
+
 
 @pytest.fixture
 def place(monkeypatch):
@@ -42,9 +44,18 @@ def test_a_group_of_one_needs_no_port(place):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": 0}, "WORLD_SIZE must be a whole number of at least 0, got ''"),
-        ({"RANK": "x", "WORLD_SIZE": 2}, "RANK must be a whole number of at least 0, got 'x'"),
-        ({"RANK": 2, "WORLD_SIZE": 2}, "RANK must be from 0 to WORLD_SIZE − 1 = 1, got 2"),
+        ({"RANK": 0}, "WORLD_SIZE must be a whole number of at least 1, got ''"),
+        ({"RANK": 0, "WORLD_SIZE": 0}, "WORLD_SIZE must be a whole number of at least 1, got '0'"),
+        ({"RANK": "x", "WORLD_SIZE": 2}, "RANK must be a whole number from 0 to WORLD_SIZE − 1 = 1, got 'x'"),
+        ({"RANK": 2, "WORLD_SIZE": 2}, "RANK must be a whole number from 0 to WORLD_SIZE − 1 = 1, got '2'"),
+        ({**TWO, "LOCAL_WORLD_SIZE": "abc"}, "LOCAL_WORLD_SIZE must be .* to WORLD_SIZE = 2, got 'abc'"),
+        ({**TWO, "LOCAL_WORLD_SIZE": 3}, "LOCAL_WORLD_SIZE must be .* from 1 to WORLD_SIZE = 2, got '3'"),
+        ({**TWO, "LOCAL_RANK": "-1"}, "LOCAL_RANK must be .* 0 to LOCAL_WORLD_SIZE − 1 = 1, got '-1'"),
+        (
+            {**TWO, "LOCAL_WORLD_SIZE": 1, "LOCAL_RANK": 1},
+            "LOCAL_RANK must be .* 0 to LOCAL_WORLD_SIZE − 1 = 0, got '1'",
+        ),
+        ({**TWO, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 99999}, "MASTER_PORT .* 1 to 65535, got '99999'"),
         ({"RANK": 0, "WORLD_SIZE": 2}, "MASTER_ADDR is not set, but RANK and WORLD_SIZE are: .* torchrun"),
         ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT is not set"),
     ],
@@ -69,6 +80,17 @@ def test_processes_that_do_not_come_are_told(place):
     place(RANK=0, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     with pytest.raises(ConfigError, match=r"rank 0 of 2 did not meet the others at 127.0.0.1:\d+ within 1 s"):
         start(timeout=1)
+
+
+def test_a_process_group_that_exists_must_send_what_is_on_the_cpu(monkeypatch):
+    """Such as init_process_group("nccl") makes."""
+    there = {"is_initialized": True, "get_rank": 0, "get_world_size": 2, "get_backend_config": "cuda:nccl"}
+    for name, value in there.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with pytest.raises(ConfigError, match=r"exists already has cuda:nccl, .* backend=.cpu:gloo,cuda:nccl"):
+        start()
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
+    assert start().size == 2
 
 
 def test_a_timeout_is_positive():

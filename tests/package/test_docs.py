@@ -31,6 +31,7 @@ GUIDES = [page for page in PAGES if not page.startswith(HISTORY)]
 FOREIGN_FLAGS = {
     *("--extra-index-url", "--quick", "--setting", "--help", "--version"),
     *("--nproc-per-node", "--nnodes", "--master-port", "--max-restarts", "--rdzv-endpoint", "--standalone"),
+    *("--rdzv-backend", "--rdzv-conf", "--rdzv-id", "--shutdown-timeout"),
 }
 """Flags of pip, benchmarks, torchrun and every command."""
 

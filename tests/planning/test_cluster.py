@@ -32,7 +32,7 @@ def test_one_worker_does_all_and_sends_nothing():
 def test_the_parts_of_scalars_by_hand():
     step = predict(WORK, COSTS, 3, "scalars")
     assert step.evaluation == pytest.approx(22 * 4 * 0.01)  # of 64 micro-batches: 21, 21 and 22
-    assert step.losses == pytest.approx(2 * (1e-3 + (48 + 16 * 128 / 3) / 1e8))
+    assert step.losses == pytest.approx(2 * (1e-3 + (48 + 16 * 128 / 3) / 1e8))  # two rounds of one each
     assert step.fold == pytest.approx(128 * 8_200_000 * 1e-10)
     assert step.total == pytest.approx(step.evaluation + step.losses + step.fold + step.fixed)
     assert (step.gradient, step.bottleneck) == (0, "evaluation")
@@ -45,6 +45,13 @@ def test_the_parts_of_gradients_by_hand():
     tree = 2 * (3 * 1e-3 + 4 * 8_200_000 / 1e8)  # two rounds to reach three
     assert step.gradient == pytest.approx(tree + 2 * (1e-3 + 48 / 1e8))
     assert step.bottleneck == "evaluation"
+
+
+def test_the_rounds_in_which_losses_are_gathered():
+    """Latency once a round, and every other worker's bytes once."""
+    for workers, rounds in ((1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (1000, 10)):
+        sent = (workers - 1) * (48 + 16 * 128 / workers) / 1e8
+        assert predict(WORK, COSTS, workers, "scalars").losses == pytest.approx(rounds * 1e-3 + sent)
 
 
 def test_whole_micro_batches_are_dealt():

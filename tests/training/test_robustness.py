@@ -259,36 +259,15 @@ def test_a_resume_where_nothing_can_be_written_removes_nothing(tmp_path, monkeyp
     }
 
 
-FULL = """
-import resource, sys
-from zorn.cli import main
-import zorn.cli.train
-size = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
-    """The system refuses files beyond a size that the metrics reach first: a real refusal."""
-    words = ["train", "--task", "copy", "--batch", "4", "--population", "4", "--hidden-size", "4"]
-    words += ["--steps", "400", "--checkpoint-seconds", "0", "--out", "run"]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, "20000", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "zorn: the run in run stopped ([Errno 27] File too large" in done.stderr
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, error_of_a_full_disk):
+    """The size is one that the metrics reach first."""
+    error = error_of_a_full_disk(20000, ["--population", "4", "--steps", "400", "--checkpoint-seconds", "0"])
+    assert "zorn: the run in run stopped ([Errno 27] File too large" in error
     folder = tmp_path / "run"
     newest = latest_checkpoint(folder / "checkpoints")
     step = int(newest.name.removeprefix("step-"))
     assert 0 < step < 400
-    assert f"step {step} is saved: mend that, then go on with zorn resume" in done.stderr
+    assert f"step {step} is saved: mend that, then go on with zorn resume" in error
     assert all(path.name.startswith("step-") for path in (folder / "checkpoints").iterdir())
     resume(folder, steps=step + 1).run()
     steps = [record["step"] for record in without_clock(folder) if record["kind"] == "train"]

@@ -13,7 +13,7 @@ from rich.table import Table
 from zorn.cli.parsing import parse
 from zorn.training.journal import Damage, journal_pieces, read_header, read_journal
 from zorn.training.journal_entry import JournalEntry
-from zorn.training.replay import trim
+from zorn.training.replay import check_journal_of, trim
 from zorn.training.run_folder import RunFolder
 
 SHOWN = 10
@@ -24,9 +24,9 @@ SHOWN = 10
 class Journal:
     """Look at, check or shorten the journal of a run.
 
-    show: what it holds, and its last steps. verify: read every byte; the exit code is 2 where something is
-    damaged or cut short. trim: drop what is before the oldest checkpoint that is kept; steps before it
-    cannot be made again then.
+    show: what it holds, and its last steps. verify: read every byte, and compare whose journal it is with the
+    run; the exit code is 2 where something is damaged or cut short, or where it is another run's. trim: drop
+    what is before the oldest checkpoint that is kept; steps before it cannot be made again then.
     """
 
     action: tyro.conf.Positional[Literal["show", "verify", "trim"]]
@@ -44,6 +44,7 @@ def command(words: Sequence[str]) -> int:
         _show(folder.journal, console)
         return 0
     if asked.action == "verify":
+        check_journal_of(asked.run)
         return _verify(folder.journal, console)
     base, freed = trim(asked.run)
     _say(console, f"{folder.journal}: begins after step {base} now, {freed:,} bytes less")

@@ -17,6 +17,7 @@ from zorn.errors import ConfigError
 
 PLACE = ("RANK", "WORLD_SIZE")
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
+HIGHEST_PORT = 65_535
 
 
 def start(*, timeout: int | float = 600) -> Group:
@@ -32,7 +33,8 @@ def start(*, timeout: int | float = 600) -> Group:
             process takes for its share of a step.
 
     Raises:
-        ConfigError: a variable that is missing or no number, a port in use, or processes that do not come.
+        ConfigError: a variable that is missing or outside its range, a port in use, processes that do not
+            come, or a process group that exists already and cannot send tensors of the CPU.
 
     Example:
         >>> group = start()  # not under torchrun
@@ -41,29 +43,41 @@ def start(*, timeout: int | float = 600) -> Group:
     """
     check_number("timeout", timeout, above=True)
     if dist.is_available() and dist.is_initialized():
-        return Group(rank=dist.get_rank(), size=dist.get_world_size(), device=_device(), timeout=timeout)
+        return _of_existing(timeout)
     if not any(name in os.environ for name in PLACE):
         return Group()
-    rank, size = (_number(name) for name in PLACE)
-    if not 0 <= rank < size:
-        raise ConfigError(f"RANK must be from 0 to WORLD_SIZE − 1 = {size - 1}, got {rank}")
+    size = _number("WORLD_SIZE", least=1)
+    rank = _number("RANK", most=size - 1, bound="WORLD_SIZE − 1")
+    of_node = _number("LOCAL_WORLD_SIZE", least=1, most=size, bound="WORLD_SIZE", default=size)
+    local = _number("LOCAL_RANK", most=of_node - 1, bound="LOCAL_WORLD_SIZE − 1", default=rank)
+    device = _device(local)
     if size > 1:
-        _join(rank, size, timeout)
-    return Group(rank=rank, size=size, device=_device(), timeout=timeout)
+        _join(rank, size, of_node, device, timeout)
+    return Group(rank=rank, size=size, device=device, timeout=timeout)
 
 
-def _join(rank: int, size: int, timeout: int | float) -> None:
+def _of_existing(timeout: int | float) -> Group:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    backends = dist.get_backend_config()
+    if size > 1 and "cpu:" not in backends:
+        raise ConfigError(
+            f"the process group that exists already has {backends}, with which losses cannot be sent, as "
+            'they are on the CPU: make it with backend="cpu:gloo,cuda:nccl", or leave it to start()'
+        )
+    return Group(rank=rank, size=size, device=_device(_number("LOCAL_RANK", default=rank)), timeout=timeout)
+
+
+def _join(rank: int, size: int, of_node: int, device: torch.device, timeout: int | float) -> None:
     missing = [name for name in MEETING if not os.environ.get(name)]
     if missing:
         raise ConfigError(
             f"{missing[0]} is not set, but RANK and WORLD_SIZE are: start the processes with torchrun, or "
             f"set {' and '.join(MEETING)} to where rank 0 listens"
         )
-    place = f"{os.environ['MASTER_ADDR']}:{_number('MASTER_PORT')}"
-    of_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    place = f"{os.environ['MASTER_ADDR']}:{_number('MASTER_PORT', least=1, most=HIGHEST_PORT)}"
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.device_count() >= of_node else "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(_device())
+        torch.cuda.set_device(device)
     patience = timedelta(seconds=timeout)
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=patience))
@@ -108,19 +122,27 @@ def _of_this_start(store: Store, rank: int, size: int, timeout: int | float) -> 
     return PrefixStore(own, store)
 
 
-def _device() -> torch.device:
+def _device(local: int) -> torch.device:
     """Where this process's model belongs: processes of a machine take its GPUs in turn."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0)))
     return torch.device("cuda", local % torch.cuda.device_count())
 
 
-def _number(name: str) -> int:
+def _number(
+    name: str, *, least: int = 0, most: int | None = None, bound: str = "", default: int | None = None
+) -> int:
+    """A variable of the environment; `bound`: what its largest value follows from. `default`: where it is not
+    set; None: it must be."""
+    if default is not None and name not in os.environ:
+        return default
     text = os.environ.get(name, "")
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        limits = f"of at least {least}"
+        if most is not None:
+            limits = f"from {least} to {f'{bound} = ' if bound else ''}{most}"
         raise ConfigError(
-            f"{name} must be a whole number of at least 0, got {text!r}: start the processes with torchrun, "
+            f"{name} must be a whole number {limits}, got {text!r}: start the processes with torchrun, "
             "which sets it"
         )
     return int(text)

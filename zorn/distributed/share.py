@@ -210,8 +210,7 @@ class SharedEstimator:
         step = self.estimator.step
         if self.group.size > 1 and not self._agreed:
             facts = setup_facts(model, batch, objective, self.estimator)
-            options = {"mode": self.mode, "check_every": str(self._check_every)}
-            self.group.message(facts=facts | options)
+            self.group.message(facts=facts | self._options())
         elif self.group.size > 1 and step % self._check_every == 0:
             facts = {"step": str(step)} | weight_facts(model)
             self.group.message(facts=facts, disagreement=DivergedReplicaError)
@@ -230,6 +229,12 @@ class SharedEstimator:
             "batch.inputs": tuple(batch.inputs.shape),
             "batch.targets": tuple(batch.targets.shape),
         }
+
+    def _options(self) -> dict[str, str]:
+        """How the work is shared: by it, who does what and which messages follow."""
+        options = {"mode": self.mode, "check_every": self._check_every, "costs": self._costs}
+        options |= {"balance": self._workers.balance, "partial": self._workers.partial}
+        return {f"{name} of share()": str(value) for name, value in options.items()}
 
     def _auto(self, model: nn.Module) -> Mode:
         if not isinstance(self.estimator, ZeroOrderEstimator | StreamingEstimator):

@@ -78,6 +78,8 @@ class StreamingEstimator(ABC):
         epsilon, population: may be set between steps, by a schedule; they take effect when the next segment
             begins, as the states of this one belong to its ε and its members.
         perturbation: the structure of the directions.
+        half_weights: as of `CDRGE`: fold weights that are rounded to float16 times a power of two; False at
+            first.
         workers: the processes that share an evaluation, each of which keeps the states of its own members;
             this one alone until `zorn.distributed.share`.
 
@@ -138,6 +140,15 @@ class StreamingEstimator(ABC):
     @epsilon.setter
     def epsilon(self, value: float) -> None:
         self._differences.epsilon = value
+
+    @property
+    def half_weights(self) -> bool:
+        """Whether the folded weights are rounded to float16 times a power of two."""
+        return self._differences.half_weights
+
+    @half_weights.setter
+    def half_weights(self, rounded: bool) -> None:
+        self._differences.half_weights = rounded
 
     def reset(self) -> None:
         """Forget the states and directions: new sequences begin with the next estimate."""

@@ -5,11 +5,12 @@ measured seconds of a row t, of folding one member into one parameter f, the lin
 and trained tensors of d elements in all, that are owned by the workers as evenly as whole tensors can be:
 
     evaluation   share · t · (1 + σ H_N)              share = min(R, ⌈⌈R/m⌉ / N⌉ m), the largest one
-    losses       (N − 1) (ℓ + (48 + 16 n / N) / β)    two float64 a member, gathered around a ring
+    losses       ⌈log₂ N⌉ ℓ                           two float64 a member, gathered in rounds, after each of
+                 + (N − 1) (48 + 16 n / N) / β        which a worker knows twice as many (Bruck et al. 1997)
     fold         n d f                                scalars: every worker folds all
                  n f · (elements of the busiest)      gradients: each folds all members into what it owns,
     gradient     ⌈log₂ N⌉ Σ (ℓ + 4 d_i / β)           and broadcasts each, float32, along a tree; before
-                 + (N − 1) (ℓ + 48 / β)               that a message, that all are there
+                 + ⌈log₂ N⌉ ℓ + (N − 1) 48 / β        that a message, that all are there
 
 σ is what a worker is late on average, as a part of its evaluation and exponentially distributed: the last of
 N is late by H_N = 1 + 1/2 + … + 1/N times that. A worker that fails takes the step with it: with failures at
@@ -47,7 +48,7 @@ class WorkerCosts:
     Args:
         row: t, seconds of one forward pass of one row over its whole sequence, above 0.
         fold: f, seconds of folding one more member, over the parameters, above 0.
-        latency: ℓ, seconds of the smallest message from one worker to the next.
+        latency: ℓ, seconds of the smallest message from one worker to another.
         bandwidth: β, bytes per second of a worker's link, each way.
         fixed: seconds of a step that do not depend on the members: what a fold takes at least, the optimizer,
             the journal, a checkpoint spread over its steps.
@@ -159,18 +160,18 @@ def predict(work: StepWork, costs: WorkerCosts, workers: int, mode: str) -> Step
         ...     print(f"{workers}: {step.steps_per_second:.2f} steps per second, {step.bottleneck}")
         1: 0.09 steps per second, evaluation
         16: 0.87 steps per second, evaluation
-        128: 1.65 steps per second, fold
+        128: 1.69 steps per second, fold
     """
     _check(workers, mode)
     share = min(work.rows, math.ceil(len(work.portions) / workers) * work.micro_batch)
     harmonic = float((1 / np.arange(1, workers + 1)).sum())
     evaluation = share * costs.row * (1 + costs.late * harmonic)
-    losses = (workers - 1) * _message_seconds(costs, _loss_bytes(work, workers))
+    losses = _gather_seconds(costs, workers, _loss_bytes(work, workers))
     folded, gradient = work.parameters, 0.0
     if mode == "gradients":
         folded = float(work.owned(workers).max())
         sent = sum(_message_seconds(costs, GRADIENT_BYTES * elements) for elements in work.tensors)
-        gradient = _tree_rounds(workers) * sent + (workers - 1) * _message_seconds(costs, HEADER_BYTES)
+        gradient = _rounds(workers) * sent + _gather_seconds(costs, workers, HEADER_BYTES)
     fold = work.population * folded * costs.fold
     seconds = evaluation + losses + fold + gradient + costs.fixed
     rate = workers * costs.failures
@@ -221,9 +222,9 @@ def simulate(
 ) -> float:
     """Seconds of a step on average, worker by worker and message by message.
 
-    Every worker's own clock is followed: it evaluates its micro-batches, is late by chance, hands what it has
-    to the next one of the ring and waits for the one before, round after round, folds, and sends and receives
-    along the trees. A failure of any worker takes the step in flight with it.
+    Every worker's own clock is followed: it evaluates its micro-batches, is late by chance, sends all losses
+    that it knows to one worker and waits for those of another, round after round, folds, and sends and
+    receives along the trees. A failure of any worker takes the step in flight with it.
 
     Args:
         work, costs, workers, mode: as in `predict`.
@@ -278,27 +279,31 @@ def _one_step(work: StepWork, costs: WorkerCosts, mode: str, speed: np.ndarray, 
     """Seconds until the last worker is done."""
     workers = len(speed)
     clocks = rows * costs.row / speed
-    clocks = _around(clocks, _message_seconds(costs, _loss_bytes(work, workers)))
+    clocks = _gather(clocks, costs, _loss_bytes(work, workers))
     folded = work.owned(workers) if mode == "gradients" else np.full(workers, work.parameters)
     clocks = clocks + work.population * folded * costs.fold / speed
     if mode == "gradients":
-        clocks = _around(clocks, _message_seconds(costs, HEADER_BYTES))
+        clocks = _gather(clocks, costs, HEADER_BYTES)
         for elements, owner in zip(work.tensors, owners(work.tensors, workers), strict=True):
             clocks = _down_a_tree(clocks, owner, _message_seconds(costs, GRADIENT_BYTES * elements))
     return float(clocks.max()) + costs.fixed
 
 
-def _around(clocks: np.ndarray, seconds: float) -> np.ndarray:
-    """The workers' clocks once each has handed on what it knew to the next of the ring N − 1 times."""
-    for _ in range(len(clocks) - 1):
-        clocks = np.maximum(clocks, np.roll(clocks, 1)) + seconds
+def _gather(clocks: np.ndarray, costs: WorkerCosts, size: float) -> np.ndarray:
+    """The workers' clocks once all have the `size` bytes of each: with those of h workers known, a worker
+    sends them to the one h before it, and gets those of the one h behind it."""
+    workers, have = len(clocks), 1
+    while have < workers:
+        new = min(have, workers - have)
+        clocks = np.maximum(clocks, np.roll(clocks, -have)) + _message_seconds(costs, new * size)
+        have += new
     return clocks
 
 
 def _down_a_tree(clocks: np.ndarray, source: int, seconds: float) -> np.ndarray:
     """The workers' clocks once all have what the source sent: who has it sends it to one that does not."""
     clocks = np.roll(clocks, -source)
-    for number in range(_tree_rounds(len(clocks))):
+    for number in range(_rounds(len(clocks))):
         have = 2**number
         new = clocks[have : 2 * have]
         both = np.maximum(clocks[: len(new)], new) + seconds
@@ -306,13 +311,19 @@ def _down_a_tree(clocks: np.ndarray, source: int, seconds: float) -> np.ndarray:
     return np.roll(clocks, source)
 
 
-def _tree_rounds(workers: int) -> int:
+def _rounds(workers: int) -> int:
+    """⌈log₂ N⌉: until all know what one knows, or each what all know."""
     return (workers - 1).bit_length()
 
 
 def _message_seconds(costs: WorkerCosts, size: float) -> float:
     """Of one message of `size` bytes from one worker to another."""
     return costs.latency + size / costs.bandwidth
+
+
+def _gather_seconds(costs: WorkerCosts, workers: int, size: float) -> float:
+    """Of `size` bytes of each worker to all, see `_gather`."""
+    return _rounds(workers) * costs.latency + (workers - 1) * size / costs.bandwidth
 
 
 def _loss_bytes(work: StepWork, workers: int) -> float:

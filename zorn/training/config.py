@@ -18,7 +18,7 @@ from zorn.training.groups import (
     RunConfig,
     TaskConfig,
 )
-from zorn.training.usage import DIFFERENTIATING, MEMBERS, STREAMING, check_used
+from zorn.training.usage import DIFFERENTIATING, STREAMING, WEIGHT_SPACE, check_used
 
 __all__ = [
     "BudgetConfig",
@@ -113,8 +113,8 @@ class Config:
         require(plain or output != "yes", "exact_output", output, rule, "no")
         streams = self.task.stream is not None or estimator not in STREAMING
         require(streams, "stream", None, f"at least 1 with --estimator {estimator}", 32)
-        halved = estimator in MEMBERS or not self.run.journal_half
-        rule = f"False with {estimator}: only {', '.join(MEMBERS)} keep a journal"
+        halved = estimator in WEIGHT_SPACE or not self.run.journal_half
+        rule = f"False with {estimator}: only {', '.join(WEIGHT_SPACE)} keep a journal"
         require(halved, "journal_half", self.run.journal_half, rule, False)
         if not self.two_part:
             rule = f"{{}} with {estimator} unless its two parts are separate"
@@ -163,7 +163,7 @@ class Config:
         >>> Config(estimator=EstimatorConfig(estimator="bptt"), budget=BudgetConfig(steps=1)).journaled
         False
         """
-        return self.run.journal and self.estimator.estimator in MEMBERS
+        return self.run.journal and self.estimator.estimator in WEIGHT_SPACE
 
     @property
     def two_part(self) -> bool:

@@ -345,8 +345,9 @@ class RunConfig:
     keep: int = 2
     """Checkpoints to keep, at least 1: the newest."""
     journal: bool = True
-    """cd-rge, fd-rge, spsa-1.5: write the few numbers of every step, from which the run goes on where it was
-    killed and zorn replay makes any step again; 100 bytes a step and 4 for each member."""
+    """cd-rge, fd-rge, spsa-1.5, pes, nres: write the few numbers of every step, from which the run goes on
+    where it was killed (pes and nres: where the segment began) and zorn replay makes any step again; 100
+    bytes a step and 4 for each member."""
     journal_half: bool = False
     """Round what the members' losses come to, to 16 bits, in the run itself: 2 bytes a member in the
     journal."""

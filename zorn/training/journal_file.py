@@ -80,10 +80,12 @@ def read_header(path: Path) -> JournalHeader:
 
 def check_identity(path: Path, identity: bytes) -> None:
     """Raise JournalError unless a journal is of the run with this identity."""
-    if read_header(path).identity != identity:
+    found = read_header(path).identity
+    if found != identity:
         raise JournalError(
             f"{path} is the journal of another run: its settings, seed, text or first weights are not this "
-            "run's; put the right one back, or move it away to go on from the newest checkpoint"
+            f"run's (got identity {found.hex()[:12]}…, expected {identity.hex()[:12]}…); put the right one "
+            "back, or move it away to go on from the newest checkpoint"
         )
 
 

@@ -35,7 +35,7 @@ from zorn.training.journal_entry import JournalEntry
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.step import move_weights
-from zorn.training.usage import MEMBERS, STREAMING
+from zorn.training.usage import WEIGHT_SPACE
 
 
 def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] | None) -> bytes:
@@ -91,7 +91,9 @@ def replay(run: Path, step: int, out: Path) -> Path:
     """Make the weights and the optimizer's state of a run after any step again, in a run folder of its own,
     that can be evaluated, and gone on with from there.
 
-    Starts from the newest checkpoint up to that step, or from the seed where none is kept.
+    Starts from the newest checkpoint up to that step, or from the seed where none is kept. Of pes and nres,
+    whose members' states are not in a journal, what it makes can be gone on with where a segment begins, and
+    is for evaluation elsewhere.
 
     Args:
         run: the run's folder; only read.
@@ -126,14 +128,10 @@ def replay(run: Path, step: int, out: Path) -> Path:
     """
     source, target = RunFolder(run), RunFolder(out)
     config = source.read_config()
-    newest = read_progress(latest_checkpoint(source.checkpoints))
-    check_settings(newest.settings, config)
     check_replayable(config)
+    newest = _newest_progress(source, config)
     target.check_new(overwrite=False)
     set_threads(config.run.threads)
-    tokenizer = source.tokenizer_json()
-    if config.task.task == "text":
-        check_tokenizer(newest.text, tokenizer)
     model = build_model(config, _vocabulary(config, source))
     check_identity(source.journal, journal_identity(config, model, newest.text))
     base_step = read_header(source.journal).base_step
@@ -166,7 +164,7 @@ def replay(run: Path, step: int, out: Path) -> Path:
         )
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
     with locked(out):
-        target.create(config, overwrite=False, tokenizer=tokenizer)
+        target.create(config, overwrite=False, tokenizer=source.tokenizer_json())
         return save_checkpoint(target.checkpoints, progress, model, optimizer)
 
 
@@ -182,23 +180,20 @@ def check_replayable(config: Config) -> None:
     zorn.errors.JournalError: estimator bptt keeps no journal: an update of it is no sum of one number a ...
     """
     name = config.estimator.estimator
-    if name in STREAMING:
-        raise JournalError(
-            f"estimator {name} keeps no journal: its members carry states along the stream, which no number "
-            "of a step tells: go on from a checkpoint with zorn resume"
-        )
-    if name not in MEMBERS:
+    if name not in WEIGHT_SPACE:
         raise JournalError(
             f"estimator {name} keeps no journal: an update of it is no sum of one number a member, it takes "
-            f"the batch again: go on from a checkpoint, or train with one of {', '.join(MEMBERS)}"
+            f"the batch again: go on from a checkpoint, or train with one of {', '.join(WEIGHT_SPACE)}"
         )
 
 
 def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
-    """How far a run is once a step of its journal is taken, without the watch for plateaus, whose state is
-    not in a journal."""
+    """How far a run is once a step of its journal is taken, without what no journal holds: the state of the
+    watch for plateaus, and those of members along a stream."""
     fold = entry.fold
     moved = {"step": fold.draw.step + 1, "epsilon": fold.draw.epsilon, "population": len(fold.coded)}
+    if "segment" in progress.estimator:
+        moved["segment"] = None
     return dataclasses.replace(
         progress,
         step=entry.step,
@@ -208,6 +203,25 @@ def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
         estimator={**progress.estimator, **moved},
         watch={},
     )
+
+
+def check_journal_of(run: Path) -> None:
+    """Raise unless the journal in a run's folder is that of the run: its settings, seed, text and first
+    weights, which are made again on the CPU.
+
+    Raises:
+        ConfigError: it is no run's folder, or its settings were changed.
+        JournalError: a journal that is missing, of another run, or with a damaged header; an estimator that
+            keeps none.
+        CheckpointError: no checkpoint is kept.
+    """
+    folder = RunFolder(run)
+    config = folder.read_config()
+    check_replayable(config)
+    newest = _newest_progress(folder, config)
+    on_cpu = dataclasses.replace(config, run=dataclasses.replace(config.run, device="cpu"))
+    model = build_model(on_cpu, _vocabulary(config, folder))
+    check_identity(folder.journal, journal_identity(config, model, newest.text))
 
 
 def trim(run: Path) -> tuple[int, int]:
@@ -229,6 +243,15 @@ def trim(run: Path) -> tuple[int, int]:
         base = max(header.base_step, checkpoint_step(checkpoints(folder.checkpoints)[0]))
         write_journal(folder.journal, header.identity, base, read_journal(folder.journal, after=base))
         return base, before - folder.journal.stat().st_size
+
+
+def _newest_progress(folder: RunFolder, config: Config) -> Progress:
+    """What the newest checkpoint tells of a run, whose settings and tokenizer are still those."""
+    newest = read_progress(latest_checkpoint(folder.checkpoints))
+    check_settings(newest.settings, config)
+    if config.task.task == "text":
+        check_tokenizer(newest.text, folder.tokenizer_json())
+    return newest
 
 
 def _vocabulary(config: Config, folder: RunFolder) -> int:

@@ -1,6 +1,7 @@
 """The trainer: from settings to a trained model in a folder, and on from where it stopped."""
 
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -47,7 +48,7 @@ from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.rate_watch import RateWatch, told
 from zorn.training.replay import after_entry, journal_identity, replay_steps
-from zorn.training.resumption import entry_of, line_of, mend_metrics
+from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
@@ -166,6 +167,7 @@ class Trainer:
         self.saved_step = progress.step
         if self._watch and progress.watch:
             self._watch.load_state_dict(dict(progress.watch))
+        check_states(self.config, self.task, newest, progress)
         for entry in self._later_entries(progress.step):
             progress = after_entry(progress, entry)
         self.step, self.forward_passes = progress.step, progress.forward_passes
@@ -178,16 +180,17 @@ class Trainer:
             )
 
     def _later_entries(self, saved: int) -> Iterator[JournalEntry]:
-        """The journal's entries after a checkpoint, each once its step is taken again; none for a run that
-        searches its learning rate, as the watch's state is in checkpoints only."""
+        """The journal's entries after a checkpoint, up to `last_to_replay`, each once its step is taken
+        again."""
         if self._identity is None or not self.folder.journal.exists():
             return
         check_identity(self.folder.journal, self._identity)
         self._journal_bytes = self.folder.journal.stat().st_size
         self._journal_last = last_step(self.folder.journal)
-        if self._watch is None:
-            entries = read_journal(self.folder.journal, after=saved)
-            yield from replay_steps(self.config, self.model, self.optimizer, entries, after=saved)
+        until = last_to_replay(self.config, self.task, saved, self._journal_last)
+        later = read_journal(self.folder.journal, after=saved)
+        entries = itertools.takewhile(lambda entry: entry.step <= until, later)
+        yield from replay_steps(self.config, self.model, self.optimizer, entries, after=saved)
 
     def run(self) -> Summary:
         """Train until the budget is used; returns the summary, which is also in `summary.json`.
