@@ -22,7 +22,7 @@ BAD_TRAINING = [
     ("--hidden-size=", "--hidden-size"),
     ("--hidden-size 0", "hidden_size must be at least 1, got 0: for example --hidden-size 64"),
     ("--hidden-size 100000000000000000000", "hidden_size must be below 2**31"),
-    ("--hidden-size 1000000000", "does not fit into the memory"),
+    ("--hidden-size 1000000000", "zorn plan with these settings and --fit 8GiB"),
     ("--learning-rate 1e300", "learning_rate must be above 0 and at most 1e30"),
     ("--hidden-size 10 --num-heads 4", "hidden_size must be a multiple of the number of heads, 4, got 10"),
     ("--num-heads -1", "num_heads must be at least 1, got -1"),

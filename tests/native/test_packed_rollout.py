@@ -142,6 +142,8 @@ def test_a_processor_without_it_is_said_once_and_the_rest_of_the_library_serves(
         def zorn_has_rollout(self, is_bfloat16):
             return 0
 
+        zorn_rollout = None
+
     monkeypatch.setattr(rollouts, "compiled", Library)
     has_rollout.cache_clear()
     try:
@@ -168,6 +170,8 @@ def test_a_library_that_was_not_built_is_a_warning_once(monkeypatch, tmp_path, c
                 with torch.inference_mode():
                     assert not loading.usable(torch.zeros(2))
         assert caplog.text.count("install a C compiler and reinstall zorn") == 1
+        assert "LSTMs under weight noise take" in caplog.text
+        assert "pip install ." in caplog.text
     finally:
         loading.compiled.cache_clear()
 
@@ -181,5 +185,6 @@ def test_a_library_of_another_version_is_left_alone(monkeypatch, caplog):
         with caplog.at_level(logging.WARNING, logger="zorn"):
             assert loading.available() is None
         assert "of another version of zorn" in caplog.text
+        assert "needs a C compiler" in caplog.text
     finally:
         loading.compiled.cache_clear()

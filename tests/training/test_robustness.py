@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,6 +273,19 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     resume(folder, steps=step + 1).run()
     steps = [record["step"] for record in without_clock(folder) if record["kind"] == "train"]
     assert steps == list(range(1, step + 2))
+
+
+def test_where_nothing_could_be_saved_the_error_names_the_way_on(tmp_path, monkeypatch):
+    config = settings(tmp_path / "run")
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+        with pytest.raises(OSError, match=r"make room, .*nothing is saved: .* train again with --overwrite"):
+            train(config)
+    with pytest.raises(CheckpointError, match="train it again with --overwrite"):
+        resume(config.run.out, steps=5)
+    train(config, overwrite=True)
+    assert latest_checkpoint(config.run.out / "checkpoints").name == "step-00000003"
 
 
 # Kills ---------------------------------------------------------------------------------------------------

@@ -94,10 +94,13 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path):
 
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(OSError, match=r"0 MiB of tensors do not fit on the disk .* make room"):
-        write_tensors(tmp_path / "model.safetensors", tensors())
-    assert list(tmp_path.iterdir()) == []
+    saved = tensors() | {"large": torch.zeros(2**19)}
+    left = {2**11: "2,048.2 KiB .* 2.0 KiB left", 2**21 - 2**10: "2,048.2 KiB .* 2,047.0 KiB left"}
+    for free, figures in left.items():
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        with pytest.raises(OSError, match=rf"{figures}: make room"):
+            write_tensors(tmp_path / "model.safetensors", saved)
+        assert list(tmp_path.iterdir()) == []
 
 
 def progress(step):
@@ -135,7 +138,7 @@ def test_no_room_for_a_checkpoint_keeps_the_old_one(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, progress(1), model, None, keep=1)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
-    with pytest.raises(OSError, match="do not fit on the disk"):
+    with pytest.raises(OSError, match=rf"do not fit on the disk of {tmp_path}, which has 0.0 KiB left"):
         save_checkpoint(tmp_path, progress(2), model, None, keep=1)
     assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["step-00000001"]
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -27,7 +27,10 @@ COMMANDS = (
 )
 """Each a module of `zorn.cli` with a function `command`: words to exit code."""
 
-_SMALLER = "choose fewer rows at once (--batch, --members), or a machine with more of it"
+_SMALLER = (
+    "choose fewer rows at once (--batch, --population, --micro-batch), or a machine with more of it; "
+    "zorn plan with these settings and --fit 8GiB (what there is) proposes some that fit"
+)
 
 HELP = """usage: zorn COMMAND [OPTIONS]
 

@@ -4,7 +4,6 @@
  *
  * All that is packed lies in blocks of 16 words of 4 bytes (a float32, or a pair of bfloat16): 64 bytes, a
  * cache line, a row of an AMX tile. */
-#include <immintrin.h>
 
 /* The member of a row: the first of the 16 lanes of a tile that begins there. */
 ALWAYS int64_t lane_of(const Rollout *all, int64_t row) {

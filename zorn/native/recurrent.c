@@ -7,6 +7,7 @@
 #include "recurrent.h"
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
+#include <immintrin.h>
 #endif
 
 #define ALWAYS static inline __attribute__((always_inline))
@@ -15,36 +16,42 @@
 #include "recurrent_body.h"
 #undef NAME
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 14 : defined(__GNUC__))
 #define SEVERAL_INSTRUCTION_SETS
 
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#define PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define BEGIN_TARGET(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define END_TARGET PRAGMA(clang attribute pop)
+#else
+#define BEGIN_TARGET(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define END_TARGET PRAGMA(GCC pop_options)
+#endif
+
+BEGIN_TARGET("avx2,fma")
 #define NAME(name) name##_avx2
 #include "recurrent_body.h"
 #undef NAME
-#pragma GCC pop_options
+END_TARGET
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
+BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
 #define NAME(name) name##_avx512
 #include "recurrent_body.h"
 #undef NAME
-#pragma GCC pop_options
+END_TARGET
 #endif
 
-#if defined(SEVERAL_INSTRUCTION_SETS) && defined(__linux__) && __GNUC__ >= 11
+#if defined(SEVERAL_INSTRUCTION_SETS) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 #define PACKED
 #include <sys/syscall.h>
 #include <unistd.h>
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")
+BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 #define NAME(name) name##_packed
 #define ARITHMETIC_ONLY
 #include "recurrent_body.h"
 #include "packed_body.h"
 #undef NAME
-#pragma GCC pop_options
+END_TARGET
 #endif
 
 typedef void (*Body)(const void *arguments, int64_t begin, int64_t end);

@@ -25,13 +25,14 @@ _logger = logging.getLogger("zorn")
 @cache
 def has_rollout(dtype: torch.dtype) -> bool:
     """Whether this processor runs it: float32 needs AVX-512, bfloat16 AMX as well. That one does not is said
-    once, as a log message of level INFO: there is nothing to be done about it.
+    once, as a log message of level INFO: there is nothing to be done about it. Nothing is said where it was
+    not compiled: `compiled` warns of that.
 
     >>> has_rollout(torch.float64)
     False
     """
     loaded = compiled()
-    if loaded is None or dtype not in NEEDED:
+    if loaded is None or dtype not in NEEDED or not hasattr(loaded, "zorn_rollout"):
         return False
     found = bool(loaded.zorn_has_rollout(dtype == torch.bfloat16))
     if not found:

@@ -28,6 +28,7 @@ from zorn.tasks import (
 )
 from zorn.training.config import Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
 from zorn.training.defaults import completed
+from zorn.training.limits import is_out_of_memory
 from zorn.training.run_folder import RunFolder
 
 Estimator = (
@@ -103,10 +104,14 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
     options = {"seed": config.run.seed, "dtype": getattr(torch, config.run.dtype), "device": device}
     try:
         return model_of(config.model, vocabulary, **options)
-    except RuntimeError as error:  # torch has no narrower one for memory on the CPU
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error) or "no memory is left").splitlines()[0]
         raise ConfigError(
-            f"the model does not fit into the memory of {config.run.device} "
-            f"({str(error).splitlines()[0]}): choose a smaller --hidden-size or --parameters"
+            f"the model does not fit into the memory of {config.run.device} ({reason}): choose a smaller "
+            "--hidden-size or --parameters; zorn plan with these settings and --fit 8GiB (what there is) "
+            "proposes some that fit"
         ) from error
 
 

@@ -5,9 +5,12 @@ from torch import Tensor
 
 ELEMENTS_AT_ONCE = 2**20
 
-_REFUSALS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
-"""What torch says where it gets no memory: on a device, on the CPU of Windows and of Linux, and where one of
-the libraries that it calls got none."""
+_REFUSALS = (
+    *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
+    "Storage size calculation overflowed",
+)
+"""What torch says where it gets no memory: on a device, on the CPU of Windows and of Linux, where one of the
+libraries that it calls got none, and where a tensor would have more than 2⁶³ bytes."""
 
 
 def is_finite(parameter: Tensor) -> bool:

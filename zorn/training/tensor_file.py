@@ -172,10 +172,19 @@ def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> list[dict[str, Tens
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
+        place = folder.parent if folder.name.startswith(".saving-") else folder  # that one goes again
         raise OSError(
-            f"{needed / 2**20:,.0f} MiB of tensors do not fit on the disk of {folder}, which has "
-            f"{free / 2**20:,.0f} MiB left: make room, or keep fewer checkpoints"
+            f"{_shown(needed)} of tensors do not fit on the disk of {place}, which has {_shown(free)} left: "
+            "make room, or keep fewer checkpoints"
         )
+
+
+def _shown(size: int) -> str:
+    """Bytes, in a unit that leaves a difference to be seen in one decimal."""
+    for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= 10 * bytes_:
+            return f"{size / bytes_:,.1f} {unit}"
+    return f"{size / 2**10:,.1f} KiB"
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -220,7 +220,8 @@ class Trainer:
                     return summary
         except OSError as error:
             saved = f"step {self.saved_step} is saved: mend that, then go on with zorn resume"
-            saved = "nothing is saved" if self.saved_step is None else saved
+            nothing = "nothing is saved: mend that, then train again with --overwrite"
+            saved = nothing if self.saved_step is None else saved
             raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
