@@ -12,7 +12,7 @@ again from the journal.
 - `append_seconds`, `fsync_seconds`: of one entry, and of forcing it to the disk that temporary files are on,
   by the clock; `append_over_step`: the former over a step of the run.
 
-    python benchmarks/replay.py [--quick] [--json PATH] [--picture PATH]
+    python benchmarks/replay.py [--quick] [--hidden-size 64] [--letters 10] [--json PATH] [--picture PATH]
 """
 
 import hashlib
@@ -22,10 +22,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness import Ratio, Record, median_ratio_with_spread, parse_arguments, report, torch_threads
+from harness import Ratio, Record, argument_parser, median_ratio_with_spread, report, torch_threads
 from matplotlib.axes import Axes
 from rich.console import Console
 
@@ -51,11 +52,19 @@ ENTRIES = 200  # that are written and forced to the disk for the cost of one
 Seconds = dict[str, list[float]]
 
 
-def settings(out: Path, steps: int, *, journal: bool = True, half: bool = False) -> Config:
+@dataclass(frozen=True)
+class Size:
+    """Units of the LSTM, and most letters of a sequence."""
+
+    hidden: int = 64
+    letters: int = 10
+
+
+def settings(size: Size, out: Path, steps: int, *, journal: bool = True, half: bool = False) -> Config:
     """Of all runs; only start and end are saved and evaluated."""
     return Config(
-        task=TaskConfig(task="copy", batch=8, minimum_length=1, maximum_length=10),
-        model=ModelConfig(hidden_size=64),
+        task=TaskConfig(task="copy", batch=8, minimum_length=1, maximum_length=size.letters),
+        model=ModelConfig(hidden_size=size.hidden),
         estimator=EstimatorConfig(estimator="cd-rge", population=POPULATION),
         optimizer=OptimizerConfig(optimizer="adamw"),
         budget=BudgetConfig(steps=steps),
@@ -114,10 +123,11 @@ def entry_seconds(folder: Path) -> Seconds:
     return found
 
 
-def measure(folder: Path, steps: int, rounds: int) -> list[Record]:
+def measure(size: Size, folder: Path, steps: int, rounds: int) -> list[Record]:
     """All records; runs with and without a journal take turns.
 
     Args:
+        size: of the runs.
         folder: on the disk that is measured.
         rounds: of which the first, in which torch loads what it needs, does not count.
     """
@@ -126,26 +136,32 @@ def measure(folder: Path, steps: int, rounds: int) -> list[Record]:
     for number in range(-1, rounds):
         place, length = folder / f"round{number}", steps if number >= 0 else 5
         names = ["run", "run without"] if number % 2 else ["run without", "run"]
-        took = {name: train(settings(place / name, length, journal=name == "run")) for name in names}
+        took = {name: train(settings(size, place / name, length, journal=name == "run")) for name in names}
         took["replay"], same = replayed(place / "run", place / "again")
         if number >= 0:
             equal.append(same)
             for name, value in took.items():
                 seconds[name].append(value)
-    train(settings(folder / "half", 2, half=True))
+    train(settings(size, folder / "half", 2, half=True))
     sizes = {
         "default": bytes_per_step(folder / "round0" / "run", steps),
         "half": bytes_per_step(folder / "half", 2),
     }
-    return records_of(seconds, equal, sizes, entry_seconds(folder), steps)
+    return records_of(size, seconds, equal, sizes, entry_seconds(folder), steps)
 
 
 def records_of(
-    seconds: Seconds, equal: Sequence[bool], sizes: dict[str, float], entries: Seconds, steps: int
+    size: Size,
+    seconds: Seconds,
+    equal: Sequence[bool],
+    sizes: dict[str, float],
+    entries: Seconds,
+    steps: int,
 ) -> list[Record]:
     """The records of what was measured.
 
     Args:
+        size: of the runs.
         seconds: of the processor, of "run", "run without" and "replay", round by round.
         equal: whether the bits of each replay were the run's.
         sizes: bytes of a step in the journal, by coding.
@@ -153,6 +169,7 @@ def records_of(
         steps: of each run.
     """
     shared: dict[str, object] = {"steps": steps, "members": POPULATION, "threads": 1, "rounds": len(equal)}
+    shared |= {"hidden_size": size.hidden, "maximum_length": size.letters}
 
     def ratio(name: str, found: Ratio) -> Record:
         return Record(name, found.median, "ratio", shared | {"lower": found.lower, "upper": found.upper})
@@ -169,8 +186,8 @@ def records_of(
             for name, rounds in seconds.items()
         ),
         *(
-            Record("bytes_per_step", size, "bytes", {"members": POPULATION, "coding": coding})
-            for coding, size in sizes.items()
+            Record("bytes_per_step", bytes_, "bytes", {"members": POPULATION, "coding": coding})
+            for coding, bytes_ in sizes.items()
         ),
         Record("append_seconds", append, "s", {"members": POPULATION, "entries": len(entries["append"])}),
         Record("append_over_step", append / step, "ratio", shared),
@@ -190,10 +207,14 @@ def draw(axes: Axes, records: Sequence[Record]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and report."""
-    asked = parse_arguments("replay", __doc__, arguments)
+    parser = argument_parser("replay", __doc__)
+    parser.add_argument("--hidden-size", type=int, default=Size.hidden, help="units of the LSTM")
+    parser.add_argument("--letters", type=int, default=Size.letters, help="most letters of a sequence")
+    asked = parser.parse_args(arguments)
+    size = Size(asked.hidden_size, asked.letters)
     steps, rounds = (100, 1) if asked.quick else (1000, 3)
     with torch_threads(1), tempfile.TemporaryDirectory(prefix="zorn-replay-") as folder:
-        records = measure(Path(folder), steps, rounds)
+        records = measure(size, Path(folder), steps, rounds)
     title = f"A run of {steps:,} steps, and the same steps made again from its journal"
     report(title, records, asked, lambda axes: draw(axes, records))
 
