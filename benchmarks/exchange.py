@@ -222,7 +222,9 @@ float32, {SEQUENCES} sequence of {TIME} tokens, {PROCESSES} processes of one thr
 - Slow link: {SLOW.bits_per_second / 1e6:g} Mbit/s and {SLOW.round_trip * 1e3:g} ms there and back, network
   namespaces joined by a relay.
 - `paper`: all weights broadcast and a buffer of their size reduced, with dense directions. No steps per
-  second are given where it had fewer members than the others, which changes nothing in what it sends."""
+  second are given where it had fewer members than the others, which changes nothing in what it sends.
+- With many members of a large model and a fast link `gradients` is the faster one: there each process folds a
+  part of the weights, and all of them in `scalars`."""
 
 
 def show(records: Sequence[Record], arguments: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def test_replay_says_where_the_weights_are(run, capsys):
     assert main(["evaluate", str(made)]) == 0
     capsys.readouterr()
     assert main(["replay", str(run), "--to-step", "2"]) == 2
-    assert "is not empty: choose another --out" in capsys.readouterr().err
+    assert "is not empty: choose another --out, or remove it" in capsys.readouterr().err
     assert main(["replay", str(run), "--to-step", "4", "--out", str(made) + "x"]) == 2
     assert "step must be at most 3, the last in" in capsys.readouterr().err
 
@@ -61,6 +61,16 @@ def test_verify_tells_damage_by_its_exit_code_and_trim_drops_it(run, capsys):
     assert capsys.readouterr().out == f"{file}: begins after step 3 now, 348 bytes less\n"
     assert main(["journal", "show", str(run)]) == 0
     assert "no step after step 3" in capsys.readouterr().out
+
+
+def test_verify_reads_a_journal_whose_run_has_no_checkpoint_left(run, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    shutil.rmtree(bare / "checkpoints")
+    assert main(["journal", "verify", str(bare)]) == 2
+    out = capsys.readouterr().out
+    assert "whole steps after step" in out
+    assert "whose journal it is cannot be told: no checkpoint in" in out
 
 
 def test_verify_refuses_the_journal_of_another_run(tmp_path, capsys):

@@ -146,7 +146,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 
 
 def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* train it again with --overwrite"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* name the folder of a run"):
         latest_checkpoint(tmp_path / "absent")
     model = Tied()
     for step in (1, 2, 3):

@@ -24,7 +24,7 @@ from zorn.training import (
 )
 from zorn.training.journal import read_journal
 from zorn.training.load import load_run
-from zorn.training.loggers import read_metrics
+from zorn.training.loggers import MetricsLog, read_metrics
 from zorn.training.replay import replay
 
 STREAM = 3
@@ -167,6 +167,32 @@ def test_a_run_that_was_killed_goes_back_to_its_segment_and_ends_with_the_same_b
     assert newest(tmp_path / "run") == newest(tmp_path / "whole")
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert coefficients(tmp_path / "run") == coefficients(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_line_that_is_made_from_the_journal_is_the_one_that_was_lost(tmp_path, settings, monkeypatch, step):
+    """A segment keeps its ε and its members, whatever the schedules say meanwhile."""
+    train(settings("whole", "pes, half"))
+    write = MetricsLog.write
+
+    class Killed(BaseException):
+        """Between the entry of a step and its line."""
+
+    def write_or_die(log, record):
+        if record["kind"] == "train" and record["step"] == step:
+            raise Killed
+        write(log, record)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(MetricsLog, "write", write_or_die)
+        with pytest.raises(Killed):
+            train(settings("run", "pes, half"))
+    said = io.StringIO()
+    Trainer.resume(tmp_path / "run", console=Console(file=said, width=300)).run()
+    assert ("taken again" in said.getvalue()) == (step == 2)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    epsilons = [line["epsilon"] for line in lines(tmp_path / "run") if line["kind"] == "train"]
+    assert epsilons[0] == epsilons[STREAM - 1] != epsilons[STREAM]
 
 
 def test_what_a_replay_makes_is_gone_on_with_where_a_segment_begins_and_evaluated_anywhere(

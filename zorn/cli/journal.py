@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zorn.cli.parsing import parse
+from zorn.errors import CheckpointError
 from zorn.training.journal import Damage, journal_pieces, read_header, read_journal
 from zorn.training.journal_entry import JournalEntry
 from zorn.training.replay import check_journal_of, trim
@@ -44,8 +45,13 @@ def command(words: Sequence[str]) -> int:
         _show(folder.journal, console)
         return 0
     if asked.action == "verify":
-        check_journal_of(asked.run)
-        return _verify(folder.journal, console)
+        code = _verify(folder.journal, console)
+        try:
+            check_journal_of(asked.run)
+        except CheckpointError as error:
+            _say(console, f"{folder.journal}: whose journal it is cannot be told: {error}")
+            return 2
+        return code
     base, freed = trim(asked.run)
     _say(console, f"{folder.journal}: begins after step {base} now, {freed:,} bytes less")
     return 0

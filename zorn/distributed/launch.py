@@ -143,6 +143,6 @@ def _number(
             limits = f"from {least} to {f'{bound} = ' if bound else ''}{most}"
         raise ConfigError(
             f"{name} must be a whole number {limits}, got {text!r}: start the processes with torchrun, "
-            "which sets it"
+            "which sets it (MASTER_PORT by --master-port)"
         )
     return int(text)

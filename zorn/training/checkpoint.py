@@ -147,10 +147,7 @@ def latest_checkpoint(folder: Path) -> Path:
     """
     found = _candidates(folder)
     if not found:
-        raise CheckpointError(
-            f"no checkpoint in {folder}: name the folder of a run that has saved one; if this one could not "
-            "save (a full disk?), train it again with --overwrite"
-        )
+        raise CheckpointError(f"no checkpoint in {folder}: name the folder of a run that has saved one")
     if _read_manifest(found[-1]) is None:
         raise CheckpointError(
             f"the manifest of the newest checkpoint {found[-1]} is damaged{_way_out(found[-1])}"

@@ -152,22 +152,24 @@ class Journal:
         """
         check_identity(path, identity)
         end = whole = HEADER_BYTES
-        last = read_header(path).base_step
+        last = read = read_header(path).base_step
         for entry in read_journal(path):
-            whole += entry.nbytes
+            whole, read = whole + entry.nbytes, entry.step
             if last_step is None or entry.step <= last_step:
                 end, last = whole, entry.step
         if last_step is not None and last != last_step:
             raise JournalError(
                 f"{path} has no step {last_step}, its last one is {last}: go on from a checkpoint up to there"
             )
-        cut = path.stat().st_size - whole
-        journal = cls(path, end=end, last_step=last, sync_seconds=sync_seconds)
+        cut, dropped = path.stat().st_size - whole, []
         if cut > 0:
-            journal.dropped = (
-                f"{path}: its last {cut} bytes were no whole entry, as after a crash, and were dropped: the "
-                f"journal goes on after step {last}"
-            )
+            dropped.append(f"its last {cut} bytes were no whole entry, as after a crash, and were dropped")
+        if read > last:
+            again = f"step {read} is" if read == last + 1 else f"steps {last + 1} to {read} are"
+            dropped.append(f"{again} taken again, as checkpoints alone hold the states that they began with")
+        journal = cls(path, end=end, last_step=last, sync_seconds=sync_seconds)
+        if dropped:
+            journal.dropped = f"{path}: {'; '.join(dropped)}: the journal goes on after step {last}"
         return journal
 
     def __enter__(self) -> Journal:

@@ -130,7 +130,7 @@ def replay(run: Path, step: int, out: Path) -> Path:
     config = source.read_config()
     check_replayable(config)
     newest = _newest_progress(source, config)
-    target.check_new(overwrite=False)
+    target.check_new(overwrite=False, otherwise="remove it")
     set_threads(config.run.threads)
     model = build_model(config, _vocabulary(config, source))
     check_identity(source.journal, journal_identity(config, model, newest.text))

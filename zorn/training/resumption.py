@@ -73,6 +73,16 @@ def entry_of(line: Record, fold: Fold, rate_factor: float) -> JournalEntry:
     return JournalEntry(fold=fold, rate_factor=rate_factor, **{name: line[name] for name in names})
 
 
+def used(fold: Fold | None) -> Record:
+    """What a step's log says beside the schedules: ε and population that its members had, which a segment
+    keeps from its beginning on; nothing for an estimate that is no fold.
+
+    >>> used(None)
+    {}
+    """
+    return {} if fold is None else {"epsilon": fold.draw.epsilon, "population": len(fold.coded)}
+
+
 def line_of(entry: JournalEntry, learning_rate: float) -> Record:
     """The log's line of a step, from its entry and the first learning rate.
 
@@ -88,8 +98,7 @@ def line_of(entry: JournalEntry, learning_rate: float) -> Record:
     return {
         "kind": "train",
         "learning_rate": learning_rate * entry.rate_factor,
-        "epsilon": entry.fold.draw.epsilon,
-        "population": len(entry.fold.coded),
+        **used(entry.fold),
         "step": entry.step,
         "seconds": entry.seconds,
         "forward_passes": entry.forward_passes,

@@ -73,11 +73,12 @@ class RunFolder:
         """Where what a new run replaces is, until it has begun."""
         return self.path / ".replaced"
 
-    def check_new(self, *, overwrite: bool) -> None:
+    def check_new(self, *, overwrite: bool, otherwise: str = "replace the run with --overwrite") -> None:
         """Raise ConfigError unless a new run can be written here; changes nothing.
 
         The folder must be absent or empty, or hold an earlier run that may be overwritten, and the nearest
-        folder above it that exists must be writable.
+        folder above it that exists must be writable. `otherwise`: than to choose another folder, what a user
+        can do of one that is not empty.
         """
         existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
         if not existing.is_dir():
@@ -88,9 +89,7 @@ class RunFolder:
         cut_short = self._aside.is_dir() and not self.config.exists()  # a process was killed in `create`
         if self.path.exists() and not cut_short and any(each.name != LOCK for each in self.path.iterdir()):
             if not overwrite:
-                raise ConfigError(
-                    f"{self.path} is not empty: choose another --out, or replace the run with --overwrite"
-                )
+                raise ConfigError(f"{self.path} is not empty: choose another --out, or {otherwise}")
             if not self.config.is_file():
                 raise ConfigError(f"{self.path} holds other files than a run's: choose another --out")
             try:

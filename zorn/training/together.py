@@ -177,14 +177,15 @@ def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
     """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so."""
     size = torch.tensor([path.stat().st_size if group.is_main else 0])
     group.broadcast(size, 0)
-    temporary, failure = path.with_name(path.name + ".fetched"), None
+    temporary = path.with_name(path.name + ".fetched")
+    failure = _write(temporary, b"", "wb") if write else None
     with path.open("rb") if group.is_main else nullcontext() as source:
         for start in range(0, int(size), SENT_AT_ONCE):
             count = min(SENT_AT_ONCE, int(size) - start)
             data = bytearray(count) if source is None else bytearray(source.read(count))
             group.broadcast(torch.frombuffer(data, dtype=torch.uint8), 0)
             if write and failure is None:
-                failure = _append(temporary, data, first=start == 0)
+                failure = _write(temporary, data, "ab")
     if write and failure is None:
         temporary.replace(path)
     elif write:
@@ -192,11 +193,11 @@ def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
     return failure and OSError(f"{path} of rank 0 cannot be written here ({failure}): make room for it")
 
 
-def _append(path: Path, data: bytearray, *, first: bool) -> OSError | None:
-    """Write a part of a file; returns why the disk refused, if so, as the others wait meanwhile."""
+def _write(path: Path, data: bytes | bytearray, mode: Literal["wb", "ab"]) -> OSError | None:
+    """Write a file, or more of it; returns why the disk refused, if so, as the others wait meanwhile."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb" if first else "ab") as file:
+        with path.open(mode) as file:
             file.write(data)
     except OSError as error:
         return error

@@ -48,7 +48,7 @@ from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.rate_watch import RateWatch, told
 from zorn.training.replay import after_entry, journal_identity, replay_steps
-from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics
+from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics, used
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
@@ -355,7 +355,7 @@ class Trainer:
         self.step += 1
         self.forward_passes += estimate.forward_passes
         self.dropped += estimate.dropped
-        record |= {
+        record |= used(estimate.fold) | {
             "step": self.step,
             "seconds": self._seconds(),
             "forward_passes": self.forward_passes,
