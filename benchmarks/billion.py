@@ -51,7 +51,7 @@ from zorn.training import (
     resolve,
 )
 from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
-from zorn.training.limits import is_out_of_memory
+from zorn.training.limits import out_of_memory
 
 INPUT = 100  # and vocabulary
 HEADS, HEAD_SIZE = 350, 850
@@ -138,7 +138,7 @@ def backpropagate(heads: int, head_size: int, letters: int) -> dict[str, Any]:
         zorn.BPTT().estimate(model, copy_batch(letters), OBJECTIVE)
         torch.optim.AdamW(trained, lr=1e-4).step()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if out_of_memory(error) is None:
             raise
         stopped = str(error).splitlines()[0]
     return {"weights": weights, "peak": process_bytes("VmHWM") - before, "stopped": stopped}

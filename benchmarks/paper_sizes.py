@@ -36,7 +36,7 @@ from zorn.perturbations import Draw
 from zorn.planning import ModelSizes, available_bytes, largest_micro_batch, show_bytes, step_memory
 from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig, resolve
 from zorn.training.groups import OptimizerConfig, RunConfig
-from zorn.training.limits import is_out_of_memory
+from zorn.training.limits import out_of_memory
 
 INPUT = 100  # and vocabulary
 SIZES = {  # heads and units of a head; that of 1B is the paper's, the others have as many parameters as its
@@ -207,7 +207,7 @@ def measure_step(setting: Setting, method: str) -> list[Record]:
             seconds = [seconds_of(step, setting.device) for _ in range(setting.rounds)]
             peak = memory.bytes()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if out_of_memory(error) is None:
                 raise
             reason = f"out of memory: {str(error).splitlines()[0]}"
     if reason:

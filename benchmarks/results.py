@@ -78,7 +78,7 @@ class Results:
             rows = [row for row in self.rows() if key_of(row) != key] + new
             curves = self.curves() | {name_of(key): curve}
             rows.sort(key=lambda row: tuple(map(str, key_of(row))))
-            _write(self.path, json.dumps(rows, indent=1))
+            _write(self.path, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
             lines = (f"{json.dumps(name)}: {json.dumps(curves[name])}" for name in sorted(curves))
             _write(self.curves_path, "{\n" + ",\n".join(lines) + "\n}")
 

@@ -72,11 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:  # a mistake, a file or pipe that refuses, bytes that are no text
         return _fail(error, 2)
     except (RuntimeError, MemoryError) as error:
-        from zorn.training.limits import is_out_of_memory
+        from zorn.training.limits import out_of_memory
 
-        if not is_out_of_memory(error):
+        if (reason := out_of_memory(error)) is None:
             raise
-        reason = (str(error) or "no memory is left").splitlines()[0]
         return _fail(ConfigError(f"this does not fit into the memory ({reason}): {_SMALLER}"), 2)
     except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)

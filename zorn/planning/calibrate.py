@@ -14,7 +14,7 @@ from zorn.planning.work import forward_passes
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_model, build_optimizer, checked_device
 from zorn.training.config import Config
-from zorn.training.limits import is_out_of_memory
+from zorn.training.limits import out_of_memory
 from zorn.training.step import update_weights
 from zorn.training.variants import resized
 
@@ -99,7 +99,7 @@ def calibrate(sizes: ModelSizes, config: Config, task: Task, steps: int, availab
     except NonFiniteLossError as error:
         return Calibration(None, reason=str(error))
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if out_of_memory(error) is None:
             raise
         if len(found) == 0:
             return Calibration(None, reason="not even a small step fits the memory")

@@ -28,7 +28,7 @@ from zorn.tasks import (
 )
 from zorn.training.config import Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
 from zorn.training.defaults import completed
-from zorn.training.limits import is_out_of_memory
+from zorn.training.limits import out_of_memory
 from zorn.training.run_folder import RunFolder
 
 Estimator = (
@@ -105,9 +105,8 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
     try:
         return model_of(config.model, vocabulary, **options)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if (reason := out_of_memory(error)) is None:
             raise
-        reason = (str(error) or "no memory is left").splitlines()[0]
         raise ConfigError(
             f"the model does not fit into the memory of {config.run.device} ({reason}): choose a smaller "
             "--hidden-size or --parameters; zorn plan with these settings and --fit 8GiB (what there is) "

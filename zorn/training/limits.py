@@ -24,16 +24,17 @@ def is_finite(parameter: Tensor) -> bool:
     return all(bool(part.isfinite().all()) for part in parts)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory was asked for and not there; on the CPU torch has no class of its own
-    for that.
+def out_of_memory(error: Exception) -> str | None:
+    """Why, in a line, where an error says that memory was asked for and not there; None for another error. On
+    the CPU torch has no class of its own for that.
 
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"))
-    True
-    >>> is_out_of_memory(RuntimeError("std::bad_alloc"))
-    True
-    >>> is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    False
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"))
+    "DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"
+    >>> out_of_memory(MemoryError())
+    'no memory is left'
+    >>> out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     """
     refused = any(words in str(error) for words in _REFUSALS)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or refused
+    if not refused and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return None
+    return (str(error) or "no memory is left").splitlines()[0]

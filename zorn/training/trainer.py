@@ -43,7 +43,7 @@ from zorn.training.identity import check_settings, check_text, run_settings, tex
 from zorn.training.interruption import Interruption
 from zorn.training.journal import Journal, JournalEntry, check_identity, last_step, read_journal
 from zorn.training.learner import Learner
-from zorn.training.limits import is_finite, is_out_of_memory
+from zorn.training.limits import is_finite, out_of_memory
 from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.rate_watch import RateWatch, told
@@ -224,9 +224,8 @@ class Trainer:
             saved = nothing if self.saved_step is None else saved
             raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if (reason := out_of_memory(error)) is None:
                 raise
-            reason = (str(error) or "no memory is left").splitlines()[0]
             raise ConfigError(
                 f"a step does not fit into the memory of {self.config.run.device} ({reason}): choose a "
                 "smaller --micro-batch, --time-chunk, --batch or memory of a dnc; zorn plan with these "
