@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -202,8 +201,6 @@ def report(
     figure.supxlabel(caption, fontsize=6)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.picture, dpi=150)
-    with Image.open(arguments.picture) as drawn:  # lines on white: 256 colours are a third of the bytes
-        drawn.convert("RGB").quantize(256).save(arguments.picture, format="PNG", optimize=True)
     console.print(f"picture: {arguments.picture}", soft_wrap=True)
 
     if arguments.json is not None:
