@@ -141,15 +141,16 @@ def test_estimates_begin_new_sequences_and_differ_in_their_noise_alone():
 def test_the_two_parts_of_a_bridge_are_added():
     model = zorn.LanguageModel(7, 6)
     pairs = []
-    for separate in (False, True):
-        estimator = Bridge(truncation=2, epsilon=0.05, separate=separate)
+    for separate, every in ((False, 1), (True, 1), (True, 4)):
+        estimator = Bridge(truncation=2, epsilon=0.05, separate=separate, credit_every=every)
         with sampling(model, batch(), TokenCrossEntropy(), estimator) as sampler:
             pairs.append((sampler.draw(1)[0], sampler.draw_noisy_part(1, 0.05), sampler.exact()))
-        assert estimator.separate is separate
-    (whole, credit, exact), (in_parts, same_credit, _) = pairs
+        assert (estimator.separate, estimator.credit_every) == (separate, every)
+    (whole, credit, exact), *others = pairs
     for name in whole:
-        torch.testing.assert_close(whole[name], in_parts[name])
-        torch.testing.assert_close(credit[name], same_credit[name])
+        for in_parts, same_credit, _ in others:
+            torch.testing.assert_close(whole[name], in_parts[name])
+            torch.testing.assert_close(credit[name], same_credit[name])
     truncated = TBPTT(truncation=2)
     with sampling(model, batch(), TokenCrossEntropy(), truncated) as sampler:
         for name, gradient in sampler.draw(0)[0].items():

@@ -26,6 +26,7 @@ from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, TBPTT
 from zorn.estimators.bridge import RMS_DECAY, Bridge
 from zorn.estimators.carry import state_tensors
+from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.models import Batch, DNCMemory, map_state
 from zorn.perturbations import FusedSGD
 from zorn.random import normals, signs
@@ -575,6 +576,55 @@ def test_the_credit_of_another_estimate_does_not_stay():
     assert not any(credit.any() for credit in credit_gradients(model).values())
 
 
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_between_the_steps_with_credit_it_is_tbptt(micro_batch):
+    """Steps 0 and 3 are those of an estimator with credit at every step, bit for bit; 1 and 2 are TBPTT's."""
+    model, batch, options = language_model(), language_batch(), {"separate": True, "micro_batch": micro_batch}
+    sparse, always = bridge(credit_every=3, **options), bridge(**options)
+    plain = TBPTT(truncation=1, micro_batch=micro_batch)
+    for step in range(4):
+        expected = (plain if step in (1, 2) else always).estimate(model, batch, TokenCrossEntropy())
+        exact = gradients(model)
+        credits = None if step in (1, 2) else credit_gradients(model)
+        always.step = step + 1
+        found = sparse.estimate(model, batch, TokenCrossEntropy())
+        assert (found.loss, found.gradient_norm) == (expected.loss, expected.gradient_norm)
+        assert found.forward_passes == expected.forward_passes
+        assert_same(gradients(model), exact)
+        if credits is None:
+            assert all(parameter.credit_grad is None for parameter in model.parameters())
+        else:
+            assert_same(credit_gradients(model), credits)
+            assert any(credit.any() for credit in credits.values())
+
+
+def test_the_optimizer_of_the_credit_waits_for_it():
+    model, batch = language_model(), language_batch()
+    estimator = bridge(separate=True, credit_every=2)
+    optimizer = TwoPartOptimizer.adam(model.parameters(), lr=0.01)
+    for _ in range(5):
+        estimator.estimate(model, batch, TokenCrossEntropy())
+        optimizer.step()
+    for part, steps in ((optimizer.exact, 5), (optimizer.credit, 3)):
+        assert {int(state["step"]) for state in part.state.values()} == {steps}
+
+
+def test_a_resumed_run_goes_on_with_credit_where_it_would_have_come():
+    batch, found = language_batch(), []
+    for stops in ((4,), (1, 3)):
+        model = language_model()
+        estimator = bridge(separate=True, credit_every=2)
+        for steps in stops:
+            state = estimator.state_dict()
+            estimator = bridge(separate=True, credit_every=2)
+            estimator.load_state_dict(state)
+            passes = [
+                estimator.estimate(model, batch, TokenCrossEntropy()).forward_passes for _ in range(steps)
+            ]
+        found.append(passes[-3:])
+    assert found[0] == found[1] == [3 * ROWS, 5 * ROWS, 3 * ROWS]
+
+
 # -------------------------------------------------------------------------------------- what it refuses
 
 
@@ -585,6 +635,8 @@ def test_the_credit_of_another_estimate_does_not_stay():
         ({"epsilon": 0.0}, "epsilon must be a number above 0, got 0.0"),
         ({"epsilon": math.nan}, "epsilon must be a number above 0, got nan"),
         ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
+        ({"credit_every": 0}, "credit_every must be a whole number of at least 1, got 0"),
+        ({"credit_every": 2}, "credit_every must be 1 unless separate=True, got 2"),
         ({"discount": 1.5}, "discount must be a number of at least 0 and at most 1, got 1.5"),
         ({"seed": -1}, "seed must be"),
         ({"micro_batch": 0}, "micro_batch must be"),

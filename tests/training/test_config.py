@@ -155,6 +155,12 @@ BAD = [
     ),
     (EstimatorConfig, {"draws": 0}, "draws must be at least 1, or None, got 0"),
     (EstimatorConfig, {"estimator": "nres", "draws": 2}, "draws must be None with nres: only activity, brid"),
+    (EstimatorConfig, {"credit_every": 0}, "credit_every must be at least 1, or None, got 0"),
+    (
+        EstimatorConfig,
+        {"estimator": "activity", "credit_every": 4},
+        "credit_every must be None with activity: only bridge uses it, got 4",
+    ),
     (EstimatorConfig, {"discount": 1.5}, "discount must be from 0 to 1, or None, got 1.5"),
     (EstimatorConfig, {"discount": -0.1}, "discount must be from 0 to 1, or None, got -0.1"),
     (EstimatorConfig, {"exact_output": "maybe"}, "exact_output must be one of auto, yes, no, got maybe"),
@@ -328,12 +334,16 @@ CONTRADICTIONS = [
         "stream must be None with cd-rge: only activity, bridge, tbptt, e-prop, pes, nres use it, got 4",
     ),
     (
-        {"estimator": BRIDGE, "optimizer": OptimizerConfig(optimizer="sgd")},
-        "separate must be False with sgd: only adam and adamw have moments to keep apart, got True: for",
+        {"estimator": BRIDGE, "optimizer": OptimizerConfig(optimizer="fused-sgd")},
+        "separate must be False with fused-sgd, which keeps no gradient, and so no two parts of one, got",
+    ),
+    (
+        {"estimator": dataclasses.replace(JOINT, credit_every=4)},
+        "credit_every must be 1, or None, unless the two parts of the gradient are separate, got 4",
     ),
     (
         {"estimator": JOINT, "optimizer": OptimizerConfig(credit_momentum=0.9)},
-        "credit_momentum must be 0.99 with bridge unless its two parts are separate, got 0.9",
+        "credit_momentum must be 0.96 with bridge unless its two parts are separate, got 0.9",
     ),
     (
         {"estimator": ACTIVITY, "optimizer": OptimizerConfig(credit_learning_rate=0.1)},

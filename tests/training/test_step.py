@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.tasks import TextTask
 from zorn.training import BudgetConfig, Config, EstimatorConfig, OptimizerConfig, TaskConfig
 from zorn.training.build import build_estimator, build_model, build_optimizer, build_task
@@ -63,9 +64,24 @@ def test_the_two_parts_of_a_bridge_have_rates_and_moments_of_their_own():
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.025]
     assert [group["betas"][0] for group in optimizer.param_groups] == [0.9, 0.9]
     assert all(parameter.credit_grad.isfinite().all() for parameter in model.parameters())
-    joint = dataclasses.replace(config.estimator, separate=False)
+    joint = dataclasses.replace(config.estimator, separate=False, credit_every=1)
     config = dataclasses.replace(config, estimator=joint, optimizer=OptimizerConfig(learning_rate=0.5))
     assert len(build_optimizer(config.optimizer, model, two_part=config.two_part).param_groups) == 1
+
+
+def test_the_credit_of_a_bridge_has_adam_whatever_the_exact_part_has():
+    config, _ = resolve(
+        Config(
+            estimator=EstimatorConfig(estimator="bridge", truncation=2),
+            optimizer=OptimizerConfig(optimizer="sgd", learning_rate=1.0, momentum=0.9),
+            budget=BudgetConfig(steps=4),
+        )
+    )
+    model = build_model(config, 29)
+    optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+    assert isinstance(optimizer, TwoPartOptimizer)
+    assert (type(optimizer.exact), type(optimizer.credit)) == (torch.optim.SGD, torch.optim.Adam)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.003]
 
 
 def test_each_part_of_a_gradient_is_clipped_on_its_own():

@@ -110,7 +110,8 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
     the estimator's state are as they were, bit for bit.
 
     Inside, the model is in evaluation mode, so that dropout does not tell estimates apart, and an estimator
-    that carries recurrent state begins new sequences, as the exact gradient does. One estimate is made first,
+    that carries recurrent state begins new sequences, as the exact gradient does, and one that has credit at
+    some steps only has it at all. One estimate is made first,
     in which estimators measure the sizes that their noise is relative to.
 
     Args:
@@ -142,6 +143,7 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
             "instance, for example zorn.CDRGE(population=64, epsilon=0.01)"
         )
     epsilon = getattr(estimator, "epsilon", None)
+    every = getattr(estimator, "credit_every", None)
     with torch.inference_mode(mode=False), torch.no_grad(), evaluation_mode(model):
         tensors = [*model.parameters(), *model.buffers()]
         values = [tensor.detach().clone() for tensor in tensors]
@@ -150,6 +152,8 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
         credits = [vars(parameter).get("credit_grad") for parameter in parameters]
         before = copy.deepcopy(estimator.state_dict())
         try:
+            if every is not None:
+                estimator.credit_every = 1  # pyright: ignore[reportAttributeAccessIssue]
             _begin(estimator, before["step"])
             for parameter in parameters:
                 parameter.grad = None  # the old one is put back, and must not be written to
@@ -160,6 +164,8 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
             yield Sampler(model, batch, objective, estimator, state)
         finally:
             estimator.load_state_dict(before)
+            if every is not None:
+                estimator.credit_every = every  # pyright: ignore[reportAttributeAccessIssue]
             if epsilon is not None:
                 estimator.epsilon = epsilon  # pyright: ignore[reportAttributeAccessIssue]
             for tensor, value in zip(tensors, values, strict=True):

@@ -13,6 +13,10 @@ graph, with an estimate of λ: pairs of rollouts with noise ±ε ξ_j added to t
 With γ = 1 it is unbiased for every k, up to O(ε²), in the memory of k steps; the noise has (state size) ×
 (boundaries) dimensions, and none for the weights.
 
+The credit of one step is mostly noise, and an optimizer averages it over many. So it need not come at every
+step: D draws at every D-th step are as many rollouts, in larger products, and one vector-Jacobian product in
+D that the exact part did not need.
+
 Noise on the state: Werfel, Xie and Seung (2005), "Learning curves for stochastic gradient descent in linear
 feedforward networks" (node perturbation). An estimate of λ in place of its backpropagation: Jaderberg et al.
 (2017), "Decoupled neural interfaces using synthetic gradients".
@@ -71,6 +75,9 @@ class Bridge(ChunkedGradient):
             batch and the last ten or so estimates; the first estimate measures it with one more clean
             rollout. False: in the state's own units.
         draws: D, antithetic pairs of rollouts per sequence, at least 1. λ̂ is their mean.
+        credit_every: estimates from one with credit (whose step it divides) to the next, at least 1. The
+            others are TBPTT's, and leave None in `.credit_grad`: no step for the optimizer of the credit.
+            Above 1 only with `separate`.
         discount: γ from 0 to 1, per time step and so of one meaning for every k: a loss n steps after the
             first one behind a boundary counts γⁿ there. Below 1 it trades a bias for less variance.
         separate: leave the exact part in `.grad` and the credit part in `.credit_grad`, for
@@ -113,6 +120,7 @@ class Bridge(ChunkedGradient):
         epsilon: float,
         relative: bool = True,
         draws: int = 1,
+        credit_every: int = 1,
         discount: float = 1.0,
         separate: bool = False,
         carry: bool = False,
@@ -125,6 +133,12 @@ class Bridge(ChunkedGradient):
         for switch, on in (("relative", relative), ("separate", separate), ("carry", carry)):
             check_switch(switch, on)
         check_whole_number("draws", draws, minimum=1)
+        check_whole_number("credit_every", credit_every, minimum=1)
+        if credit_every > 1 and not separate:
+            raise ConfigError(
+                f"credit_every must be 1 unless separate=True, got {credit_every}: in one gradient, the "
+                "credit of some steps is too little of it"
+            )
         check_number("discount", discount, maximum=1.0)
         check_noise_kind(noise)
         check_seed(seed)
@@ -132,6 +146,7 @@ class Bridge(ChunkedGradient):
         self.epsilon = epsilon
         self.relative = relative
         self.draws = draws
+        self.credit_every = credit_every
         self.discount = discount
         self.separate = separate
         self.noise: NoiseKind = noise
@@ -159,7 +174,8 @@ class Bridge(ChunkedGradient):
         """Fill `.grad` (and `.credit_grad`, if `separate`), replacing what was there, or apply `update`.
 
         The loss reported is that of the clean rollout; `gradient_norm` is that of the sum of both parts.
-        Counts 3 B forward passes as `BPTT` does (a backward pass as two) and 2 D B for the pairs of rollouts.
+        Counts 3 B forward passes as `BPTT` does (a backward pass as two), and with credit 2 D B for the pairs
+        of rollouts.
 
         Args:
             model: a `RecurrentModel`.
@@ -193,12 +209,17 @@ class Bridge(ChunkedGradient):
 
     # ---------------------------------------------------------------------- the differentiated sweep
 
+    @property
+    def _credited(self) -> bool:
+        """Whether the estimate under way has credit."""
+        return self.step % self.credit_every == 0
+
     def _pieces(
         self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
     ) -> Iterator[Piece]:
         self._seen = _Squares()
         self._further_passes = self._dropped = 0
-        crosses = batch.inputs.shape[1] > self.truncation
+        crosses = self._credited and batch.inputs.shape[1] > self.truncation
         pairs = self.draws * len(batch.inputs)
         if crosses:
             self._further_passes = 2 * pairs
@@ -216,6 +237,11 @@ class Bridge(ChunkedGradient):
             )
 
     def _backward(self, piece: Piece, targets: list[Target]) -> None:
+        if not self._credited:
+            for target in targets:
+                vars(target.parameter)["credit_grad"] = None
+            super()._backward(piece, targets)
+            return
         if self.relative and piece.credits:
             self._seen.add(piece.ends)
         pairs = zip(piece.ends, piece.credits, strict=bool(piece.credits))
@@ -237,7 +263,7 @@ class Bridge(ChunkedGradient):
         super()._backward(piece, targets)
 
     def _gradients(self, targets: list[Target]) -> Iterable[Tensor]:
-        if not self.separate:
+        if not (self.separate and self._credited):
             return super()._gradients(targets)
         exact = [target.parameter.grad for target in targets]
         parts = zip(exact, _credit_grads(targets), strict=True)
@@ -258,7 +284,7 @@ class Bridge(ChunkedGradient):
     ) -> Iterator[Sequence[Tensor]]:
         """λ̂ at each boundary. The rollouts start at the first, when its credit is asked for."""
         chunks, floats = self._chunks(batch), _floats(carried.state)
-        if len(chunks) == 1:
+        if len(chunks) == 1 or not self._credited:
             return
         noise = _BoundaryNoise(
             self.noise,

@@ -116,7 +116,8 @@ class TwoPartOptimizer(torch.optim.Optimizer):
             closure: called first, with gradients on, to fill both parts; what it returns is returned.
 
         Raises:
-            ConfigError: a parameter has a `.grad` and no `.credit_grad`; nothing was changed.
+            ConfigError: a parameter has a `.grad` and no `.credit_grad`; nothing was changed. One that is
+                None is there: an estimate without credit, for which `credit` does not step.
         """
         result = None
         if closure is not None:
@@ -124,7 +125,7 @@ class TwoPartOptimizer(torch.optim.Optimizer):
                 result = closure()
         credited = _parameters(self.credit)
         parts = [(parameter, getattr(parameter, "credit_grad", None)) for parameter in credited]
-        missing = [parameter for parameter, part in parts if part is None and parameter.grad is not None]
+        missing = [p for p in credited if p.grad is not None and not hasattr(p, "credit_grad")]
         if missing:
             raise ConfigError(
                 f"{len(missing)} of {len(parts)} parameters have a .grad but no .credit_grad (the first is "
@@ -146,11 +147,9 @@ class TwoPartOptimizer(torch.optim.Optimizer):
         """Clear both parts of the gradient."""
         self.exact.zero_grad(set_to_none)
         for parameter in _parameters(self.credit):
-            part = getattr(parameter, "credit_grad", None)
-            if part is None:
-                continue
-            if set_to_none:
-                del vars(parameter)["credit_grad"]
+            part = vars(parameter).get("credit_grad")
+            if set_to_none or part is None:
+                vars(parameter).pop("credit_grad", None)
             else:
                 part.zero_()
 

@@ -165,7 +165,7 @@ def _fused(config: Config, plain: dict[str, Any]) -> Config | None:
     left_open = config.reopened()
     groups: dict[str, Any] = {"optimizer": dataclasses.replace(left_open.optimizer, **plain)}
     if config.two_part:
-        groups["estimator"] = dataclasses.replace(left_open.estimator, separate=False)
+        groups["estimator"] = dataclasses.replace(left_open.estimator, separate=False, credit_every=None)
         one_part = {"credit_learning_rate": None, "credit_momentum": OptimizerConfig().credit_momentum}
         groups["optimizer"] = dataclasses.replace(groups["optimizer"], **one_part)
     try:

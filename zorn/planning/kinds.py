@@ -85,7 +85,9 @@ def as_kind(config: Config, name: str, **optimizer: Any) -> Config | None:
         settings["truncation"] = config.estimator.truncation or TRUNCATION
     if estimator == "bridge":
         kept = optimizer.get("optimizer", config.optimizer.optimizer)
-        settings["separate"] = config.estimator.separate and kept in ("adam", "adamw")
+        settings["separate"] = config.estimator.separate and kept in ("adam", "adamw", "sgd")
+        if not settings["separate"]:
+            settings["credit_every"] = None
     try:
         groups = {
             "task": without_unused(config.task, estimator),

@@ -14,7 +14,8 @@ BACKWARD = 2
 def forward_passes(config: Config, steps: int) -> int:
     """Rows through the model in a step, as estimates count them: 2 n g of central differences, n g + B of
     forward ones, (2 D + 1) B of activity noise or (D + 2) B with an exact output layer, 3 B of what
-    differentiates, and 2 D B more of a bridge that has a boundary to cross.
+    differentiates, and 2 D B more of a bridge that has a boundary to cross: their mean,
+    where only some steps have credit.
 
     Args:
         config: settings that leave nothing open.
@@ -34,7 +35,7 @@ def forward_passes(config: Config, steps: int) -> int:
     if name == "activity":
         return batch * (draws + 2 if exact_output(config) else 2 * draws + 1)
     crosses = name == "bridge" and differentiated_steps(config, steps) < steps
-    return batch * (1 + BACKWARD + 2 * draws * crosses)
+    return batch * (1 + BACKWARD) + round(batch * 2 * draws * crosses / (settings.credit_every or 1))
 
 
 def most_rows(config: Config) -> int:

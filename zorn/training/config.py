@@ -118,13 +118,15 @@ class Config:
         require(halved, "journal_half", self.run.journal_half, rule, False)
         if not self.two_part:
             rule = f"{{}} with {estimator} unless its two parts are separate"
-            for name, default in (("credit_learning_rate", None), ("credit_momentum", 0.99)):
+            for name, default in (("credit_learning_rate", None), ("credit_momentum", 0.96)):
                 value = getattr(self.optimizer, name)
                 require(value == default, name, value, rule.format(default), default)
         optimizer = self.optimizer.optimizer
-        moments = not self.two_part or optimizer in (None, "adam", "adamw")
-        rule = f"False with {optimizer}: only adam and adamw have moments to keep apart"
-        require(moments, "separate", True, rule, False)
+        rule = f"False with {optimizer}, which keeps no gradient, and so no two parts of one"
+        require(not self.two_part or optimizer != "fused-sgd", "separate", True, rule, False)
+        every = self.estimator.credit_every
+        rule = "1, or None, unless the two parts of the gradient are separate"
+        require(self.two_part or every in (None, 1), "credit_every", every, rule, None)
 
     @property
     def population_multiple(self) -> int:

@@ -19,6 +19,9 @@ WEIGHT_NOISE = {"structure": "rank-one", "rank": 1, "group_size": 1, "population
 """Log, "short windows, many members": ε does not matter between 0.02 and 0.05, 1024 members learn text and
 copy; concepts, "Groups": one member a sequence has the lowest variance for the same passes."""
 
+ONE_PART = {"draws": 1, "credit_every": 1}
+"""A bridge whose parts are not separate has credit in every step."""
+
 DENSE = {"group_size": 0, "population": 96}
 """The paper's smallest population, on the whole batch, since dense members run one at a time."""
 
@@ -29,7 +32,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pes": WEIGHT_NOISE,
     "nres": WEIGHT_NOISE,
     "activity": {"epsilon": 0.05, "draws": 4, "discount": 1.0},  # log, "draws and the batch"
-    "bridge": {"epsilon": 0.1, "draws": 1, "discount": 1.0},  # log, "the bridge"
+    "bridge": {
+        "epsilon": 0.1,
+        "draws": 8,
+        "discount": 1.0,
+    },  # log, "credit every eighth step"
     "bptt": {},
     "tbptt": {},
     "e-prop": {},
@@ -89,6 +96,9 @@ def completed(estimator: EstimatorConfig) -> EstimatorConfig:
             'estimator="activity"'
         )
     defaults = SETTINGS[name] | (DENSE if estimator.structure == "dense" else {})
+    if name == "bridge":
+        every = estimator.draws or defaults["draws"]
+        defaults = defaults | ({"credit_every": every} if estimator.separate else ONE_PART)
     missing = {field: value for field, value in defaults.items() if getattr(estimator, field) is None}
     return dataclasses.replace(estimator, **missing)
 
@@ -164,6 +174,8 @@ def _choices(config: Config) -> dict[str, tuple[Any, str]]:
         choices["discount"] = _discount(config)
     elif name == "bridge":
         choices["discount"] = 1.0, "no bias"
+        why = "a step with credit has the draws of all between" if settings.separate else "parts not separate"
+        choices["credit_every"] = settings.credit_every, why
     optimizer, why = "adam", "its steps do not depend on the scale of the estimate"
     if config.run.dtype == "bfloat16":
         optimizer, why = "fused-sgd", "it rounds small updates of bfloat16 weights so that none is lost"

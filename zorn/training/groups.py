@@ -163,7 +163,11 @@ class EstimatorConfig:
     relative_epsilon: bool = True
     """activity, bridge: epsilon is a share of the root mean square of what is perturbed."""
     draws: int | None = None
-    """activity, bridge: perturbations of each sequence, at least 1, each with both signs. None: 1."""
+    """activity, bridge: perturbations of each sequence, at least 1, each with both signs. None: 4 (activity);
+    8, or 1 where the parts are not separate (bridge)."""
+    credit_every: int | None = None
+    """bridge: steps from one with credit to the next, at least 1; those between are tbptt's. None: as many as
+    draws, or 1 where the parts are not separate."""
     discount: float | None = None
     """activity, bridge: a loss s steps after a noise counts for it by this to the power s, 0 to 1; below 1
     biased, with less noise. None: chosen for the task."""
@@ -171,7 +175,7 @@ class EstimatorConfig:
     """activity: take the gradient of the output layer from the error of its logits, without noise. auto:
     where the objective is cross-entropy."""
     separate: bool = True
-    """bridge: the exact part and the credit part have moments of their own in the optimizer (adam, adamw)."""
+    """bridge: the exact part and the credit part have optimizers of their own (adam for the credit)."""
     curvature_power: float = 0.1
     """spsa-1.5: power of the curvature that a coefficient is divided by, 0 to 1. 0: none, as cd-rge."""
     curvature_floor: float = 1.0
@@ -198,6 +202,7 @@ class EstimatorConfig:
         scale = self.epsilon is None or 0 < self.epsilon <= LARGEST
         require(scale, "epsilon", self.epsilon, "above 0 and at most 1e30, or None", 0.02)
         require_positive_or_none("draws", self.draws, 1)
+        require_positive_or_none("credit_every", self.credit_every, 8)
         fades = self.discount is None or 0 <= self.discount <= 1
         require(fades, "discount", self.discount, "from 0 to 1, or None", 0.9)
         power, floor = self.curvature_power, self.curvature_floor
@@ -235,8 +240,9 @@ class OptimizerConfig:
     momentum: float = 0.0
     """sgd: share of the last update that is kept, from 0 up to 1."""
     credit_learning_rate: float | None = None
-    """bridge: step size of the credit part, above 0; the schedule is the same. None: as the exact part's."""
-    credit_momentum: float = 0.99
+    """bridge: Adam's step size for the credit part, above 0; the schedule is the same. None: as the exact
+    part's, or with sgd 0.003."""
+    credit_momentum: float = 0.96
     """bridge: share of the last update of its credit part that is kept, Adam's first beta, from 0 up to 1."""
     weight_decay: float = 0.0
     """Pull towards zero, at least 0; decoupled from the gradient for adamw and fused-sgd."""
@@ -264,7 +270,7 @@ class OptimizerConfig:
             steps = rate is None or 0 < rate <= LARGEST
             require(steps, name, rate, "above 0 and at most 1e30, or None", 0.01)
         kept = self.credit_momentum
-        require(0 <= kept < 1, "credit_momentum", kept, "from 0 up to, not including, 1", 0.99)
+        require(0 <= kept < 1, "credit_momentum", kept, "from 0 up to, not including, 1", 0.96)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 up to, not including, 1", 0.9)
         decays = 0 <= self.weight_decay <= LARGEST
         require(decays, "weight_decay", self.weight_decay, "from 0 to 1e30", 0.0)

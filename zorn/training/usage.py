@@ -35,6 +35,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "epsilon": ZERO_ORDER,
     "relative_epsilon": CREDIT,
     "draws": CREDIT,
+    "credit_every": ("bridge",),
     "discount": CREDIT,
     "exact_output": ("activity",),
     "separate": ("bridge",),
