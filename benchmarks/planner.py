@@ -135,9 +135,11 @@ def predicted(settings: Settings) -> int:
     return step_memory(sizes, config, settings["T"]).peak
 
 
-def train(settings: Settings, steps: int = 2) -> None:
-    """Some steps on random tokens; the second has the gradient and the moments of the first."""
+def train(settings: Settings, steps: int | None = None) -> None:
+    """Some steps on random tokens, by default to the second with credit (where every one has: the second),
+    which has the gradient and the moments of those before."""
     config = configuration(settings)
+    steps = steps or 1 + (config.estimator.credit_every or 1)
     model = build_model(config, settings["vocabulary"])
     restart_peak()  # with the model built
     estimator = build_estimator(config.estimator, 0)
