@@ -149,6 +149,7 @@ def bridge(
     credit_rate: float,
     *,
     sgd: bool = False,
+    clip: float | None = None,
     discount: float = 1.0,
     batch: int = 64,
     length: int = 32,
@@ -170,7 +171,7 @@ def bridge(
             optimizer="sgd" if sgd else "adamw",
             learning_rate=rate,
             momentum=0.9 if sgd else 0.0,
-            clip_norm=1.0 if sgd else None,
+            clip_norm=1.0 if sgd and clip is None else clip,
             credit_learning_rate=credit_rate,
             credit_momentum=0.96,
         ),
@@ -239,8 +240,7 @@ TABLE: dict[str, list[Method]] = {
         exact("adamw", 0.01, clip=1.0, truncation=1),
         *(exact("adamw", 0.003, clip=1.0, truncation=k) for k in (4, 7)),
         *(exact("sgd", 1.0, truncation=k) for k in (1, 4, 7)),
-        bridge(1, 0.1, 0.003, 0.003),
-        *(bridge(k, 0.1, 0.01, 0.01) for k in (4, 7)),
+        *(bridge(k, 0.1, 0.003, 0.003, clip=1.0) for k in (1, 4, 7)),
         e_prop(0.003),
         *(activity(discount, 0.05, 0.003, draws=4, batch=64) for discount in (1.0, 0.9)),
         rank_one("cd-rge", 1024, 0.02, 0.01),
@@ -301,14 +301,19 @@ TRANSDUCED: dict[str, dict[tuple[float, ...], float]] = {
     "tbptt-4-adamw": {(0.001,): 1.310, (0.003,): 1.235, (0.01,): 1.578, (0.03,): 2.062},
     "e-prop": {(0.001,): 0.705, (0.003,): 0.401, (0.01,): 0.480, (0.03,): 1.225},
     "activity-0.9": {(0.003,): 2.501, (0.01,): 2.566, (0.03,): 3.032},
-    "bridge-1, one draw in every step": {
+}
+"""Of copy, by method: loss after 45 CPU seconds, cooled, at each learning rate (bridge: and credit rate), on
+the tuning seed (2026-11-23). The other tasks take the same rates, TBPTT(7) those for k = 4."""
+
+BRIDGED: dict[str, dict[tuple[float, ...], float]] = {
+    "bridge-1, one draw in every step, 45 s": {
         (0.003, 0.001): 2.258,
         (0.003, 0.003): 2.129,
         (0.01, 0.001): 2.223,
         (0.01, 0.003): 2.222,
         (0.01, 0.01): 2.163,
     },
-    "bridge-4, one draw in every step": {
+    "bridge-4, one draw in every step, 45 s": {
         (0.003, 0.001): 1.370,
         (0.003, 0.003): 1.394,
         (0.003, 0.01): 1.513,
@@ -318,9 +323,13 @@ TRANSDUCED: dict[str, dict[tuple[float, ...], float]] = {
         (0.01, 0.03): 2.168,
         (0.03, 0.01): 1.707,
     },
+    "bridge-4, 60 s": {(0.01, 0.01): 0.955, (0.01, 0.02): 0.793},
+    "bridge-4, 150 s, clipped to 1": {(0.003, 0.003): 0.710},
+    "bridge-4, 600 s, seed 0": {(0.01, 0.01): 1.697},
 }
-"""Of copy, by method: loss after 45 CPU seconds, cooled, at each learning rate (bridge: and credit rate), on
-the tuning seed (2026-11-23). The other tasks take the same rates, TBPTT(7) and bridge-7 those for k = 4."""
+"""The same of bridges. What wins in a minute loses in ten: at 0.01 the recurrent weights walk away (their
+norm grows as the root of the steps, from 12 to 165), and the loss, 1.08 after 130 s, rises again. Results are
+at the rates and clipping of TBPTT(4)."""
 
 READ: dict[str, dict[tuple[float, ...], float]] = {
     "bptt-adamw": {(0.01,): 2.157},

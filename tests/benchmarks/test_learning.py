@@ -227,9 +227,8 @@ def test_the_tuned_baselines_lie_inside_what_was_searched():
 
     transduced = methods.methods_of("transduction", "copy", "lstm")
     for name, tried in methods.TRANSDUCED.items():
-        method = transduced[name.partition(",")[0]]  # a bridge took over the rates of its older kind
-        rates = (method.optimizer.learning_rate, method.optimizer.credit_learning_rate)
-        assert min(tried, key=tried.__getitem__) == tuple(rate for rate in rates if rate is not None)
+        method = transduced[name]
+        assert min(tried, key=tried.__getitem__) == (method.optimizer.learning_rate,)
         if method.kind == "exact":
             (lowest,), *_, (highest,) = sorted(tried)
             assert lowest < method.optimizer.learning_rate < highest, name
