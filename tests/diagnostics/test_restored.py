@@ -138,6 +138,22 @@ def test_estimates_begin_new_sequences_and_differ_in_their_noise_alone():
     )
 
 
+def test_between_steps_with_credit_the_optimizer_goes_on_after_a_diagnosis():
+    model = zorn.LanguageModel(7, 6)
+    estimator = Bridge(truncation=2, epsilon=0.05, separate=True, credit_every=4)
+    optimizer = zorn.TwoPartOptimizer.adam(model.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        estimator.estimate(model, batch(), TokenCrossEntropy())
+        if estimator.step == 1:
+            optimizer.step()
+    with sampling(model, batch(), TokenCrossEntropy(), estimator) as sampler:
+        sampler.draw(0)
+    optimizer.step()
+    assert {int(state["step"]) for state in optimizer.exact.state.values()} == {2}
+    assert {int(state["step"]) for state in optimizer.credit.state.values()} == {1}
+
+
 def test_the_two_parts_of_a_bridge_are_added():
     model = zorn.LanguageModel(7, 6)
     pairs = []

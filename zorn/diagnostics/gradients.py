@@ -18,6 +18,9 @@ from zorn.estimators.arguments import check_batch, check_model
 from zorn.models import Batch, evaluation_mode
 from zorn.perturbations import Objective
 
+MISSING = object()
+"""In place of a `.credit_grad` that is not there; None is one of a step without credit."""
+
 Gradient: TypeAlias = dict[str, Tensor]
 """A gradient by the names of the trained parameters, float32 or wider."""
 
@@ -149,7 +152,7 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
         values = [tensor.detach().clone() for tensor in tensors]
         parameters = list(model.parameters())
         grads = [parameter.grad for parameter in parameters]
-        credits = [vars(parameter).get("credit_grad") for parameter in parameters]
+        credits = [vars(parameter).get("credit_grad", MISSING) for parameter in parameters]
         before = copy.deepcopy(estimator.state_dict())
         try:
             if every is not None:
@@ -173,10 +176,10 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
                     tensor.copy_(value)
             for parameter, grad, credit in zip(parameters, grads, credits, strict=True):
                 parameter.grad = grad
-                if credit is not None:
-                    parameter.credit_grad = credit  # pyright: ignore[reportAttributeAccessIssue]
-                else:
+                if credit is MISSING:
                     vars(parameter).pop("credit_grad", None)
+                else:
+                    vars(parameter)["credit_grad"] = credit
 
 
 def _begin(estimator: Any, step: int) -> None:

@@ -72,7 +72,7 @@ class Bridge(ChunkedGradient):
         truncation: k, time steps in a chunk, at least 1.
         epsilon: ε > 0, the scale of the noise.
         relative: ε is in units of the state's root mean square, over all its tensors, at boundaries, over the
-            batch and the last ten or so estimates; the first estimate measures it with one more clean
+            batch and the last ten or so estimates with credit; the first one measures it with one more clean
             rollout. False: in the state's own units.
         draws: D, antithetic pairs of rollouts per sequence, at least 1. λ̂ is their mean.
         credit_every: estimates from one with credit (whose step it divides) to the next, at least 1. The

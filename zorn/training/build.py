@@ -27,7 +27,7 @@ from zorn.tasks import (
     TransductionTask,
 )
 from zorn.training.config import Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
-from zorn.training.defaults import ADAM_RATES, completed
+from zorn.training.defaults import completed
 from zorn.training.limits import out_of_memory
 from zorn.training.run_folder import RunFolder
 
@@ -259,9 +259,7 @@ def build_optimizer(
             return None
     if two_part:
         betas = config.credit_momentum, 0.999
-        credit_rate = config.credit_learning_rate
-        if credit_rate is None:
-            credit_rate = ADAM_RATES["bridge"] if config.optimizer == "sgd" else rate
+        credit_rate = rate if config.credit_learning_rate is None else config.credit_learning_rate
         optimizer = TwoPartOptimizer(optimizer, torch.optim.Adam(parameters, lr=credit_rate, betas=betas))
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # torch's name for what schedules multiply

@@ -185,6 +185,8 @@ def _choices(config: Config) -> dict[str, tuple[Any, str]]:
     rate = ADAM_RATES[name] if adaptive else PLAIN_RATE
     why = f"for {name} with {optimizer}"
     choices["learning_rate"] = rate, why if adaptive else f"{why}; search it"
+    if name == "bridge" and settings.separate and optimizer == "sgd":
+        choices["credit_learning_rate"] = ADAM_RATES[name], "the credit has adam, whatever the exact part has"
     if config.run.device == "cpu" and _small(config.model):
         choices["threads"] = 1, "small products gain nothing from more"
     return choices

@@ -241,7 +241,7 @@ class OptimizerConfig:
     """sgd: share of the last update that is kept, from 0 up to 1."""
     credit_learning_rate: float | None = None
     """bridge: Adam's step size for the credit part, above 0; the schedule is the same. None: as the exact
-    part's, or with sgd 0.003."""
+    part's; with sgd: chosen."""
     credit_momentum: float = 0.96
     """bridge: share of the last update of its credit part that is kept, Adam's first beta, from 0 up to 1."""
     weight_decay: float = 0.0
