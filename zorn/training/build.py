@@ -191,9 +191,13 @@ def build_estimator(config: EstimatorConfig, seed: int, *, carry: bool = False) 
                 time_chunk=config.time_chunk,
             )
         case "bridge":
-            options |= {"truncation": config.truncation, "separate": config.separate}
-            options |= {"credit_every": config.credit_every}
-            return Bridge(**options, **_credit(config, carry))
+            return Bridge(
+                **options,
+                **_credit(config, carry),
+                truncation=config.truncation,
+                separate=config.separate,
+                credit_every=config.credit_every,
+            )
         case _:
             return _weight_space(config, options)
 

@@ -32,11 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pes": WEIGHT_NOISE,
     "nres": WEIGHT_NOISE,
     "activity": {"epsilon": 0.05, "draws": 4, "discount": 1.0},  # log, "draws and the batch"
-    "bridge": {
-        "epsilon": 0.1,
-        "draws": 8,
-        "discount": 1.0,
-    },  # log, "credit every eighth step"
+    "bridge": {"epsilon": 0.1, "draws": 8, "discount": 1.0},  # log, "credit every eighth step"
     "bptt": {},
     "tbptt": {},
     "e-prop": {},
