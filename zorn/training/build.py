@@ -191,13 +191,9 @@ def build_estimator(config: EstimatorConfig, seed: int, *, carry: bool = False) 
                 time_chunk=config.time_chunk,
             )
         case "bridge":
-            return Bridge(
-                **options,
-                **_credit(config, carry),
-                truncation=config.truncation,
-                separate=config.separate,
-                credit_every=config.credit_every,
-            )
+            for name in ("truncation", "separate", "credit_every"):
+                options[name] = getattr(config, name)
+            return Bridge(**options, **_credit(config, carry))
         case _:
             return _weight_space(config, options)
 
