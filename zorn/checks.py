@@ -31,12 +31,14 @@ def check_number(
     minimum: float = 0.0,
     maximum: float = float("inf"),
     above: bool = False,
+    below: float = float("inf"),
     hint: str = "",
 ) -> None:
     """Checks a setting that is a finite real number.
 
     Args:
-        above: whether `value` must be more than `minimum`, not just as much.
+        above: True where `value` must be more than `minimum`, not just as much.
+        below: a bound that `value` must stay under.
         hint: what the fix could be, added to the message.
 
     Raises:
@@ -48,9 +50,11 @@ def check_number(
         zorn.errors.ConfigError: epsilon must be a number above 0, got '0.1': 0.001 to 0.1 suits most models
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
-    if not minimum <= number <= maximum or number == float("inf") or (above and number == minimum):
+    inside = minimum <= number <= maximum and number < below
+    if not inside or number == float("inf") or (above and number == minimum):
         bottom = f"above {minimum:g}" if above else f"of at least {minimum:g}"
         top = "" if maximum == float("inf") else f" and at most {maximum:g}"
+        top = top if below == float("inf") else f" and below {below:g}"
         fix = f": {hint}" if hint else ""
         raise ConfigError(f"{name} must be a number {bottom}{top}, got {value!r}{fix}")
 

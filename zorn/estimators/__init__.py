@@ -2,6 +2,7 @@
 contract; and the loss that forward passes descend."""
 
 from zorn.estimators.activity import ActivityCredit
+from zorn.estimators.base import Estimator, Facts, Need
 from zorn.estimators.bptt import BPTT
 from zorn.estimators.bridge import Bridge
 from zorn.estimators.cd_rge import CDRGE
@@ -18,11 +19,36 @@ from zorn.estimators.spsa_15 import SPSA15
 from zorn.estimators.streaming import StreamingEstimator
 from zorn.estimators.tbptt import TBPTT
 from zorn.estimators.two_part import TwoPartOptimizer
+from zorn.estimators.weight_noise import WeightNoise
 from zorn.estimators.zero_order import ZeroOrderEstimator
+from zorn.registry import Registry
+
+ESTIMATORS: Registry[type[Estimator]] = Registry(
+    "estimator",
+    {
+        "activity": ActivityCredit,
+        "bridge": Bridge,
+        "cd-rge": CDRGE,
+        "fd-rge": FDRGE,
+        "spsa-1.5": SPSA15,
+        "pes": PES,
+        "nres": NRES,
+        "bptt": BPTT,
+        "tbptt": TBPTT,
+        "e-prop": EProp,
+    },
+    base=Estimator,
+)
+"""The estimators by the names that settings use."""
+
+AUTOMATIC = ("activity", "cd-rge", "spsa-1.5", "nres")
+"""The estimators that "auto" chooses from: the first that has every setting that is given. Forward passes only."""
 
 __all__ = [
+    "AUTOMATIC",
     "BPTT",
     "CDRGE",
+    "ESTIMATORS",
     "FDRGE",
     "NRES",
     "PES",
@@ -33,13 +59,17 @@ __all__ = [
     "Bridge",
     "EProp",
     "Estimate",
+    "Estimator",
     "ExactGradient",
+    "Facts",
     "Fold",
+    "Need",
     "Population",
     "Shaping",
     "SmoothedLoss",
     "StreamingEstimator",
     "TwoPartOptimizer",
+    "WeightNoise",
     "ZeroOrderEstimator",
     "smoothed_loss",
 ]

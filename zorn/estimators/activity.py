@@ -34,16 +34,16 @@ from zorn.estimators.activity_sweeps import (
     token_normaliser,
 )
 from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
+from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.carry import Carry
 from zorn.estimators.credit import reward_to_go
 from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, evaluation_mode
 from zorn.perturbations import Activity, BoundActivity, Draw, FusedSGD, NoiseKind, Objective, fold_into_grad
-from zorn.perturbations.evaluate import ALONE, Workers
 
 
 @final
-class ActivityCredit:
+class ActivityCredit(Estimator):
     """Activity-space estimator with credit in time: 2 D + 1 forward passes a sequence, D + 2 with an exact
     output layer, and no backward pass. Memory does not grow with time, but for a number a token.
 
@@ -69,7 +69,7 @@ class ActivityCredit:
         carry: start from the state that the last estimate ended in (streams; see `reset`). Credit ends with
             the batch: the weights' effect on later batches is left out.
         seed: of the noise, 0 to 2**64 - 1.
-        micro_batch: rows of one forward pass at most; changes nothing but memory and speed.
+        micro_batch: most rows in one forward pass, at least 1; changes nothing but memory and speed.
         time_chunk: steps of a recurrent model that run at once; None for all. Bounds the memory.
         maximum_nonfinite_share: 0 to 1; the noise of a sequence whose losses are NaN or infinite under one of
             its draws gets no credit (0), and more than this share of such sequences raises instead.
@@ -86,7 +86,7 @@ class ActivityCredit:
         >>> import torch, zorn
         >>> model = zorn.LanguageModel(29, 16)
         >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
-        >>> estimator = zorn.ActivityCredit(epsilon=0.05, discount=0.9)
+        >>> estimator = zorn.ActivityCredit(draws=1, discount=0.9)
         >>> optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
         >>> optimizer.step()
@@ -94,12 +94,16 @@ class ActivityCredit:
         32
     """
 
+    scheduled = ("epsilon",)
+    sizes = ("draws",)
+    searched = {"discount": (0.5, 0.8, 0.95, 1.0)}
+
     def __init__(
         self,
         *,
-        epsilon: float,
+        epsilon: float = 0.05,
         relative: bool = True,
-        draws: int = 1,
+        draws: int = 4,
         discount: float | Mapping[str, float] = 1.0,
         exact_output: bool | None = None,
         noise: NoiseKind = "rademacher",
@@ -129,6 +133,9 @@ class ActivityCredit:
                 "on later inputs there is no 'after' to discount"
             )
         self.structure = Activity(relative=relative, noise=noise)
+        self.relative = relative
+        self.noise = noise
+        self.discount = discount
         self.epsilon = epsilon
         self.draws = draws
         self.exact_output = exact_output
@@ -139,7 +146,6 @@ class ActivityCredit:
         self.time_chunk = time_chunk
         self.maximum_nonfinite_share = maximum_nonfinite_share
         self.step = 0
-        self.workers: Workers = ALONE
         self._carried = Carry()
         self._sizes: dict[str, float] = {}
         self._output: str | None = None
@@ -153,6 +159,35 @@ class ActivityCredit:
     def epsilon(self, value: float) -> None:
         check_number("epsilon", value, above=True, hint="0.01 to 0.2 suits most models")
         self._epsilon = float(value)
+
+    @classmethod
+    def choose(cls, given: Mapping[str, Any], facts: Facts) -> Chosen:
+        """The discount that suits the task; 1 where the objective is one number a sequence."""
+        del given
+        if not facts.tokens:
+            return {"discount": (1.0, "the objective is one number a sequence")}
+        return {"discount": (facts.fading, facts.why_fading)}
+
+    @classmethod
+    def unfit(cls, facts: Facts) -> str | None:
+        """The simplified memory of a DNC, whose norms see slots where time is expected."""
+        return "activity noise does not fit the simplified memory" if facts.model.get("simple_memory") else None
+
+    def check(self, facts: Facts) -> None:
+        """Raise ConfigError for credit by token where the objective is one number a sequence."""
+        if facts.tokens:
+            return
+        for name, value, needed in (("discount", self.discount, 1.0), ("exact_output", self.exact_output, False)):
+            if value not in (needed, None):
+                raise ConfigError(
+                    f"{name} must be {needed} with the objective {facts.objective}, which is one number a "
+                    f"sequence, got {value}: leave it out"
+                )
+
+    def passes(self, batch: int, steps: int) -> float:
+        """D + 2 a sequence where the output layer's gradient is exact, else 2 D + 1."""
+        del steps
+        return batch * (2 * self.draws + 1 if self.exact_output is False else self.draws + 2)
 
     def reset(self) -> None:
         """Forget the carried state: the next batch begins new sequences."""

@@ -16,8 +16,7 @@ from zorn.perturbations import Objective
 
 @final
 class BPTT(ExactGradient):
-    """The exact gradient of the batch's loss, by autograd. Any module and any differentiable objective;
-    arguments: see `ExactGradient`.
+    """The exact gradient of the batch's loss, by autograd. Any module and any differentiable objective.
 
     Example:
         >>> import torch, zorn

@@ -23,7 +23,7 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from zorn.checks import check_number, check_seed, check_switch, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.base import Chosen, Facts
 from zorn.estimators.carry import state_tensors
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.exact import Piece, rows_of
@@ -39,7 +40,7 @@ from zorn.estimators.tbptt import Carried, ChunkedGradient
 from zorn.models import Batch, State, TokenObjective, evaluation_mode, map_state, row_losses
 from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective, Target
 from zorn.perturbations.draw import check_noise_kind, noise
-from zorn.perturbations.evaluate import ALONE, Workers
+from zorn.perturbations.evaluate import Workers
 
 SMALLEST_RMS = 0.01
 """Relative noise takes a state to be at least this large: an empty memory gets noise too."""
@@ -77,18 +78,21 @@ class Bridge(ChunkedGradient):
         draws: D, antithetic pairs of rollouts per sequence, at least 1. λ̂ is their mean.
         credit_every: estimates from one with credit (whose step it divides) to the next, at least 1. The
             others are TBPTT's, and leave None in `.credit_grad`: no step for the optimizer of the credit.
-            Above 1 only with `separate`.
+            Above 1 only with `separate`. None: as many as draws, or 1 where the parts are not separate.
         discount: γ from 0 to 1, per time step and so of one meaning for every k: a loss n steps after the
             first one behind a boundary counts γⁿ there. Below 1 it trades a bias for less variance.
         separate: leave the exact part in `.grad` and the credit part in `.credit_grad`, for
             `TwoPartOptimizer`. False: `.grad` is their sum.
+        credit_learning_rate: Adam's step size for the credit part in a run, above 0; the schedule is that of the
+            exact part. None: as the exact part's, or with another optimizer than Adam the estimator's own.
+        credit_momentum: Adam's first beta for the credit part in a run, from 0 up to 1.
         carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state.
             Credit ends with the batch: no estimate sees the losses of the next one, a bias that falls as
             batches get longer. Call `reset()` before new sequences.
         noise: "rademacher" (signs) or "gaussian".
         seed: of the noise, 0 to 2**64 - 1.
-        micro_batch: sequences processed together, at least 1, each with 2 D rollouts; None for the whole
-            batch. Bounds memory, changes nothing else.
+        micro_batch: sequences processed together, at least 1, each with 2 D rollouts; changes nothing but memory
+            and speed. None: the whole batch.
         maximum_nonfinite_share: 0 to 1; a pair of rollouts with a loss that is NaN or infinite is dropped
             (λ̂ is the mean over the rest of its sequence, or 0), and more than this share of them raises.
 
@@ -107,38 +111,49 @@ class Bridge(ChunkedGradient):
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 16)
         >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
-        >>> estimator = Bridge(truncation=3, epsilon=0.1, relative=False)
+        >>> estimator = Bridge(truncation=3, draws=1, relative=False)
         >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
         >>> estimate.forward_passes  # of 8 sequences: a pair of rollouts, one pass forward and one back
         40
     """
 
+    scheduled = ("epsilon",)
+    sizes = ("draws",)
+    searched = {"discount": (0.5, 0.8, 0.95, 1.0)}
+    learning_rate = 0.003  # log, "the bridge": of copy; text bears 0.01
+
     def __init__(
         self,
         *,
         truncation: int,
-        epsilon: float,
+        epsilon: float = 0.1,
         relative: bool = True,
-        draws: int = 1,
-        credit_every: int = 1,
+        draws: int = 8,
+        credit_every: int | None = None,
         discount: float = 1.0,
-        separate: bool = False,
-        carry: bool = False,
+        separate: bool = True,
+        credit_learning_rate: float | None = None,
+        credit_momentum: float = 0.96,
         noise: NoiseKind = "rademacher",
         seed: int = 0,
-        micro_batch: int | None = None,
         maximum_nonfinite_share: float = 0.5,
+        **options: Any,
     ) -> None:
-        super().__init__(truncation=truncation, carry=carry, micro_batch=micro_batch)
-        for switch, on in (("relative", relative), ("separate", separate), ("carry", carry)):
+        super().__init__(truncation=truncation, **options)
+        for switch, on in (("relative", relative), ("separate", separate), ("carry", self.carry)):
             check_switch(switch, on)
         check_whole_number("draws", draws, minimum=1)
+        if credit_every is None:
+            credit_every = draws if separate else 1
         check_whole_number("credit_every", credit_every, minimum=1)
         if credit_every > 1 and not separate:
             raise ConfigError(
                 f"credit_every must be 1 unless separate=True, got {credit_every}: in one gradient, the "
                 "credit of some steps is too little of it"
             )
+        if credit_learning_rate is not None:
+            check_number("credit_learning_rate", credit_learning_rate, above=True)
+        check_number("credit_momentum", credit_momentum, below=1.0)
         check_number("discount", discount, maximum=1.0)
         check_noise_kind(noise)
         check_seed(seed)
@@ -149,14 +164,34 @@ class Bridge(ChunkedGradient):
         self.credit_every = credit_every
         self.discount = discount
         self.separate = separate
+        self.credit_learning_rate = credit_learning_rate
+        self.credit_momentum = credit_momentum
         self.noise: NoiseKind = noise
         self.seed = seed
         self.maximum_nonfinite_share = maximum_nonfinite_share
-        self.workers: Workers = ALONE
         self.first_row = 0
         self._mean_squares: list[float] = []
         self._seen = _Squares()
         self._further_passes = self._dropped = 0
+
+    @classmethod
+    def choose(cls, given: Mapping[str, Any], facts: Facts) -> Chosen:
+        """Credit at every D-th step, with the draws of all between, where the parts are separate."""
+        del facts
+        if not given.get("separate", True):
+            return {"draws": (1, "credit in every step"), "credit_every": (1, "the parts are not separate")}
+        draws = given.get("draws", 8)
+        return {"credit_every": (draws, "a step with credit has the draws of all between")}
+
+    @property
+    def two_part(self) -> bool:
+        """True where the credit is kept apart, for an optimizer of its own."""
+        return self.separate
+
+    def passes(self, batch: int, steps: int) -> float:
+        """Three a sequence, and the pairs of rollouts where there is a boundary: their mean over the steps."""
+        pairs = 2 * self.draws * batch if steps > self.truncation else 0
+        return super().passes(batch, steps) + pairs / self.credit_every
 
     @property
     def epsilon(self) -> float:

@@ -12,27 +12,12 @@ from typing import final
 from jaxtyping import Float64
 from torch import Tensor
 
+from zorn.estimators.weight_noise import WeightNoise
 from zorn.estimators.zero_order import ZeroOrderEstimator
 
 
-@final
-class CDRGE(ZeroOrderEstimator):
-    """Central-difference random-vector gradient estimation: 2 n g forward passes a step. Arguments: see
-    `ZeroOrderEstimator`.
-
-    Example:
-        >>> import torch, zorn
-        >>> model = torch.nn.Linear(3, 1)
-        >>> batch = zorn.Batch(torch.randn(8, 3), torch.randn(8, 1))
-        >>> def squared_error(outputs, targets):
-        ...     return (outputs - targets).square().mean(-1)
-        >>> estimator = zorn.CDRGE(population=16, epsilon=0.01)
-        >>> optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        >>> estimate = estimator.estimate(model, batch, squared_error)
-        >>> optimizer.step()
-        >>> estimate.forward_passes
-        256
-    """
+class CentralDifferences(WeightNoise):
+    """The coefficients of central differences, c_j = (L⁺ − L⁻) / 2ε."""
 
     signs = (1, -1)
 
@@ -43,5 +28,24 @@ class CDRGE(ZeroOrderEstimator):
         return (losses[0] - losses[1]) / (2 * epsilon)
 
     def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
-        """Mean over members and signs."""
+        """Mean of L⁺ and L⁻ over members."""
         return losses.mean()
+
+
+@final
+class CDRGE(CentralDifferences, ZeroOrderEstimator):
+    """Central-difference random-vector gradient estimation: 2 n g forward passes a step.
+
+    Example:
+        >>> import torch, zorn
+        >>> model = torch.nn.Linear(3, 1)
+        >>> batch = zorn.Batch(torch.randn(8, 3), torch.randn(8, 1))
+        >>> def squared_error(outputs, targets):
+        ...     return (outputs - targets).square().mean(-1)
+        >>> estimator = zorn.CDRGE(population=64, epsilon=0.01)
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        >>> estimate = estimator.estimate(model, batch, squared_error)
+        >>> optimizer.step()
+        >>> estimate.forward_passes
+        128
+    """

@@ -37,8 +37,7 @@ class EProp(ChunkedGradient):
     Args:
         truncation: k, steps after which the units' own paths are cut too, at least 1; None: not within the
             batch. Bounds the memory.
-        carry: see `TBPTT`.
-        micro_batch: see `ExactGradient`.
+        carry: for streams: row i of a batch continues where row i of the last batch ended, from its state.
 
     Raises:
         ConfigError: an argument outside its range.
@@ -52,12 +51,16 @@ class EProp(ChunkedGradient):
         24
     """
 
-    def __init__(
-        self, *, truncation: int | None = None, carry: bool = False, micro_batch: int | None = None
-    ) -> None:
+    learning_rate = 0.005  # log, "what forward-only learning gains"
+
+    def __init__(self, *, truncation: int | None = None, **options: Any) -> None:
         if truncation is not None:
             check_whole_number("truncation", truncation, minimum=1)
-        super().__init__(truncation=truncation or sys.maxsize, carry=carry, micro_batch=micro_batch)
+        super().__init__(truncation=truncation or sys.maxsize, **options)
+
+    def settings(self) -> dict[str, Any]:
+        """The values of all settings, by name."""
+        return super().settings() | {"truncation": None if self.truncation == sys.maxsize else self.truncation}
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         super()._check(model, batch, objective)

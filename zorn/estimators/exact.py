@@ -2,16 +2,17 @@
 estimators."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
+from zorn.estimators.arguments import check_batch, check_model, check_objective, check_update
+from zorn.estimators.base import Estimator, Need
 from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, mean_tokens
 from zorn.perturbations import Draw, FusedSGD, GradientBlock, Objective, Target
@@ -30,14 +31,14 @@ class Piece(NamedTuple):
     """The derivative of the later loss by each of `ends`, as far as it is known."""
 
 
-class ExactGradient(ABC):
+class ExactGradient(Estimator):
     """An estimator that differentiates the loss, one piece of it after another.
 
     The model is left in the mode that it is in (dropout and the like stay on in training mode).
 
     Args:
-        micro_batch: sequences differentiated together, at least 1; None for the whole batch. Bounds memory,
-            changes nothing else.
+        micro_batch: sequences differentiated together, at least 1; changes nothing but memory and speed. None: the
+            whole batch.
 
     Attributes:
         step: counts the estimates.
@@ -46,7 +47,9 @@ class ExactGradient(ABC):
         ConfigError: an argument outside its range.
     """
 
-    def __init__(self, *, micro_batch: int | None = None) -> None:
+    needs = frozenset({Need.DERIVATIVE})
+
+    def __init__(self, *, micro_batch: int | None = 512) -> None:
         if micro_batch is not None:
             check_whole_number("micro_batch", micro_batch, minimum=1)
         self.micro_batch = micro_batch
@@ -112,14 +115,10 @@ class ExactGradient(ABC):
             )
         return total, norm
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step."""
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; ConfigError for something else."""
-        check_state(state, tuple(self.state_dict()))  # what a subclass needs, too
-        self.step = state["step"]
+    def passes(self, batch: int, steps: int) -> float:
+        """One forward pass a sequence, and a backward pass, which counts as two."""
+        del steps
+        return 3 * batch
 
     @abstractmethod
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:

@@ -17,8 +17,7 @@ from zorn.estimators.zero_order import ZeroOrderEstimator
 
 @final
 class FDRGE(ZeroOrderEstimator):
-    """Forward-difference random-vector gradient estimation: n g + B forward passes a step. Arguments: see
-    `ZeroOrderEstimator`.
+    """Forward-difference random-vector gradient estimation: n g + B forward passes a step.
 
     L(θ) is evaluated once for each sequence of the batch and shared by the members.
 

@@ -19,7 +19,7 @@ class NRES(StreamingEstimator):
     """The gradient of the long-horizon loss of streams, window by window, with the noise of a segment reused.
 
     Its variance is that of `CDRGE` on the whole segment, usually well below that of `PES`, and its cost does
-    not grow with the windows since `reset`. Arguments: see `StreamingEstimator`.
+    not grow with the windows since `reset`.
 
     Example:
         >>> from zorn.models import LanguageModel

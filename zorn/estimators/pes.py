@@ -22,7 +22,7 @@ class PES(StreamingEstimator):
     The past perturbations are not stored but drawn again in every fold, which therefore costs t times that of
     `CDRGE` in the t-th window since `reset`: keep segments to some tens of windows, or take `NRES`. The
     variance grows as fast: over a segment of T windows it is (T + 1) / 2 times that of `NRES` where the
-    gradients of windows are orthogonal. Arguments: see `StreamingEstimator`.
+    gradients of windows are orthogonal.
 
     Example:
         >>> import torch

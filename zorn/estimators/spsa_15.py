@@ -33,7 +33,6 @@ class SPSA15(ZeroOrderEstimator):
         curvature_power: α, 0 to 1. 1 makes the estimate independent of the scale of the objective; 0 leaves
             the curvature out. The defaults of α and λ are those that the authors' code recommends.
         curvature_floor: λ > 0, the least divisor; with 1 or more no coefficient is ever enlarged.
-        options: the other arguments, see `ZeroOrderEstimator`.
 
     Raises:
         ConfigError: an argument outside its range.
@@ -44,9 +43,9 @@ class SPSA15(ZeroOrderEstimator):
         >>> batch = zorn.Batch(torch.randn(8, 3), torch.randn(8, 1))
         >>> def squared_error(outputs, targets):
         ...     return (outputs - targets).square().mean(-1)
-        >>> estimator = zorn.SPSA15(population=16, epsilon=0.1, curvature_power=0.5)
+        >>> estimator = zorn.SPSA15(population=64, epsilon=0.1, curvature_power=0.5)
         >>> estimator.estimate(model, batch, squared_error).forward_passes
-        264
+        136
     """
 
     signs = (1, -1, 0)

@@ -11,7 +11,7 @@ only on the directions and the batch that a `Population` could carry to another 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -30,9 +30,9 @@ from zorn.estimators.arguments import (
     check_update,
 )
 from zorn.estimators.carry import state_tensors
-from zorn.estimators.cd_rge import CDRGE
+from zorn.estimators.base import Need
+from zorn.estimators.cd_rge import CentralDifferences
 from zorn.estimators.estimate import Estimate, Population
-from zorn.estimators.shaping import Shaping, none
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens
 from zorn.perturbations import (
     BoundPerturbation,
@@ -41,14 +41,13 @@ from zorn.perturbations import (
     GradientBlock,
     Objective,
     Perturbation,
-    RankOne,
     Workload,
     member_losses,
 )
-from zorn.perturbations.evaluate import ALONE, MicroBatch, Workers
+from zorn.perturbations.evaluate import MicroBatch, Workers
 
 
-class StreamingEstimator(ABC):
+class StreamingEstimator(CentralDifferences):
     """Central differences of the loss of a window, between members that carry their states along the stream.
 
     The long-horizon loss is the sum over windows of their mean losses; its gradient counts what the weights
@@ -61,25 +60,10 @@ class StreamingEstimator(ABC):
     A member whose loss is not finite is dropped in that window and until `reset`, as its states are spoilt. A
     window in which no token counts moves the states and has the gradient 0.
 
-    Args:
-        population: n, members, at least 1; with sequences in B / g groups, a multiple of B / g.
-        epsilon: ε > 0, the standard deviation of one weight's perturbation.
-        perturbation: the structure of the directions; `RankOne()` (the default) or `Dense()`.
-        group_size: g, the streams that each member is evaluated on: 1 (one member a stream) up to None (all).
-        seed: of the directions, 0 to 2**64 - 1.
-        micro_batch: rows of one forward pass at most, both signs counted; bounds memory, changes nothing
-            else.
-        shaping: function of the coefficients before they are folded, see `zorn.estimators.shaping`.
-        maximum_nonfinite_share: 0 to 1; more than this share of members dropped, now or earlier in the
-            segment, raises instead.
-
     Attributes:
         step: counts the windows.
         epsilon, population: may be set between steps, by a schedule; they take effect when the next segment
             begins, as the states of this one belong to its ε and its members.
-        perturbation: the structure of the directions.
-        half_weights: as of `CDRGE`: fold weights that are rounded to float16 times a power of two; False at
-            first.
         workers: the processes that share an evaluation, each of which keeps the states of its own members;
             this one alone until `zorn.distributed.share`.
 
@@ -87,68 +71,11 @@ class StreamingEstimator(ABC):
         ConfigError: an argument outside its range.
     """
 
-    def __init__(
-        self,
-        *,
-        population: int,
-        epsilon: float,
-        perturbation: Perturbation | None = None,
-        group_size: int | None = 1,
-        seed: int = 0,
-        micro_batch: int = 512,
-        shaping: Shaping = none,
-        maximum_nonfinite_share: float = 0.5,
-    ) -> None:
-        self._differences = CDRGE(
-            population=population,
-            epsilon=epsilon,
-            perturbation=perturbation if perturbation is not None else RankOne(),
-            group_size=group_size,
-            seed=seed,
-            micro_batch=micro_batch,
-            shaping=shaping,
-            maximum_nonfinite_share=maximum_nonfinite_share,
-        )
+    needs = frozenset({Need.STATE, Need.STREAM})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._segment: _Segment | None = None
-        self.seed = seed
-        self.step = 0
-        self.workers: Workers = ALONE
-
-    @property
-    def perturbation(self) -> Perturbation:
-        """The structure of the directions."""
-        return self._differences.perturbation
-
-    @perturbation.setter
-    def perturbation(self, structure: Perturbation) -> None:
-        self._differences.perturbation = structure
-
-    @property
-    def population(self) -> int:
-        """n, the members of the next segment."""
-        return self._differences.population
-
-    @population.setter
-    def population(self, members: int) -> None:
-        self._differences.population = members
-
-    @property
-    def epsilon(self) -> float:
-        """ε of the next segment, the standard deviation of one weight's perturbation."""
-        return self._differences.epsilon
-
-    @epsilon.setter
-    def epsilon(self, value: float) -> None:
-        self._differences.epsilon = value
-
-    @property
-    def half_weights(self) -> bool:
-        """Whether the folded weights are rounded to float16 times a power of two."""
-        return self._differences.half_weights
-
-    @half_weights.setter
-    def half_weights(self, rounded: bool) -> None:
-        self._differences.half_weights = rounded
 
     def reset(self) -> None:
         """Forget the states and directions: new sequences begin with the next estimate."""
@@ -192,7 +119,7 @@ class StreamingEstimator(ABC):
             )
         segment = self._segment or self._first(len(batch.inputs))
         segment.check(batch)
-        structure = self._differences.perturbation
+        structure = self.perturbation
         directions = _Directions(structure, segment.draw, segment.population, self._draws(segment.windows))
         bound = directions.bind(model)
         if update is not None:
@@ -202,10 +129,10 @@ class StreamingEstimator(ABC):
             model,
             bound,
             segment.draw,
-            CDRGE.signs,
+            CentralDifferences.signs,
             batch,
             objective,
-            segment.work(self._differences.micro_batch),
+            segment.work(self.micro_batch),
             side_by_side=structure.side_by_side,
             normaliser=_tokens(objective, batch.targets),
             lanes=states.lanes,
@@ -216,10 +143,10 @@ class StreamingEstimator(ABC):
         population = Population(
             draw=replace(segment.draw, step=self.step),  # of the window: what an update rounds with
             size=segment.population,
-            signs=CDRGE.signs,
+            signs=CentralDifferences.signs,
             perturbation=directions,
         )
-        found = self._differences.tell(model, population, losses, update, forward_passes=passes)
+        found = self._told(model, population, losses, update, passes)
         lost = ~losses.isfinite().all(0)
         self._segment = replace(segment, windows=segment.windows + 1, lost=lost, states=states.after)
         self.step += 1
@@ -234,10 +161,7 @@ class StreamingEstimator(ABC):
         it together: it holds the states of all members, for a resume with any number of processes."""
         segment = self._segment
         return {
-            "seed": self.seed,
-            "step": self.step,
-            "epsilon": self.epsilon,
-            "population": self.population,
+            **super().state_dict(),
             "segment": None
             if segment is None
             else {
@@ -251,14 +175,13 @@ class StreamingEstimator(ABC):
         """Restore what `state_dict` gave, so that the next estimate has the bits of a run never stopped;
         ConfigError for something else."""
         check_state(state, ("seed", "step", "epsilon", "population", "segment"))
-        self.seed, self.step = state["seed"], state["step"]
-        self.epsilon, self.population = state["epsilon"], state["population"]
+        super().load_state_dict(state)
         segment = state["segment"]
         self._segment = None if segment is None else _Segment(**{**segment, "draw": Draw(**segment["draw"])})
 
     def _first(self, sequences: int) -> _Segment:
         """The segment that begins now."""
-        group = self._differences.group_size
+        group = self.group_size
         return _Segment(
             draw=Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
             population=self.population,
@@ -292,7 +215,7 @@ class _Segment:
     @property
     def lanes(self) -> tuple[int, int, int]:
         """Signs, members, group."""
-        return len(CDRGE.signs), self.population, self.group
+        return len(CentralDifferences.signs), self.population, self.group
 
     def joined_states(self, workers: Workers) -> list[Tensor] | None:
         """The states of all members, of all processes: each calls this."""
@@ -418,7 +341,7 @@ class _Lanes:
 def _rows_of(piece: MicroBatch) -> tuple[Tensor, ...]:
     """Index of a micro-batch's rows in [signs, members, group]."""
     return (
-        torch.tensor([CDRGE.signs.index(sign) for sign in piece.signs])[:, None, None],
+        torch.tensor([CentralDifferences.signs.index(sign) for sign in piece.signs])[:, None, None],
         torch.arange(piece.members.start, piece.members.stop)[:, None],
         torch.arange(piece.part.start, piece.part.stop),
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
+from zorn.estimators.base import Need
 from zorn.estimators.carry import Carry, state_tensors
 from zorn.estimators.exact import ExactGradient, Piece, rows_of
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, row_losses
@@ -33,15 +34,16 @@ class ChunkedGradient(ExactGradient):
         truncation: k, time steps in a chunk, at least 1.
         carry: start each estimate from the state that the last one ended in, row by row, for streams; see
             `reset`.
-        micro_batch: see `ExactGradient`.
 
     Raises:
         ConfigError: an argument outside its range.
     """
 
-    def __init__(self, *, truncation: int, carry: bool = False, micro_batch: int | None = None) -> None:
+    needs = frozenset({Need.DERIVATIVE, Need.TOKENS, Need.STATE})
+
+    def __init__(self, *, truncation: int, carry: bool = False, **options: Any) -> None:
         check_whole_number("truncation", truncation, minimum=1)
-        super().__init__(micro_batch=micro_batch)
+        super().__init__(**options)
         self.truncation = truncation
         self.carry = carry
         self._carry = Carry()
@@ -146,7 +148,6 @@ class TBPTT(ChunkedGradient):
             it is `BPTT`.
         carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state (the
             gradient is cut there as at any chunk's start). Call `reset()` before new sequences.
-        micro_batch: see `ExactGradient`.
 
     Raises:
         ConfigError: an argument outside its range; with `carry`, another number of rows than before.
@@ -160,6 +161,8 @@ class TBPTT(ChunkedGradient):
         >>> estimate.forward_passes
         24
     """
+
+    learning_rate = 0.003  # presets, copy: 0.003: 0.128, 0.01: 0.338
 
 
 @dataclass

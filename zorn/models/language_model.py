@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from zorn.models.lstm import LSTMCell
 from zorn.models.min_gru import MinGRUCell
 from zorn.models.sizes import device_of, head_size, require_floating, require_positive
 from zorn.models.state import State
+from zorn.settings import Setting, settings_of, takes
 
 CELLS: dict[str, Any] = {"lstm": LSTMCell, "gru": GRUCell, "min-gru": MinGRUCell, "dnc": DNCCell}
 """The cells that a `LanguageModel` can be built of, by name: classes called with (input size, hidden size,
@@ -228,6 +230,21 @@ class LanguageModel(nn.Module):
             x = x + y if self.residual else y
             after.append(cell_state)
         return self.final_norm(x).contiguous(), tuple(after)
+
+
+def cell_settings(name: str) -> dict[str, Setting]:
+    """The settings of a cell beside its sizes, by name.
+
+    >>> list(cell_settings("dnc")), list(cell_settings("gru"))
+    (['memory_slots', 'memory_width', 'read_heads', 'simple_memory'], [])
+    """
+    if not takes(CELLS[name], "memory"):
+        return {}
+    names = {"slots": "memory_slots", "width": "memory_width", "simple": "simple_memory"}
+    found = settings_of(DNCMemory)
+    return {
+        names.get(key, key): replace(setting, name=names.get(key, key)) for key, setting in found.items()
+    }
 
 
 def parameter_count(model: nn.Module) -> int:

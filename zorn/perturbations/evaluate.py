@@ -144,7 +144,7 @@ class Alone:
 ALONE: Workers = Alone()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Workload:
     """Which sequences each member is evaluated on, and in what portions.
 
@@ -162,7 +162,7 @@ class Workload:
     population: int
     group: int
     micro_batch: int
-    time_chunk: int | None
+    time_chunk: int | None = None
 
     def check(self, sequences: int) -> None:
         """Raise `ConfigError` unless the members cover a batch of `sequences` evenly."""

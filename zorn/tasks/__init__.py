@@ -9,7 +9,7 @@ through `RowScore`.
 from zorn.tasks.add import AddTask
 from zorn.tasks.copy import CopyTask
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
-from zorn.tasks.objective_names import OBJECTIVES
+from zorn.tasks.objective_names import OBJECTIVES, has_derivative, objective_of
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy, sequence_error, token_error_rate
 from zorn.tasks.repeat_copy import RepeatCopyTask
 from zorn.tasks.reverse import ReverseTask
@@ -33,6 +33,21 @@ from zorn.tasks.transduction import (
     transduction_batch,
 )
 from zorn.tasks.yardsticks import bigram_bits_per_byte, unigram_bits_per_byte
+from zorn.registry import Registry
+
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    {
+        "text": TextTask,
+        "copy": CopyTask,
+        "reverse": ReverseTask,
+        "sort": SortTask,
+        "repeat-copy": RepeatCopyTask,
+        "add": AddTask,
+    },
+    base=Task,
+)
+"""The tasks by the names that settings use."""
 
 __all__ = [
     "EVALUATION_ROWS",
@@ -40,6 +55,7 @@ __all__ = [
     "OBJECTIVES",
     "PYTHON_DOCS",
     "SPLITS",
+    "TASKS",
     "TRANSDUCTION_SPLITS",
     "AddTask",
     "AlphabetTokenizer",
@@ -64,6 +80,8 @@ __all__ = [
     "edit_distance",
     "exact_match",
     "greedy_tokens",
+    "has_derivative",
+    "objective_of",
     "read_source",
     "sequence_error",
     "token_error_rate",

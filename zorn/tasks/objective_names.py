@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from zorn.models import RowObjective, TokenObjective
+from zorn.registry import Registry, load_object
 from zorn.tasks.objectives import TokenCrossEntropy, sequence_error, token_error_rate
 from zorn.tasks.row_score import RowScore
 from zorn.tasks.scores import edit_distance
@@ -15,3 +16,29 @@ OBJECTIVES: dict[str, Callable[[], TokenObjective | RowObjective]] = {
 }
 """Makes an objective by its name: `OBJECTIVES["edit-distance"]()`. Only cross-entropy has a derivative, so
 only it trains with BPTT, and only it adds up over tokens, so that memory does not grow with time."""
+
+DERIVABLE = ("cross-entropy",)
+"""Objectives by name that torch can differentiate."""
+
+
+def objective_of(name: str) -> TokenObjective | RowObjective:
+    """The objective of a name: one of `OBJECTIVES`, or `path/to/file.py:function` of (outputs, targets) -> [rows].
+
+    Raises:
+        ConfigError: an unknown name.
+
+    >>> type(objective_of("cross-entropy")).__name__
+    'TokenCrossEntropy'
+    """
+    if ":" in name:
+        return load_object(name, "objective")
+    return Registry("objective", OBJECTIVES)[name]()
+
+
+def has_derivative(name: str) -> bool:
+    """False for the objectives that are known to have none.
+
+    >>> has_derivative("edit-distance")
+    False
+    """
+    return name not in OBJECTIVES or name in DERIVABLE

@@ -1,6 +1,6 @@
 """The repeat-copy task: read a number and some letters, then write the letters that many times."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Int64
@@ -48,23 +48,8 @@ class RepeatCopyTask(TransductionTask):
     content = "the letters a to z and the digits 1 to 9"
     prompt = "3cab|"
 
-    def __init__(
-        self,
-        *,
-        batch: int,
-        minimum_length: int,
-        maximum_length: int,
-        seed: int,
-        overfit: bool = False,
-        maximum_repeats: int = 3,
-    ):
-        super().__init__(
-            batch=batch,
-            minimum_length=minimum_length,
-            maximum_length=maximum_length,
-            seed=seed,
-            overfit=overfit,
-        )
+    def __init__(self, *, maximum_repeats: int = 3, **options: Any):
+        super().__init__(**options)
         check_whole_number("maximum_repeats", maximum_repeats, minimum=1, maximum=len(DIGITS))
         self._maximum_repeats = maximum_repeats
 

@@ -83,6 +83,9 @@ class Task(ABC):
         objective: what training minimises unless it is told to take another, such as `OBJECTIVES[name]()`.
             What `evaluate` reports does not depend on it.
         splits: the names that `evaluate` knows.
+        fading: the discount per time step, 0 to 1, that suits estimators which credit losses in time; 1 where
+            nothing is known.
+        why_fading: the reason for it, in words.
 
     All tensors are on the CPU; `evaluate` moves each chunk to the model's device.
     """
@@ -91,6 +94,8 @@ class Task(ABC):
     vocabulary: int
     objective: TokenObjective | RowObjective
     splits: tuple[str, ...] = SPLITS
+    fading: float = 1.0
+    why_fading: str = "nothing is known of the task"
 
     @property
     def validation_splits(self) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
-"""What learns in a run, without folder, log or clock: model, estimator and optimizer, step by step. It can be
-put back to where it was, so that settings can be tried out."""
+"""The learning part of a run, without folder, log or clock: model, estimator and optimizer, step by step. It can
+be put back to where it was, so that settings can be tried out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from zorn.errors import NonFiniteLossError
-from zorn.estimators import Estimate
+from zorn.config import Config
+from zorn.estimators import Estimate, Estimator
 from zorn.models import Batch
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
-from zorn.training.build import Estimator, build_estimator, build_model, build_optimizer
-from zorn.training.config import Config
+from zorn.training.build import build_estimator, build_model, build_optimizer
 from zorn.training.schedules import rate_factor_at
 from zorn.training.step import prepare_step, update_weights
 
@@ -37,11 +37,11 @@ class Learner:
         step: steps done, which is also the number of the next batch.
 
     Example:
-        >>> from zorn.training import BudgetConfig, EstimatorConfig, ModelConfig, TaskConfig, build, resolve
-        >>> task = TaskConfig(task="copy", batch=4, maximum_length=2)
+        >>> from zorn.config import BudgetConfig, Choice, resolve
+        >>> from zorn.training import build
         >>> config = Config(
-        ...     task=task, model=ModelConfig(hidden_size=4), budget=BudgetConfig(steps=2),
-        ...     estimator=EstimatorConfig(estimator="cd-rge", population=8),
+        ...     task=Choice("copy", batch=4, maximum_length=2), model=Choice("lstm", hidden_size=4),
+        ...     estimator=Choice("cd-rge", population=8), budget=BudgetConfig(steps=2),
         ... )
         >>> config, _ = resolve(config)
         >>> learner = Learner.build(config, build.build_task(config))
@@ -67,9 +67,8 @@ class Learner:
         Raises ConfigError for settings that cannot work.
         """
         model = build_model(config, task.vocabulary)
-        carry = config.task.stream is not None
-        estimator = build_estimator(config.estimator, config.run.seed, carry=carry)
-        optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+        estimator = build_estimator(config)
+        optimizer = build_optimizer(config, model, estimator)
         return cls(config, task, model, estimator, optimizer)
 
     def next_batch(self) -> Batch:
@@ -88,7 +87,7 @@ class Learner:
             NonFiniteLossError: the estimator's; the weights are unchanged.
         """
         prepare_step(self.config, self.task, self.estimator, self.step, share)
-        factor = rate_factor * rate_factor_at(self.config.optimizer, self.step, share)
+        factor = rate_factor * rate_factor_at(self.config.schedule, self.step, share)
         parts = self.model, self.estimator, self.optimizer
         estimate = update_weights(self.config, self.task, *parts, self.next_batch(), factor)
         self.step += 1
@@ -100,7 +99,7 @@ class Learner:
 
         A text is read in windows as long as those of training, at least `HELD_OUT_WINDOW` tokens.
         """
-        split, window = self.task.validation_splits[0], max(self.config.task.length, HELD_OUT_WINDOW)
+        split, window = self.task.validation_splits[0], max(self.config.task.get("length", 0), HELD_OUT_WINDOW)
         loss = objective_value(self.model, self.task, split, window=window)
         return loss if math.isfinite(loss) else math.inf
 

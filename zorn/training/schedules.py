@@ -3,7 +3,7 @@ budget used."""
 
 import math
 
-from zorn.training.config import EstimatorConfig, OptimizerConfig
+from zorn.config import ScheduleConfig
 
 
 def warmup(step: int, warmup_steps: int) -> float:
@@ -24,42 +24,32 @@ def cosine(progress: float, floor: float) -> float:
     return floor + (1.0 - floor) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
-def rate_factor_at(config: OptimizerConfig, step: int, progress: float) -> float:
-    """What every learning rate is multiplied by at a step (from 0) when `progress` (0 to 1) of the budget is
-    used."""
-    factor = cosine(progress, config.schedule_floor) if config.schedule == "cosine" else 1.0
-    return factor * warmup(step, config.warmup_steps)
+def rate_factor_at(schedule: ScheduleConfig, step: int, progress: float) -> float:
+    """The factor of every learning rate at a step (from 0) when `progress` (0 to 1) of the budget is used."""
+    factor = cosine(progress, schedule.schedule_floor) if schedule.schedule == "cosine" else 1.0
+    return factor * warmup(step, schedule.warmup_steps)
 
 
-def learning_rate_at(config: OptimizerConfig, step: int, progress: float) -> float:
-    """The learning rate of a step (from 0) when `progress` (0 to 1) of the budget is used."""
-    assert config.learning_rate is not None, "settings are resolved before a run"
-    return config.learning_rate * rate_factor_at(config, step, progress)
+def epsilon_at(schedule: ScheduleConfig, epsilon: float, learning_rate: float, progress: float) -> float:
+    """ε of a step: `epsilon` along its own schedule, or the step's learning rate where the two are tied.
 
-
-def epsilon_at(config: OptimizerConfig, epsilon: float, step: int, progress: float) -> float:
-    """ε of a step: `epsilon` along its own schedule, or the learning rate where the two are tied.
-
-    >>> epsilon_at(OptimizerConfig(learning_rate=0.01, tie_epsilon=True), 0.5, 0, 0.0)
+    >>> epsilon_at(ScheduleConfig(tie_epsilon=True), 0.5, 0.01, 0.0)
     0.01
     """
-    if config.tie_epsilon:
-        return learning_rate_at(config, step, progress)
-    falls = config.epsilon_schedule == "cosine"
-    return epsilon * (cosine(progress, config.schedule_floor) if falls else 1.0)
+    if schedule.tie_epsilon:
+        return learning_rate
+    falls = schedule.epsilon_schedule == "cosine"
+    return epsilon * (cosine(progress, schedule.schedule_floor) if falls else 1.0)
 
 
-def population_at(config: EstimatorConfig, multiple: int, progress: float) -> int:
-    """Members of a step when `progress` (0 to 1) of the budget is used, a multiple of `multiple`.
+def population_at(population: int, final: int | None, multiple: int, progress: float) -> int:
+    """Members of a step when `progress` (0 to 1) of the budget is used, a multiple of `multiple`: from
+    `population` to `final` in equal ratios, rounded to the nearest multiple.
 
-    Between `population` and `final_population` in equal ratios, rounded to the nearest multiple.
-
-    >>> config = EstimatorConfig(population=16, final_population=256)
-    >>> [population_at(config, 4, progress / 4) for progress in range(5)]
+    >>> [population_at(16, 256, 4, progress / 4) for progress in range(5)]
     [16, 32, 64, 128, 256]
     """
-    assert config.population is not None, "settings are resolved before a run"
-    if config.final_population is None:
-        return config.population
-    exact = config.population * (config.final_population / config.population) ** progress
+    if final is None:
+        return population
+    exact = population * (final / population) ** progress
     return max(1, round(exact / multiple)) * multiple

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from rich.console import Console
 
+from zorn.config import COMPONENTS, BudgetConfig, Choice, Config, resolve
 from zorn.distributed import Group
 from zorn.errors import ConfigError, NonFiniteLossError, ZornError
 from zorn.estimators import Estimate
 from zorn.models import Batch, parameter_count, sample
+from zorn.registry import absolute
 from zorn.tasks import ByteTokenizer, Task, TextTask
 from zorn.tasks.held_out import objective_value
 from zorn.tasks.text import PYTHON_DOCS
@@ -36,9 +38,7 @@ from zorn.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from zorn.training.config import BudgetConfig, Config
 from zorn.training.curve import draw_curve
-from zorn.training.defaults import resolve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
 from zorn.training.journal import Journal, JournalEntry, check_identity, last_step, read_journal
@@ -102,8 +102,9 @@ class Trainer:
         group: Group | None = None,
     ) -> None:
         self.group = group if group is not None else Group()
-        config, self.choices = resolve(on_device_of(self.group, config))
-        self.config = _with_absolute_source(config)
+        self.asked = _with_absolute_names(config)
+        config, self.choices = resolve(on_device_of(self.group, self.asked))
+        self.config = config
         self.folder = RunFolder(config.run.out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
         self.console = (console or Console()) if self.group.is_main else Console(quiet=True)
         self._overwrite, self._resumed = overwrite, resume
@@ -119,18 +120,17 @@ class Trainer:
         self._tokenizer = self.folder.tokenizer_json() if resume else _learned_tokenizer(self.task)
         self._text = text_fingerprint(self.task, self._tokenizer)
         self.model = build_model(config, self.task.vocabulary)
-        carry = config.task.stream is not None
-        self.estimator = build_estimator(config.estimator, config.run.seed, carry=carry)
+        self.estimator = build_estimator(config)
         if self.group.size > 1:
             self.estimator = shared(self.estimator, self.group, config.run)
-        self.optimizer = build_optimizer(config.optimizer, self.model, two_part=config.two_part)
+        self.optimizer = build_optimizer(config, self.model, self.estimator)
         self.step = self.forward_passes = self.dropped = 0
         self.saved_step: int | None = None
         self._earlier_seconds = 0.0
         self._started: float | None = None
         settings = config.optimizer
         self._watch = RateWatch(window=settings.plateau_window) if settings.on_plateau == "research" else None
-        self._identity = journal_identity(config, self.model, self._text) if config.journaled else None
+        self._identity = journal_identity(config, self.model, self._text) if (config.run.journal and self.estimator.journaled) else None
         self._journal: Journal | None = None
         self._journal_bytes = self._journal_last = self._logged_step = 0
         if resume:
@@ -162,7 +162,7 @@ class Trainer:
 
     def _restore(self) -> None:
         newest = latest_checkpoint(self.folder.checkpoints)
-        check_text(read_progress(newest).text, self.task, self.config.task.source, self._tokenizer)
+        check_text(read_progress(newest).text, self.task, self.config.task.get("source", ""), self._tokenizer)
         progress = load_checkpoint(newest, self.model, self.optimizer)
         self.saved_step = progress.step
         if self._watch and progress.watch:
@@ -240,7 +240,7 @@ class Trainer:
             progress=share,
             step=self.step,
             forward_passes=self.forward_passes,
-            objective=self.config.task.objective,
+            objective=self.config.objective,
         )
         with self._open_log() as log, display:
             if self._resumed:
@@ -345,7 +345,7 @@ class Trainer:
         batch = self.task.training_batch(self.step)
         batch = Batch(*(part.to(self.config.run.device) for part in batch))
         try:
-            rate_factor = rate_factor_at(self.config.optimizer, self.step, share) * factor
+            rate_factor = rate_factor_at(self.config.schedule, self.step, share) * factor
             estimate = self._update(batch, rate_factor)
         except NonFiniteLossError as error:
             self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
@@ -389,10 +389,10 @@ class Trainer:
         records: list[Record] = [
             {"kind": "evaluation", **place, **dataclasses.asdict(evaluation)} for evaluation in evaluations
         ]
-        if self.config.task.objective != "cross-entropy":
+        if self.config.objective != "cross-entropy":
             for record, split in zip(records, self.task.validation_splits, strict=True):
                 record["objective"] = objective_value(
-                    self.model, self.task, split, window=self.config.task.length
+                    self.model, self.task, split, window=self.config.task.get("length", 0)
                 )
         for record in records:
             log.write(record)
@@ -437,11 +437,11 @@ class Trainer:
                     f"step {self.step}: the loss on {split} is {record['loss']}: lower the learning rate or "
                     f"epsilon; the weights are saved in {latest_checkpoint(self.folder.checkpoints)}"
                 )
-        yardsticks = {} if self.config.task.overfit else yardsticks_of(self.task)
+        yardsticks = {} if self.config.task.get("overfit") else yardsticks_of(self.task)
         parameters = parameter_count(self.model)
-        title = f"{self.config.task.task}, {self.config.model.cell} with {parameters:,} parameters"
-        title += f", {self.config.estimator.estimator}"
-        objective = self.config.task.objective
+        title = f"{self.config.task.name}, {self.config.model.name} with {parameters:,} parameters"
+        title += f", {self.config.estimator.name}"
+        objective = self.config.objective
         draw_curve(self.folder.curve, records, yardsticks, title, objective)
         summary = make_summary(
             list(latest.values()),
@@ -488,11 +488,14 @@ def _learned_tokenizer(task: Task) -> str | None:
     return task.tokenizer.to_json()
 
 
-def _with_absolute_source(config: Config) -> Config:
-    """The settings with the text's path made absolute, so that a run can be resumed from any folder."""
-    task = config.task
-    if task.task != "text" or task.source == PYTHON_DOCS:
-        return config
-    return dataclasses.replace(
-        config, task=dataclasses.replace(task, source=str(Path(task.source).absolute()))
-    )
+def _with_absolute_names(config: Config) -> Config:
+    """The settings with the paths of the text and of components from outside made absolute, so that a run can be
+    resumed from any folder."""
+    changes: dict[str, Any] = {}
+    for kind in COMPONENTS:
+        choice: Choice = getattr(config, kind)
+        changes[kind] = Choice(absolute(choice.name), **choice.given)
+    source = config.task.get("source")
+    if source not in (None, PYTHON_DOCS):
+        changes["task"] = changes["task"].but(source=str(Path(source).absolute()))
+    return dataclasses.replace(config, objective=absolute(config.objective), **changes)

@@ -1,0 +1,183 @@
+"""The contract of an estimator. Trainer, command line, tuning, diagnosis, planning, journal and the sharing of work
+use what is declared here, and know no estimator by name.
+
+A new estimator is a class in a file of its own: its constructor's arguments are its settings and its flags, the
+class attributes say what it needs and offers, and `estimate` does the work.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from zorn.errors import ConfigError
+from zorn.estimators.arguments import check_state
+from zorn.estimators.estimate import Estimate
+from zorn.estimators.fold import Fold
+from zorn.models import Batch
+from zorn.perturbations import FusedSGD, Objective
+from zorn.perturbations.evaluate import ALONE, Workers
+from zorn.settings import Choice, settings_of, signature_of, takes
+
+
+class Need(enum.Enum):
+    """A condition of an estimator; the value says it in words."""
+
+    DERIVATIVE = "an objective that torch can differentiate"
+    TOKENS = "an objective that adds up over tokens"
+    STATE = "a recurrent model with an explicit state"
+    STREAM = "windows of a stream (--stream)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The parts of a run that an estimator may choose its settings by.
+
+    Attributes:
+        batch: sequences in a batch; None where the task does not say.
+        objective: its name.
+        tokens: True where the objective adds up over tokens.
+        fading: the discount that suits the task where losses are credited in time, 0 to 1; see `Task.fading`.
+        why_fading: the reason, in words.
+        model: the cell by name, with the settings of the model.
+    """
+
+    batch: int | None
+    objective: str
+    tokens: bool
+    fading: float
+    why_fading: str
+    model: Choice
+
+
+Chosen = Mapping[str, tuple[Any, str]]
+"""Setting -> (value, reason)."""
+
+
+class Estimator(ABC):
+    """An estimate of the gradient of a batch's loss.
+
+    The arguments of a subclass's constructor are its settings: all of them keywords, most with a default, each
+    described under `Args:` in the docstring, and kept in an attribute of the same name. `seed` is the seed of its
+    noise; `carry`, where it is taken, keeps the model's state from one window of a stream to the next.
+
+    Class attributes:
+        needs: conditions that a run must fulfil.
+        scheduled: the settings that may be set between steps, by a schedule.
+        sizes: the settings that the work of a step is proportional to, which tuning scales.
+        searched: setting -> the values that tuning tries.
+        journaled: True where a step comes down to a number for each member (`Estimate.fold`), so that a journal
+            of these numbers makes every step again.
+        deals: "members" or "rows": how the work of a step is dealt to several processes.
+        learning_rate: the step size with Adam that suits most runs, above 0.
+
+    Attributes:
+        step: number of the next estimate, from 0; all randomness is a function of it and of the seed.
+        workers: the processes that share the work; this one alone until `zorn.distributed.share`.
+
+    Example:
+        >>> from zorn.estimators import CDRGE
+        >>> CDRGE.scheduled, CDRGE(population=8, epsilon=0.1).settings()["population"]
+        (('epsilon', 'population'), 8)
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    scheduled: ClassVar[tuple[str, ...]] = ()
+    sizes: ClassVar[tuple[str, ...]] = ()
+    searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    journaled: ClassVar[bool] = False
+    deals: ClassVar[str] = "rows"
+    learning_rate: ClassVar[float] = 0.01
+
+    step: int = 0
+    workers: Workers = ALONE
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__signature__ = signature_of(cls)
+
+    @abstractmethod
+    def estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    ) -> Estimate:
+        """Estimate the gradient of the batch's loss; fill `.grad`, or apply `update` to the weights in place.
+
+        Args:
+            model: any `nn.Module` that the estimator serves.
+            batch: `Batch(inputs, targets)` on the model's device; the first dimension is rows.
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) -> [rows].
+            update: None fills `.grad`, replacing what was there.
+
+        Raises:
+            ConfigError: something that does not fit, before any work.
+            NonFiniteLossError: losses that are not finite; the weights are unchanged.
+        """
+
+    @abstractmethod
+    def passes(self, batch: int, steps: int) -> float:
+        """Forward passes of an estimate: rows through the model, a backward pass counted as two.
+
+        Args:
+            batch: sequences.
+            steps: time steps of a sequence.
+        """
+
+    def reset(self) -> None:
+        """Forget carried states: the next batch begins new sequences."""
+
+    def refold(self, model: nn.Module, fold: Fold, update: FusedSGD | None = None) -> float:
+        """Fill `.grad`, or apply `update`, from the fold of an earlier estimate; returns the gradient's norm."""
+        raise ConfigError(f"{type(self).__name__} makes no step again from numbers: it is not journaled")
+
+    @property
+    def two_part(self) -> bool:
+        """True where a part of the gradient is kept apart, for an optimizer of its own."""
+        return False
+
+    @classmethod
+    def carries(cls) -> bool:
+        """True where state goes from one window of a stream to the next."""
+        return Need.STREAM in cls.needs or takes(cls, "carry")
+
+    @classmethod
+    def choose(cls, given: Mapping[str, Any], facts: Facts) -> Chosen:
+        """Values, with their reasons, that suit a run better than the defaults; given settings win over them.
+
+        Args:
+            given: the settings that are given, by name.
+            facts: of the run.
+        """
+        del given, facts
+        return {}
+
+    @classmethod
+    def unfit(cls, facts: Facts) -> str | None:
+        """The reason why the estimator does not suit a run although it could be given; None where it does."""
+        del facts
+        return None
+
+    def check(self, facts: Facts) -> None:
+        """Raise ConfigError where the settings do not fit a run, before any work."""
+
+    def population_multiple(self, batch: int) -> int:
+        """The number that a population must be a multiple of for a batch of so many sequences."""
+        del batch
+        return 1
+
+    def settings(self) -> dict[str, Any]:
+        """The values of all settings, by name."""
+        return {name: getattr(self, name) for name in settings_of(type(self))}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next estimate depends on, but for the settings."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; ConfigError for something else."""
+        check_state(state, tuple(Estimator.state_dict(self)))
+        self.step = state["step"]
