@@ -258,10 +258,6 @@ class OptimizerConfig:
     """Where a cosine ends, as a share of where it began, 0 to 1 (above 0 for epsilon)."""
     tie_epsilon: bool = False
     """Set epsilon to the learning rate at every step, as in the paper; --epsilon is then not used."""
-    on_plateau: Literal["none", "research"] = "none"
-    """What to do when the training loss no longer falls. research: a short search for the learning rate."""
-    plateau_window: int = 50
-    """Steps whose mean loss is compared with that of as many steps before, at least 2: no fall, a plateau."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -287,10 +283,6 @@ class OptimizerConfig:
         two_rules = self.tie_epsilon and self.epsilon_schedule != "constant"
         rule = "constant with --tie-epsilon: epsilon follows the learning rate"
         require(not two_rules, "epsilon_schedule", self.epsilon_schedule, rule, "constant")
-        searches_both = self.tie_epsilon and self.on_plateau == "research"
-        rule = "none with --tie-epsilon: epsilon would not follow the rate that is found"
-        require(not searches_both, "on_plateau", self.on_plateau, rule, "none")
-        require(self.plateau_window >= 2, "plateau_window", self.plateau_window, "at least 2 steps", 50)
         epsilon_falls = self.epsilon_schedule == "cosine" or (self.tie_epsilon and self.schedule == "cosine")
         rule = "above 0 where epsilon follows a cosine: epsilon must stay above 0"
         require(not (epsilon_falls and self.schedule_floor == 0), "schedule_floor", 0.0, rule, 0.1)

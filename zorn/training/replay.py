@@ -141,7 +141,7 @@ def replay(run: Path, step: int, out: Path) -> Path:
             "before it was trimmed"
         )
     optimizer = build_optimizer(config.optimizer, model)
-    progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0, watch={})
+    progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0)
     progress = dataclasses.replace(
         progress, estimator=build_estimator(config.estimator, config.run.seed).state_dict()
     )
@@ -188,8 +188,8 @@ def check_replayable(config: Config) -> None:
 
 
 def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
-    """How far a run is once a step of its journal is taken, without what no journal holds: the state of the
-    watch for plateaus, and those of members along a stream."""
+    """How far a run is once a step of its journal is taken, without what no journal holds: the states of
+    members along a stream."""
     fold = entry.fold
     moved = {"step": fold.draw.step + 1, "epsilon": fold.draw.epsilon, "population": len(fold.coded)}
     if "segment" in progress.estimator:
@@ -201,7 +201,6 @@ def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
         forward_passes=entry.forward_passes,
         dropped=progress.dropped + entry.dropped,
         estimator={**progress.estimator, **moved},
-        watch={},
     )
 
 

@@ -17,10 +17,9 @@ from zorn.training.usage import STREAMING
 def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
     """The step up to which a run that goes on takes its journal; from there on it trains.
 
-    That is the journal's last step, with two exceptions. The members of pes and nres carry states along the
+    That is the journal's last step, with one exception. The members of pes and nres carry states along the
     stream, which only forward passes make, and making them again costs what the steps cost: such a run goes
     back to the last step where a segment begins, or its checkpoint, which has the states, if that is later.
-    A run that searches its learning rate goes back to its checkpoint, which has the state of the watch.
 
     Args:
         task: says where segments begin.
@@ -35,8 +34,6 @@ def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
     >>> last_to_replay(nres, task, saved=1, last=11), last_to_replay(nres, task, saved=9, last=11)
     (8, 9)
     """
-    if config.optimizer.on_plateau == "research":
-        return saved
     if config.estimator.estimator in STREAMING:
         return next((step for step in range(last, saved, -1) if task.begins(step)), saved)
     return last
