@@ -1,4 +1,5 @@
-"""The optimizers of a run, by name: functions that make a torch optimizer, whose arguments are its settings."""
+"""The optimizers of a run, by name: functions that make a torch optimizer, whose arguments are its
+settings."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from zorn.perturbations import FusedSGD
 from zorn.registry import Registry
 
 PLAIN_RATE = 0.1
-"""Step size of the optimizers that do not adapt: the paper's smaller one. The best depends on the objective's scale."""
+"""Step size of the optimizers that do not adapt: the paper's smaller one. The best depends on the objective's
+scale."""
 
 LARGEST_RATE = 1e30
 """Beyond it float32 overflows."""
@@ -100,7 +102,7 @@ def _checked(learning_rate: float | None, weight_decay: float) -> float:
     """The learning rate, if both are in their ranges."""
     if learning_rate is None:
         raise ConfigError(
-            "learning_rate must be chosen here, got None: choose it with zorn.config.resolve(config), or give one"
+            "learning_rate must be chosen here, got None: choose it with zorn.config.resolve, or give one"
         )
     check_number("learning_rate", learning_rate, above=True, maximum=LARGEST_RATE)
     check_number("weight_decay", weight_decay, maximum=LARGEST_RATE)

@@ -18,7 +18,8 @@ from zorn.errors import ConfigError
 Component = TypeVar("Component")
 
 OWN = "zorn_own_"
-"""The names that files are imported under begin so: a file's own name could hide a package, as `torch.py` does."""
+"""The names that files are imported under begin so: a file's own name could hide a package, as `torch.py`
+does."""
 
 
 @final
@@ -40,9 +41,7 @@ class Registry(Generic[Component]):
 you mean large?
     """
 
-    def __init__(
-        self, kind: str, entries: Mapping[str, Component], base: type | None = None
-    ) -> None:
+    def __init__(self, kind: str, entries: Mapping[str, Component], base: type | None = None) -> None:
         self.kind = kind
         self._entries = dict(entries)
         self._base = base
@@ -71,7 +70,11 @@ you mean large?
 
     def _from_outside(self, name: str) -> Any:
         found = load_object(name, self.kind)
-        fits = callable(found) if self._base is None else isinstance(found, type) and issubclass(found, self._base)
+        fits = (
+            callable(found)
+            if self._base is None
+            else isinstance(found, type) and issubclass(found, self._base)
+        )
         if not fits:
             wanted = "callable" if self._base is None else f"a class that extends {self._base.__name__}"
             raise ConfigError(f"{self.kind} {name} must be {wanted}, got {found!r}")
@@ -96,11 +99,13 @@ def load_object(target: str, kind: str = "object") -> Any:
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
-        raise ConfigError(f"{kind} {target!r} names nothing: give path/to/file.py:name or package.module:name")
+        raise ConfigError(
+            f"{kind} {target!r} names nothing: give path/to/file.py:name or package.module:name"
+        )
     file = Path(place) if place.endswith(".py") else None
     if file is not None and not file.is_file():
         raise ConfigError(f"{kind}: there is no file {place}: give the path of the file that has {name}")
-    with importing_from(Path() if file is None else file.parent):
+    with importing_from_file_of(target):
         try:
             module = importlib.import_module(place) if file is None else _module(file)
         except ModuleNotFoundError as error:
@@ -139,8 +144,11 @@ def closest(word: str, known: list[str]) -> str | None:
 
 
 @contextlib.contextmanager
-def importing_from(folder: Path) -> Iterator[None]:
-    """Within the `with` block modules can be imported from a folder; no bytecode is written."""
+def importing_from_file_of(target: str) -> Iterator[None]:
+    """Within the `with` block modules can be imported from the folder of a target's file (for a module, from
+    the one one stands in); no bytecode is written."""
+    place = target.rpartition(":")[0]
+    folder = Path(place).parent if place.endswith(".py") else Path()
     path, bytecode = list(sys.path), sys.dont_write_bytecode
     sys.path.insert(0, str(folder.absolute()))
     sys.dont_write_bytecode = True

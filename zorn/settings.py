@@ -1,14 +1,17 @@
-"""The settings of a component are the arguments of its constructor: names, types, defaults and help stand there
-and nowhere else. The command line makes flags of them, a run's configuration holds their values.
+"""The settings of a component are the arguments of its constructor: names, types, defaults and help stand
+there and nowhere else. The command line makes flags of them, a run's configuration holds their values.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import operator
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +31,8 @@ PUBLIC_KINDS = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_
 
 @final
 class Choice:
-    """A component by its name, with the settings that are given for it. Immutable; settings read as attributes.
+    """A component by its name, with the settings that are given for it. Immutable; settings read as
+    attributes.
 
     Args:
         name: of the component in its registry, or `path/to/file.py:Name` or `package.module:Name`.
@@ -132,11 +136,17 @@ def settings_of(component: Callable[..., Any]) -> dict[str, Setting]:
         >>> settings_of(adam)["learning_rate"].help, settings_of(adam)["learning_rate"].default
         ('step size, above 0.', 0.01)
     """
+    return {name: setting for name, setting in fields_of(component).items() if name not in FROM_THE_RUN}
+
+
+def fields_of(component: Callable[..., Any]) -> dict[str, Setting]:
+    """The same with the arguments that a run gives; the fields of a dataclass are described by the strings
+    under them."""
     helps = _help_of(component)
     found: dict[str, Setting] = {}
     for name, (annotation, default) in _arguments(component):
         readable = _readable(annotation)
-        if readable is not None and name not in FROM_THE_RUN and name not in found:
+        if readable is not None:
             default = dataclasses.MISSING if default is inspect.Parameter.empty else default
             found[name] = Setting(name, readable, default, helps.get(name, ""))
     return found
@@ -157,19 +167,6 @@ def signature_of(component: type) -> inspect.Signature:
     return inspect.Signature([*parameters.values()][::-1])
 
 
-def settings_class(name: str, settings: Mapping[str, Setting]) -> type:
-    """A frozen dataclass with a field for each setting; its help is in the field's metadata."""
-    fields = []
-    for setting in settings.values():
-        field = dataclasses.field(
-            default=setting.default,  # pyright: ignore[reportArgumentType]
-            kw_only=True,
-            metadata={"help": setting.help},
-        )
-        fields.append((setting.name, setting.type, field))
-    return dataclasses.make_dataclass(name, fields, frozen=True)
-
-
 def completed(choice: Choice, settings: Mapping[str, Setting], kind: str) -> Choice:
     """The choice with every setting: those that are given, checked, and the defaults of the others.
 
@@ -184,7 +181,9 @@ def completed(choice: Choice, settings: Mapping[str, Setting], kind: str) -> Cho
         check_setting(name, value, settings, f"{kind} {choice.name}")
     missing = [name for name, setting in settings.items() if setting.required and name not in choice.given]
     if missing:
-        raise ConfigError(f"{kind} {choice.name} needs {', '.join(missing)}: for example {flag(missing[0])} 8")
+        raise ConfigError(
+            f"{kind} {choice.name} needs {', '.join(missing)}: for example {flag(missing[0])} 8"
+        )
     defaults = {name: setting.default for name, setting in settings.items()}
     return Choice(choice.name, **{**defaults, **choice.given})
 
@@ -195,9 +194,7 @@ def check_setting(name: str, value: Any, settings: Mapping[str, Setting], of: st
         known = ", ".join(settings) or "none"
         raise ConfigError(f"{name}: {of} has no such setting, it has {known}: leave it out")
     if not fits(value, settings[name].type):
-        raise ConfigError(
-            f"{name} must be {described(settings[name].type)} with {of}, got {value!r}"
-        )
+        raise ConfigError(f"{name} must be {described(settings[name].type)} with {of}, got {value!r}")
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -263,6 +260,24 @@ def _help_of(component: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in owners:
         found |= _arguments_in(owner.__doc__ or "")
+        if "__dataclass_fields__" in vars(owner):
+            found |= _strings_under_fields(owner)
+    return found
+
+
+def _strings_under_fields(kind: type) -> dict[str, str]:
+    """The string that follows each field in the source of a dataclass; none where there is no source."""
+    try:
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError):
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, after in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
+            text = getattr(after.value, "value", None)
+            if isinstance(text, str) and isinstance(field.target, ast.Name):
+                found[field.target.id] = " ".join(text.split())
     return found
 
 

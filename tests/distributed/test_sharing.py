@@ -179,7 +179,7 @@ def test_what_the_user_froze_stays_frozen_in_a_shared_fold():
     [
         (lambda: PES(population=8, epsilon=0.1), "population of CDRGE", "8"),
         (lambda: NRES(population=8, epsilon=0.1), "estimator", "NRES"),
-        (lambda: ActivityCredit(epsilon=0.1, discount=0.9), "discounts of ActivityCredit", "{: 0.9}"),
+        (lambda: ActivityCredit(epsilon=0.1, discount=0.9), "discount of ActivityCredit", "0.9"),
         (lambda: Bridge(truncation=3, epsilon=0.1), "epsilon of Bridge", "0.1"),
         (lambda: weight_space("cd-rge", "dense"), "shaping of CDRGE", "none"),
     ],

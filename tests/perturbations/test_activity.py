@@ -148,8 +148,7 @@ def test_a_layer_with_the_default_works_under_noise_and_replay():
     with torch.inference_mode(), bound.perturbed(DRAW, range(2), (1, -1), steps=8):
         model(x.repeat(2, 1, 1))
     credit = torch.randn(2, 1, 8, dtype=torch.float64)
-    credits = {site.name: credit for site in bound.sites}
-    with torch.inference_mode(), bound.replay(DRAW, range(2), credits, 8, None):
+    with torch.inference_mode(), bound.replay(DRAW, range(2), credit, 8, None):
         model(x)
     stream = stream_of([n for n, _ in model.named_modules()].index("convolution"), ACTIVITY_FACTOR)
     xi = noise("rademacher", DRAW, range(2), stream, 48, dtype=torch.float64, device=torch.device("cpu"))

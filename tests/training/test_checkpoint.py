@@ -332,7 +332,7 @@ def test_the_format_is_frozen(tmp_path):
         "sha256",
     ]
     assert list(manifest["progress"]) == [
-        *("step", "seconds", "forward_passes", "dropped", "seed", "estimator", "settings", "watch", "text"),
+        *("step", "seconds", "forward_passes", "dropped", "seed", "estimator", "settings", "text"),
     ]
     assert manifest["format"] == 3
     assert manifest["progress"]["estimator"] == {}

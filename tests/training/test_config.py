@@ -223,13 +223,6 @@ BAD = [
         {"tie_epsilon": True, "schedule": "cosine", "schedule_floor": 0.0},
         "must stay above 0",
     ),
-    (
-        OptimizerConfig,
-        {"tie_epsilon": True, "on_plateau": "research"},
-        "on_plateau must be none with --tie-epsilon: epsilon would not follow the rate that is found",
-    ),
-    (OptimizerConfig, {"on_plateau": "stop"}, "on_plateau must be one of none, research"),
-    (OptimizerConfig, {"plateau_window": 1}, "plateau_window must be at least 2 steps"),
     (BudgetConfig, {}, "exactly one of them, got steps None and seconds None"),
     (BudgetConfig, {"steps": 3, "seconds": 3.0}, "exactly one of them, got steps 3 and seconds 3.0"),
     (BudgetConfig, {"steps": 0}, "steps must be at least 1"),

@@ -317,19 +317,6 @@ def test_a_run_that_went_on_meanwhile_is_noticed(tmp_path):
         late.run()
 
 
-def test_a_run_that_searches_its_rate_goes_on_from_the_checkpoint(tmp_path):
-    research = {"on_plateau": "research", "plateau_window": 2, "learning_rate": 1e-5}
-    train(settings(tmp_path / "whole", steps=2, optimizer=research))
-    expected, logged = newest(tmp_path / "whole"), lines(tmp_path / "whole")
-    crash(tmp_path / "whole")
-    again = resume(tmp_path / "whole")
-    assert again.step == 0
-    again.run()
-    assert newest(tmp_path / "whole") == expected
-    assert lines(tmp_path / "whole") == logged
-    assert [entry.step for entry in read_journal(tmp_path / "whole" / "journal.bin")] == [1, 2]
-
-
 def test_steps_are_replayed_in_range_and_into_a_folder_of_their_own(tmp_path):
     train(settings(tmp_path / "run", steps=2))
     with pytest.raises(JournalError, match=r"step must be at most 2, the last in the journal of .*, got 3"):

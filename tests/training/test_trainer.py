@@ -22,11 +22,9 @@ from zorn.training import (
     Trainer,
     checkpoints,
     latest_checkpoint,
-    rate_watch,
 )
 from zorn.training.load import load_run
 from zorn.training.loggers import read_metrics
-from zorn.training.rate_search import RateSearch
 
 TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 60
 
@@ -239,117 +237,6 @@ def test_a_growing_population_goes_on_bit_for_bit(tmp_path):
         stopped.run()
     Trainer.resume(out, console=Console(file=io.StringIO())).run()
     assert_same_run(whole, out)
-
-
-RESEARCH = {"on_plateau": "research", "plateau_window": 2}
-
-
-@pytest.fixture
-def short_probes(monkeypatch):
-    monkeypatch.setattr(rate_watch, "PROBE_STEPS", 2)
-
-
-@pytest.mark.usefixtures("short_probes")
-def test_on_a_plateau_the_learning_rate_is_searched_again(tmp_path):
-    optimizer = {"learning_rate": 1e-5, "warmup_steps": 3, **RESEARCH}
-    run = trainer(settings(tmp_path, steps=8, estimator={"estimator": "bptt"}, optimizer=optimizer))
-    used, step = [], run.optimizer.step
-
-    def spy():
-        used.append(run.optimizer.param_groups[0]["lr"])
-        step()
-
-    update = run._update
-
-    def update_seen(*arguments):
-        run.optimizer.step = spy  # for the run's own steps, not for those of probes
-        estimate = update(*arguments)
-        run.optimizer.step = step
-        return estimate
-
-    run._update = update_seen
-    run.run()
-    records = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] != "evaluation"]
-    searches = [index for index, line in enumerate(records) if line["kind"] == "rate"]
-    assert searches
-    lines = run.console.file.getvalue().splitlines()
-    assert sum("the loss no longer falls" in line for line in lines) == len(searches)
-    factor, expected = 1.0, []
-    for before, line in zip([None, *records], records, strict=False):
-        if line["kind"] == "rate":
-            assert (before["kind"], before["step"]) == ("train", line["step"])
-            passes = line["probe_steps"] * 3 * run.config.task.batch  # of bptt, a backward pass is two
-            assert line["forward_passes"] == before["forward_passes"] + passes
-            assert line["probe_steps"] == 2 * line["tried"]
-            assert line["seconds"] >= before["seconds"]
-            assert line["factor_before"] == factor
-            factor = line["factor"]
-        else:
-            expected.append(1e-5 * min(1, line["step"] / 3) * factor)
-    assert records[searches[0]]["factor"] > 1, "up from a rate that is far too small"
-    assert used == pytest.approx(expected)
-    assert [line["learning_rate"] for line in records if line["kind"] == "train"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("way", ["cd-rge, adam", "cd-rge dense, fused", "activity, adam"])
-@pytest.mark.usefixtures("short_probes")
-def test_a_run_that_searches_goes_on_bit_for_bit(tmp_path, way):
-    estimator, optimizer, dtype = WAYS[way]
-    optimizer = optimizer | {"learning_rate": 1e-4} | RESEARCH
-    options = {"estimator": estimator, "optimizer": optimizer, "dtype": dtype, "evaluations": 1}
-    options["checkpoint_seconds"] = 1000.0
-    trainer(settings(tmp_path / "whole", steps=8, **options)).run()
-
-    def trained(name):
-        return [line for line in without_clock(tmp_path / name) if line["kind"] != "evaluation"]
-
-    first = next(line for line in trained("whole") if line["kind"] == "rate")
-    assert first["factor"] != 1
-    trainer(settings(tmp_path / "parts", steps=first["step"] - 1, **options)).run()
-    for stop in (first["step"], first["step"] + 1, 8):  # so it stops before the search, at it and after it
-        Trainer.resume(tmp_path / "parts", steps=stop, console=Console(file=io.StringIO())).run()
-    assert tensors(tmp_path / "parts") == tensors(tmp_path / "whole")
-    assert trained("parts") == trained("whole")
-
-
-SEARCHED = {
-    "cd-rge, fused": ({"population": 8}, {"optimizer": "fused-sgd"}, "bfloat16", None),
-    "shaped, sgd": (
-        {"population": 8, "shaping": "zscore"},
-        {"optimizer": "sgd", "momentum": 0.9},
-        "float32",
-        None,
-    ),
-    "bridge in two parts, stream": ({"estimator": "bridge", "truncation": 2}, {}, "float32", 3),
-    "activity, stream": ({"estimator": "activity"}, {}, "float32", 3),
-    "pes, stream": ({"estimator": "pes", "population": 8}, {}, "float32", 3),
-}
-
-
-@pytest.mark.parametrize("way", SEARCHED)
-@pytest.mark.usefixtures("short_probes")
-def test_searches_without_a_find_change_no_bit(tmp_path, text_file, way, monkeypatch):
-    estimator, optimizer, dtype, stream = SEARCHED[way]
-    task = {"task": "text", "source": str(text_file), "batch": 4, "length": 8, "stream": stream}
-    options = {"steps": 4, "task": task, "estimator": estimator, "dtype": dtype, "evaluations": 1}
-    searched = []
-
-    def search(score, start, *, most):
-        searched.append(score(3 * start))
-        return RateSearch(start, start, {start: 1.0})
-
-    monkeypatch.setattr(rate_watch, "search_rate", search)
-    monkeypatch.setattr(rate_watch.Plateau, "update", lambda *_: True)
-    trainer(settings(tmp_path / "plain", optimizer=optimizer, **options)).run()
-    assert not searched
-    trainer(settings(tmp_path / "searched", optimizer=optimizer | RESEARCH, **options)).run()
-    assert len(searched) == 4
-    assert tensors(tmp_path / "plain") == tensors(tmp_path / "searched")
-    losses = [
-        [line["loss"] for line in without_clock(tmp_path / name) if line["kind"] == "train"]
-        for name in ("plain", "searched")
-    ]
-    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("task", ["reverse", "sort", "repeat-copy", "add"])

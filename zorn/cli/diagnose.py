@@ -10,28 +10,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from zorn.cli.flags import PresetName, given_flags, read
 from zorn.cli.own_model import own_model
-from zorn.cli.parsing import UsageError, leading_flags, parse
-from zorn.cli.train import for_estimator, for_flags
+from zorn.cli.parsing import UsageError
+from zorn.config import BudgetConfig, Config, RunConfig, resolve
 from zorn.diagnostics import diagnose
 from zorn.errors import ConfigError
 from zorn.models import Batch
-from zorn.tasks import Task
+from zorn.tasks import Task, has_derivative
 from zorn.training.build import build_estimator, build_model, build_task, set_threads
 from zorn.training.checkpoint import latest_checkpoint, read_progress
-from zorn.training.checks import flag
-from zorn.training.config import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    RunConfig,
-    TaskConfig,
-)
-from zorn.training.defaults import resolve
-from zorn.training.groups import EstimatorName
 from zorn.training.load import load_run
-from zorn.training.presets import PRESETS, PresetName
 from zorn.training.run_folder import RunFolder
 
 FILES = ("diagnosis.json", "diagnosis.png")
@@ -41,7 +30,11 @@ PIPED_WIDTH = 160
 """Columns of the tables where no terminal sets them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+PARTS = ("task", "model", "estimator")
+"""The settings that the command has flags for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnose:
     """Measure how good the estimates of the gradient are: signal, members, epsilon, step size.
 
@@ -71,35 +64,14 @@ class Diagnose:
     """Where to compute, in torch's words: cpu, cuda, cuda:1; with --run the run's is used."""
     threads: int | None = None
     """CPU threads, at least 1. None: torch's choice, or the run's."""
-    task: TaskConfig
-    model: ModelConfig
-    estimator: EstimatorConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _First:
-    """The flags that decide what the others' defaults are."""
-
-    run: Path | None = None
-    preset: PresetName = "quickstart"
-    estimator: EstimatorName | None = None
 
 
 def command(words: Sequence[str]) -> int:
     """Diagnose from command-line words; returns the exit code."""
-    first = leading_flags(_First, words)
-    start = _start(first, words)
-    default = Diagnose(
-        run=first.run,
-        preset=first.preset,
-        task=start.task,
-        model=start.model,
-        estimator=start.estimator,
-    )
-    asked = parse(Diagnose, words, prog="zorn diagnose", default=default)
-    _refuse_what_does_not_fit(asked, default)
+    asked, config = read(Diagnose, words, prog="zorn diagnose", parts=PARTS)
+    _refuse_what_does_not_fit(asked, words)
     _refuse_to_replace(asked)
-    config, reasons = resolve(_config(asked, start))
+    config, reasons = resolve(_with_run(asked, config))
     task, model, step = _subject(asked, config)
     set_threads(config.run.threads)
     if asked.out is not None:
@@ -113,15 +85,19 @@ def command(words: Sequence[str]) -> int:
             model,
             batch,
             task.objective,
-            build_estimator(config.estimator, config.run.seed),
+            build_estimator(
+                dataclasses.replace(config, task=config.task.but(stream=None))
+                if config.task.get("stream")
+                else config
+            ),
             probe=probe,
             estimates=asked.estimates,
-            exact=asked.exact and config.task.objective == "cross-entropy",
-            exact_micro_batch=config.estimator.micro_batch,
-            time_chunk=config.estimator.time_chunk,
+            exact=asked.exact and has_derivative(config.objective),
+            exact_micro_batch=config.estimator.get("micro_batch", 512),
+            time_chunk=config.estimator.get("time_chunk"),
         )
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    settings = tuple(field.name.replace("_", " ") for field in dataclasses.fields(EstimatorConfig))
+    settings = ("estimator", *(name.replace("_", " ") for name in config.estimator.given))
     for reason in (reason for reason in reasons if reason.startswith(settings)):
         console.print(reason, highlight=False, markup=False)
     console.print(found.table(), highlight=False, markup=False)
@@ -131,13 +107,6 @@ def command(words: Sequence[str]) -> int:
         found.draw(picture)
         console.print(f"{asked.out}: {', '.join(FILES)}", highlight=False, markup=False)
     return 0
-
-
-def _start(first: _First, words: Sequence[str]) -> Config:
-    """What the flags change: the settings of the preset or the run, without what another estimator than
-    theirs does not use."""
-    start = PRESETS[first.preset] if first.run is None else RunFolder(first.run).read_config()
-    return for_estimator(for_flags(start, words), first.estimator)
 
 
 def _refuse_to_replace(asked: Diagnose) -> None:
@@ -151,36 +120,27 @@ def _refuse_to_replace(asked: Diagnose) -> None:
         )
 
 
-def _refuse_what_does_not_fit(asked: Diagnose, default: Diagnose) -> None:
-    """Flags of what --run or --own brings along."""
-    groups = []
+def _refuse_what_does_not_fit(asked: Diagnose, words: Sequence[str]) -> None:
+    """Raise UsageError for flags of something that --run or --own brings along."""
+    if asked.own and asked.run is not None:
+        raise UsageError("--run and --own both bring a model: leave one of them out")
+    given: list[str] = []
     if asked.own:
-        groups.append((asked.model, default.model))
+        given = given_flags(words, ["model"])
     if asked.run is not None:
-        if asked.own:
-            raise UsageError("--run and --own both bring a model: leave one of them out")
-        groups += [(asked.task, default.task), (asked.model, default.model)]
-    given = [
-        flag(field.name)
-        for group, before in groups
-        for field in dataclasses.fields(group)
-        if getattr(group, field.name) != getattr(before, field.name)
-    ]
-    if asked.run is not None:
+        given = given_flags(words, ["task", "model"])
         given += ["--preset"] * (asked.preset != "quickstart") + ["--device"] * (asked.device != "cpu")
     if given:
         brought = "--run brings the run's own" if asked.run is not None else "--own brings a model of its own"
         raise UsageError(f"{brought}: leave out {', '.join(given)}")
 
 
-def _config(asked: Diagnose, start: Config) -> Config:
-    """All settings, checked together."""
+def _with_run(asked: Diagnose, config: Config) -> Config:
+    """All settings, with the flags that are the command's own."""
     run = RunConfig(seed=asked.seed, device=asked.device, threads=asked.threads)
     if asked.run is not None:
-        run = dataclasses.replace(start.run, seed=asked.seed, threads=asked.threads or start.run.threads)
-    return Config(
-        task=asked.task, model=asked.model, estimator=asked.estimator, budget=BudgetConfig(steps=1), run=run
-    )
+        run = dataclasses.replace(config.run, seed=asked.seed, threads=asked.threads or config.run.threads)
+    return dataclasses.replace(config, budget=BudgetConfig(steps=1), run=run)
 
 
 def _subject(asked: Diagnose, config: Config) -> tuple[Task, nn.Module, int]:

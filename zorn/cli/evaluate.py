@@ -13,13 +13,15 @@ from rich.table import Table
 from torch import nn
 
 from zorn.checks import check_number, check_whole_number
-from zorn.cli.parsing import UsageError, closest, parse
+from zorn.cli.parsing import UsageError, parse
+from zorn.config import Config
 from zorn.estimators import smoothed_loss
 from zorn.models import Batch, row_losses, streamed
+from zorn.perturbations import RankOne
+from zorn.registry import closest
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
-from zorn.training.build import build_perturbation
-from zorn.training.config import Config
+from zorn.training.build import build_estimator
 from zorn.training.load import load_run
 from zorn.training.run_folder import RunFolder
 
@@ -60,16 +62,16 @@ def command(words: Sequence[str]) -> int:
         check_whole_number("members", asked.members, minimum=2)
     task, model = load_run(asked.run)
     if asked.split not in task.splits:
-        hint = closest(asked.split, task.splits)
+        hint = closest(asked.split, list(task.splits))
         raise UsageError(
             f"--split must be one of {', '.join(task.splits)}, got {asked.split!r}"
             + (f": did you mean {hint}?" if hint else "")
         )
     config = RunFolder(asked.run).read_config()
     rows = {}
-    if config.task.objective != "cross-entropy":
-        value = objective_value(model, task, asked.split, window=config.task.length)
-        rows[config.task.objective] = f"{value:.4f}"
+    if config.objective != "cross-entropy":
+        value = objective_value(model, task, asked.split, window=config.task.get("length", 0))
+        rows[config.objective] = f"{value:.4f}"
     if asked.smoothed_epsilon is not None:
         rows |= _smoothed(asked, config, task, model)
     table = Table(title=escape(str(asked.run)), title_justify="left", show_header=False)
@@ -99,12 +101,12 @@ def _smoothed(asked: Evaluate, config: Config, task: Task, model: nn.Module) -> 
         task.objective,
         epsilon=asked.smoothed_epsilon,
         members=asked.members,
-        perturbation=build_perturbation(config.estimator),
+        perturbation=build_estimator(config).settings().get("perturbation", RankOne()),
         time_chunk=SMOOTHED_TIME_CHUNK,
     )
     shown = f"{len(batch.inputs)} of {len(data.inputs)} sequences"
     return {
-        f"{config.task.objective} of {shown}": f"{float(plain):.4f}",
+        f"{config.objective} of {shown}": f"{float(plain):.4f}",
         f"smoothed, epsilon {asked.smoothed_epsilon:g}": f"{found.loss:.4f} ± {found.standard_error:.4f}",
         "members": str(found.members),
     }

@@ -6,7 +6,6 @@ reason is worked out again from the words and the fields, so that a mistake is o
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import itertools
 import types
@@ -18,7 +17,8 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from zorn.errors import ZornError
-from zorn.training.checks import flag
+from zorn.registry import closest
+from zorn.settings import flag
 
 Command = TypeVar("Command")
 
@@ -64,15 +64,6 @@ def leading_flags(kind: type[Command], words: Sequence[str]) -> Command:
             return tyro.cli(kind, args=list(words), add_help=False, return_unknown_args=True)[0]
     except SystemExit:
         return kind()
-
-
-def closest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that is most like this one; None when none is.
-
-    >>> closest("--hiden-size", ["--hidden-size", "--heads"])
-    '--hidden-size'
-    """
-    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
 
 
 def _flags(kind: type) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from zorn import planning
 from zorn.cli.train import GROUPS, asked_settings
-from zorn.training.checks import flag
+from zorn.settings import flag
 from zorn.training.config import (
     BudgetConfig,
     Config,

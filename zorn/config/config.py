@@ -31,7 +31,8 @@ class Config:
 
     Args:
         task: one of `zorn.tasks.TASKS`, and its settings.
-        objective: the function that is minimised: one of `zorn.tasks.OBJECTIVES`, or path/to/file.py:function.
+        objective: the function that is minimised: one of `zorn.tasks.OBJECTIVES`, or
+        path/to/file.py:function.
         model: a cell of `zorn.models.CELLS`, and the settings of the language model and the cell.
         estimator: one of `zorn.estimators.ESTIMATORS`, or "auto".
         optimizer: one of `zorn.optimizers.OPTIMIZERS`, or "auto".
@@ -44,11 +45,11 @@ class Config:
     (8, 'text', 'auto')
     """
 
-    task: Choice = Choice("text")
+    task: Choice = field(default=Choice("text"))
     objective: str = "cross-entropy"
-    model: Choice = Choice("lstm")
-    estimator: Choice = Choice(AUTO)
-    optimizer: Choice = Choice(AUTO)
+    model: Choice = field(default=Choice("lstm"))
+    estimator: Choice = field(default=Choice(AUTO))
+    optimizer: Choice = field(default=Choice(AUTO))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig
     run: RunConfig = field(default_factory=RunConfig)
@@ -82,12 +83,15 @@ def component_settings(kind: str, name: str) -> Mapping[str, Setting]:
 
 
 def model_settings(cell: str) -> Mapping[str, Setting]:
-    """The settings of a language model of a cell: its own, `parameters` in place of a size, and the cell's."""
+    """The settings of a language model of a cell: its own, `parameters` in place of a size, and the
+    cell's."""
     own = dict(settings_of(LanguageModel))
     for name in ("vocabulary", "cell"):
         own.pop(name, None)
     hidden = own["hidden_size"]
     own["hidden_size"] = Setting("hidden_size", int, 64, hidden.help)
-    help_ = "aim at this many trained parameters, at least 1: chooses the hidden size in place of hidden_size."
+    help_ = (
+        "aim at this many trained parameters, at least 1: chooses the hidden size in place of hidden_size."
+    )
     own["parameters"] = Setting("parameters", int | None, None, help_)
     return own | dict(cell_settings(cell))

@@ -37,8 +37,8 @@ def to_plain(config: Config) -> dict[str, Any]:
 
 
 def from_json(text: str, origin: str = "config.json") -> tuple[Config, Config]:
-    """The settings that were asked for and those that were resolved, read strictly: no field is unknown, each has
-    its type, and of what was resolved none is missing.
+    """The settings that were asked for and those that were resolved, read strictly: no field is unknown, each
+    has its type, and of what was resolved none is missing.
 
     Raises:
         ConfigError: naming the fields; `origin` names the file in the message.

@@ -31,8 +31,8 @@ class ScheduleConfig:
     tie_epsilon: bool = False
     """Set epsilon to the learning rate at every step, as in the paper; --epsilon is then not used."""
     final_population: int | None = None
-    """Members at the end of the budget, at least 1: grows (or shrinks) geometrically from --population, in whole
-    multiples of batch / group size. None: constant."""
+    """Members at the end of the budget, at least 1: grows (or shrinks) geometrically from --population, in
+    whole multiples of batch / group size. None: constant."""
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, ("constant", "cosine"))
@@ -46,7 +46,7 @@ class ScheduleConfig:
             check_whole_number("final_population", self.final_population, minimum=1)
         if self.tie_epsilon and self.epsilon_schedule != "constant":
             raise ConfigError(
-                "epsilon_schedule must be constant with --tie-epsilon, which sets epsilon to the learning rate, "
+                "epsilon_schedule must be constant with --tie-epsilon, which sets it to the learning rate, "
                 f"got {self.epsilon_schedule}: leave one of them out"
             )
         falls = self.epsilon_schedule == "cosine" or (self.tie_epsilon and self.schedule == "cosine")
@@ -112,11 +112,11 @@ class RunConfig:
     keep: int = 2
     """Checkpoints to keep, at least 1: the newest."""
     journal: bool = True
-    """Write the few numbers of every step, where the estimator has such, from which the run resumes where it was
-    killed (with pes and nres: where the segment began) and zorn replay makes any step again."""
+    """Write the few numbers of every step, where the estimator has such, from which the run resumes where it
+    was killed (with pes and nres: where the segment began) and zorn replay makes any step again."""
     journal_sync: float | None = 1.0
-    """Seconds until a step in the journal is forced to the disk, at least 0: the most that a machine which dies
-    can lose (a process that dies loses nothing). 0: at once. None: as the system likes."""
+    """Seconds until a step in the journal is forced to the disk, at least 0: the most that a machine which
+    dies can lose (a process that dies loses nothing). 0: at once. None: as the system likes."""
     partial_steps: bool = False
     """Continue without the members of a process that fails in its evaluation, where members are dealt."""
     check_replicas: int = 100
@@ -127,7 +127,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if not isinstance(self.device, str) or not self.device:
-            raise ConfigError(f"device must be a device's name, got {self.device!r}: for example --device cpu")
+            raise ConfigError(
+                f"device must be a device's name, got {self.device!r}: for example --device cpu"
+            )
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         if self.threads is not None:
             check_whole_number("threads", self.threads, minimum=1)

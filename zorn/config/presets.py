@@ -26,7 +26,10 @@ COPY = Config(
 
 
 def _copy_baseline(
-    name: str, estimator: Choice, optimizer: Choice, schedule: ScheduleConfig = ScheduleConfig()  # noqa: B008
+    name: str,
+    estimator: Choice,
+    optimizer: Choice,
+    schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
 ) -> Config:
     """Task and model of `copy`, trained by backpropagation.
 

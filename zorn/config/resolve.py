@@ -1,4 +1,5 @@
-"""From the settings that are asked for to all settings: everything that is left open is chosen, with its reason.
+"""From the settings that are asked for to all settings: everything that is left open is chosen, with its
+reason.
 
 Numbers that suit an estimator stand in its class, with the measurement that they come from.
 """
@@ -90,7 +91,8 @@ def _automatic(config: Config, facts: Facts) -> tuple[str, str]:
         for each in sorted(given)
     )
     raise ConfigError(
-        f"estimator must be named, got auto, and none of {', '.join(AUTOMATIC)} has all that is given ({owners})"
+        f"estimator must be named, got auto, and none of {', '.join(AUTOMATIC)} has all that is given "
+        f"({owners})"
     )
 
 
@@ -140,9 +142,13 @@ def _check(config: Config, facts: Facts) -> None:
     }
     for need, fulfilled in conditions.items():
         if need in kind.needs and not fulfilled:
-            got = f"no stream: for example {flag('stream')} 32" if need is Need.STREAM else (
-                f"the objective {config.objective}: take cross-entropy, or an estimator without a derivative such "
-                "as activity"
+            got = (
+                f"no stream: for example {flag('stream')} 32"
+                if need is Need.STREAM
+                else (
+                    f"the objective {config.objective}: take cross-entropy, or an estimator without "
+                    "a derivative such as activity"
+                )
             )
             raise ConfigError(f"estimator {name} needs {need.value}, got {got}")
     if stream is not None and not kind.carries():
@@ -169,8 +175,8 @@ def _check_schedule(config: Config, kind: type[Estimator]) -> None:
         multiple = kind(**config.estimator.given).population_multiple(config.task.batch)
         if final % multiple:
             raise ConfigError(
-                f"final_population must be a multiple of {multiple} (batch / group size), so that all sequences "
-                f"are used equally often, got {final}: for example {flag('final_population')} {4 * multiple}"
+                f"final_population must be a multiple of {multiple} (batch / group size), so that all "
+                f"sequences are used equally often, got {final}: for example {flag('final_population')} {4 * multiple}"
             )
 
 
@@ -184,12 +190,17 @@ def _check_optimizer(config: Config, kind: type[Estimator]) -> None:
         )
     if in_place and config.schedule.clip_norm is not None:
         raise ConfigError(
-            f"clip_norm must be None with {name}, which holds no gradient to clip, got {config.schedule.clip_norm}"
+            f"clip_norm must be None with {name}, which holds no gradient to clip, got "
+            f"{config.schedule.clip_norm}"
         )
     if in_place and kind(**config.estimator.given).two_part:
         raise ConfigError(
-            f"separate must be False with {name}, which keeps no gradient and so no two parts of one, got True: "
-            "add --no-separate"
+            f"separate must be False with {name}, which keeps no gradient and so no two parts of one, "
+            "got True: add --no-separate"
         )
-    if config.task.get("overfit") and takes(TASKS[config.task.name], "stream") and config.task.stream is not None:
+    if (
+        config.task.get("overfit")
+        and takes(TASKS[config.task.name], "stream")
+        and config.task.stream is not None
+    ):
         raise ConfigError("stream must be None with --overfit, got both: leave one of them out")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import zorn
 from zorn.models import Batch
 
-PRIVATE = ("_epsilon", "_population", "_discounts")
+PRIVATE = ("_epsilon", "_population")
 """Settings that an estimator keeps behind a property, or for itself."""
 
 

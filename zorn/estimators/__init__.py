@@ -42,7 +42,8 @@ ESTIMATORS: Registry[type[Estimator]] = Registry(
 """The estimators by the names that settings use."""
 
 AUTOMATIC = ("activity", "cd-rge", "spsa-1.5", "nres")
-"""The estimators that "auto" chooses from: the first that has every setting that is given. Forward passes only."""
+"""The estimators that "auto" chooses from: the first that has every setting that is given. Forward passes
+only."""
 
 __all__ = [
     "AUTOMATIC",

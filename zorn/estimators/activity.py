@@ -17,7 +17,7 @@ Fernández et al. 2024, arXiv 2405.08967.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +57,8 @@ class ActivityCredit(Estimator):
         relative: scale each site's noise by the root mean square of its output one step before.
         draws: D, independent noises of each sequence and step, at least 1. More sequences are better than
             more draws, where there are more.
-        discount: γ, 0 to 1, of the losses after the noise; or one for each site, by (the beginning of) its
-            name, such as {"": 0.9, "embedding": 1.0}: the longest beginning holds. Only 1 where the objective
-            is one score a sequence, or the model is not causal.
+        discount: γ, 0 to 1, of the losses after the noise. Only 1 where the objective is one score a
+            sequence, or the model is not causal.
         exact_output: take the gradient of the output layer, an `nn.Linear` which then has no noise, from the
             objective's `output_gradient`; None: where the objective has one and the model returns what such a
             layer puts out.
@@ -96,7 +95,7 @@ class ActivityCredit(Estimator):
 
     scheduled = ("epsilon",)
     sizes = ("draws",)
-    searched = {"discount": (0.5, 0.8, 0.95, 1.0)}
+    searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {"discount": (0.5, 0.8, 0.95, 1.0)}
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class ActivityCredit(Estimator):
         epsilon: float = 0.05,
         relative: bool = True,
         draws: int = 4,
-        discount: float | Mapping[str, float] = 1.0,
+        discount: float = 1.0,
         exact_output: bool | None = None,
         noise: NoiseKind = "rademacher",
         causal: bool = True,
@@ -124,10 +123,8 @@ class ActivityCredit(Estimator):
             check_whole_number("time_chunk", time_chunk, minimum=1)
         check_seed(seed)
         check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
-        self._discounts = dict(discount) if isinstance(discount, Mapping) else {"": discount}
-        for site, share in self._discounts.items():
-            check_number(f"discount[{site!r}]" if site else "discount", share, maximum=1.0)
-        if not causal and set(self._discounts.values()) != {1.0}:
+        check_number("discount", discount, maximum=1.0)
+        if not causal and discount != 1:
             raise ConfigError(
                 f"discount: got {discount} with causal=False, expected 1.0: in a model whose outputs depend "
                 "on later inputs there is no 'after' to discount"
@@ -135,9 +132,9 @@ class ActivityCredit(Estimator):
         self.structure = Activity(relative=relative, noise=noise)
         self.relative = relative
         self.noise = noise
-        self.discount = discount
         self.epsilon = epsilon
         self.draws = draws
+        self.discount = discount
         self.exact_output = exact_output
         self.causal = causal
         self.carry = carry
@@ -171,13 +168,18 @@ class ActivityCredit(Estimator):
     @classmethod
     def unfit(cls, facts: Facts) -> str | None:
         """The simplified memory of a DNC, whose norms see slots where time is expected."""
-        return "activity noise does not fit the simplified memory" if facts.model.get("simple_memory") else None
+        return (
+            "activity noise does not fit the simplified memory" if facts.model.get("simple_memory") else None
+        )
 
     def check(self, facts: Facts) -> None:
         """Raise ConfigError for credit by token where the objective is one number a sequence."""
         if facts.tokens:
             return
-        for name, value, needed in (("discount", self.discount, 1.0), ("exact_output", self.exact_output, False)):
+        for name, value, needed in (
+            ("discount", self.discount, 1.0),
+            ("exact_output", self.exact_output, False),
+        ):
             if value not in (needed, None):
                 raise ConfigError(
                     f"{name} must be {needed} with the objective {facts.objective}, which is one number a "
@@ -223,7 +225,6 @@ class ActivityCredit(Estimator):
         check_objective(objective)
         check_update(update)
         bound = self.structure.bind(model)
-        self._check_discounts(bound)
         if update is not None:
             update.check(bound.targets)
         sweep = self._sweep(model, batch, objective)
@@ -290,9 +291,9 @@ class ActivityCredit(Estimator):
         """What the step's sweeps share; raises for what does not fit together."""
         check_sequences(model, batch, objective, self.time_chunk)
         tokens = isinstance(objective, TokenObjective)
-        if not tokens and set(self._discounts.values()) != {1.0}:
+        if not tokens and self.discount != 1:
             raise ConfigError(
-                f"discount: got {self._discounts}, expected 1.0 for an objective with one score a sequence: "
+                f"discount: got {self.discount}, expected 1.0 for an objective with one score a sequence: "
                 "nothing tells which step earned it"
             )
         if self.exact_output and not has_output_gradient(objective):
@@ -354,17 +355,8 @@ class ActivityCredit(Estimator):
     def _part(self, bound: BoundActivity, sweep: Sweep, rows: slice, output: str | None) -> Part:
         """Both sweeps over some of the sequences; gradients are added up in `bound`."""
         noisy = sweep.under_noise(bound, rows, output)
-        credits: dict[float, Tensor] = {}
-        by_site: dict[str, Tensor] = {}
-        for site in bound.sites:
-            fitting = [start for start in self._discounts if site.name.startswith(start)]
-            discount = self._discounts[max(fitting, key=len)] if fitting else 1.0
-            if discount not in credits:
-                credits[discount] = sweep.share * reward_to_go(
-                    noisy.changes, discount, causal=self.causal
-                ).expand(-1, -1, sweep.steps)
-            by_site[site.name] = credits[discount]
-        loss, state = sweep.replayed(bound, rows, by_site, output)
+        credit = sweep.share * reward_to_go(noisy.changes, self.discount, causal=self.causal)
+        loss, state = sweep.replayed(bound, rows, credit.expand(-1, -1, sweep.steps), output)
         coefficients = noisy.changes.sum(2).flatten().double().cpu() / sweep.normaliser / sweep.draw.epsilon
         return Part(
             loss=noisy.loss if noisy.loss is not None else loss,
@@ -372,15 +364,6 @@ class ActivityCredit(Estimator):
             state=state,
             coefficients=coefficients,
         )
-
-    def _check_discounts(self, bound: BoundActivity) -> None:
-        names = [site.name for site in bound.sites]
-        idle = [start for start in self._discounts if not any(name.startswith(start) for name in names)]
-        if idle:
-            raise ConfigError(
-                f"discount: got {idle[0]!r}, with which no site's name begins; the sites are "
-                f"{', '.join(names)}"
-            )
 
     def _check_finite(self, dropped: int, loss: float, sequences: int) -> None:
         if not (

@@ -1,7 +1,7 @@
 """The two sweeps of `ActivityCredit` over some sequences of a batch: under noise, and without."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -159,12 +159,12 @@ class Sweep:
         return Noisy(changes, int(bad.sum()), loss)
 
     def replayed(
-        self, bound: BoundActivity, rows: slice, credits: Mapping[str, Tensor], output: str | None
+        self, bound: BoundActivity, rows: slice, credit: Tensor, output: str | None
     ) -> tuple[float, State]:
         """The sweep without noise, in which `bound` adds up gradients; the sequences' part of the batch's
         loss, NaN where it is not looked at, and the state after them."""
         total, state = 0.0, None
-        with bound.replay(self.draw, self.members(rows), credits, self.steps, output):
+        with bound.replay(self.draw, self.members(rows), credit, self.steps, output):
             for chunk in self.rollout(rows, Lanes.CLEAN):
                 state = chunk.state
                 if output is None and isinstance(self.objective, TokenObjective):

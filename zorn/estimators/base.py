@@ -1,8 +1,8 @@
-"""The contract of an estimator. Trainer, command line, tuning, diagnosis, planning, journal and the sharing of work
-use what is declared here, and know no estimator by name.
+"""The contract of an estimator. Trainer, command line, tuning, diagnosis, planning, journal and the sharing
+of work use what is declared here, and know no estimator by name.
 
-A new estimator is a class in a file of its own: its constructor's arguments are its settings and its flags, the
-class attributes say what it needs and offers, and `estimate` does the work.
+A new estimator is a class in a file of its own: its constructor's arguments are its settings and its flags,
+the class attributes say what it needs and offers, and `estimate` does the work.
 """
 
 from __future__ import annotations
@@ -62,17 +62,18 @@ Chosen = Mapping[str, tuple[Any, str]]
 class Estimator(ABC):
     """An estimate of the gradient of a batch's loss.
 
-    The arguments of a subclass's constructor are its settings: all of them keywords, most with a default, each
-    described under `Args:` in the docstring, and kept in an attribute of the same name. `seed` is the seed of its
-    noise; `carry`, where it is taken, keeps the model's state from one window of a stream to the next.
+    The arguments of a subclass's constructor are its settings: all of them keywords, most with a default,
+    each described under `Args:` in the docstring, and kept in an attribute of the same name. `seed` is the
+    seed of its noise; `carry`, where it is taken, keeps the model's state from one window of a stream to the
+    next.
 
     Class attributes:
         needs: conditions that a run must fulfil.
         scheduled: the settings that may be set between steps, by a schedule.
         sizes: the settings that the work of a step is proportional to, which tuning scales.
         searched: setting -> the values that tuning tries.
-        journaled: True where a step comes down to a number for each member (`Estimate.fold`), so that a journal
-            of these numbers makes every step again.
+        journaled: True where a step comes down to a number for each member (`Estimate.fold`), so that a
+            journal of these numbers makes every step again.
         deals: "members" or "rows": how the work of a step is dealt to several processes.
         learning_rate: the step size with Adam that suits most runs, above 0.
 
@@ -110,7 +111,8 @@ class Estimator(ABC):
         Args:
             model: any `nn.Module` that the estimator serves.
             batch: `Batch(inputs, targets)` on the model's device; the first dimension is rows.
-            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) -> [rows].
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
+            [rows].
             update: None fills `.grad`, replacing what was there.
 
         Raises:
@@ -127,11 +129,12 @@ class Estimator(ABC):
             steps: time steps of a sequence.
         """
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027
         """Forget carried states: the next batch begins new sequences."""
 
     def refold(self, model: nn.Module, fold: Fold, update: FusedSGD | None = None) -> float:
-        """Fill `.grad`, or apply `update`, from the fold of an earlier estimate; returns the gradient's norm."""
+        """Fill `.grad`, or apply `update`, from the fold of an earlier estimate; returns the gradient's
+        norm."""
         raise ConfigError(f"{type(self).__name__} makes no step again from numbers: it is not journaled")
 
     @property
@@ -161,7 +164,7 @@ class Estimator(ABC):
         del facts
         return None
 
-    def check(self, facts: Facts) -> None:
+    def check(self, facts: Facts) -> None:  # noqa: B027
         """Raise ConfigError where the settings do not fit a run, before any work."""
 
     def population_multiple(self, batch: int) -> int:

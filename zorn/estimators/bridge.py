@@ -25,7 +25,7 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -83,16 +83,17 @@ class Bridge(ChunkedGradient):
             first one behind a boundary counts γⁿ there. Below 1 it trades a bias for less variance.
         separate: leave the exact part in `.grad` and the credit part in `.credit_grad`, for
             `TwoPartOptimizer`. False: `.grad` is their sum.
-        credit_learning_rate: Adam's step size for the credit part in a run, above 0; the schedule is that of the
-            exact part. None: as the exact part's, or with another optimizer than Adam the estimator's own.
+        credit_learning_rate: Adam's step size for the credit part in a run, above 0; the schedule is that of
+            the exact part. None: as the exact part's, or with another optimizer than Adam the estimator's
+            own.
         credit_momentum: Adam's first beta for the credit part in a run, from 0 up to 1.
         carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state.
             Credit ends with the batch: no estimate sees the losses of the next one, a bias that falls as
             batches get longer. Call `reset()` before new sequences.
         noise: "rademacher" (signs) or "gaussian".
         seed: of the noise, 0 to 2**64 - 1.
-        micro_batch: sequences processed together, at least 1, each with 2 D rollouts; changes nothing but memory
-            and speed. None: the whole batch.
+        micro_batch: sequences processed together, at least 1, each with 2 D rollouts; changes nothing but
+            memory and speed. None: the whole batch.
         maximum_nonfinite_share: 0 to 1; a pair of rollouts with a loss that is NaN or infinite is dropped
             (λ̂ is the mean over the rest of its sequence, or 0), and more than this share of them raises.
 
@@ -119,7 +120,7 @@ class Bridge(ChunkedGradient):
 
     scheduled = ("epsilon",)
     sizes = ("draws",)
-    searched = {"discount": (0.5, 0.8, 0.95, 1.0)}
+    searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {"discount": (0.5, 0.8, 0.95, 1.0)}
     learning_rate = 0.003  # log, "the bridge": of copy; text bears 0.01
 
     def __init__(
@@ -189,7 +190,8 @@ class Bridge(ChunkedGradient):
         return self.separate
 
     def passes(self, batch: int, steps: int) -> float:
-        """Three a sequence, and the pairs of rollouts where there is a boundary: their mean over the steps."""
+        """Three a sequence, and the pairs of rollouts where there is a boundary: their mean over the
+        steps."""
         pairs = 2 * self.draws * batch if steps > self.truncation else 0
         return super().passes(batch, steps) + pairs / self.credit_every
 

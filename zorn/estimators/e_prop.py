@@ -60,7 +60,9 @@ class EProp(ChunkedGradient):
 
     def settings(self) -> dict[str, Any]:
         """The values of all settings, by name."""
-        return super().settings() | {"truncation": None if self.truncation == sys.maxsize else self.truncation}
+        return super().settings() | {
+            "truncation": None if self.truncation == sys.maxsize else self.truncation
+        }
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         super()._check(model, batch, objective)

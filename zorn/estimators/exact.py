@@ -37,8 +37,8 @@ class ExactGradient(Estimator):
     The model is left in the mode that it is in (dropout and the like stay on in training mode).
 
     Args:
-        micro_batch: sequences differentiated together, at least 1; changes nothing but memory and speed. None: the
-            whole batch.
+        micro_batch: sequences differentiated together, at least 1; changes nothing but memory and speed.
+            None: the whole batch.
 
     Attributes:
         step: counts the estimates.

@@ -29,8 +29,8 @@ from zorn.estimators.arguments import (
     check_state,
     check_update,
 )
-from zorn.estimators.carry import state_tensors
 from zorn.estimators.base import Need
+from zorn.estimators.carry import state_tensors
 from zorn.estimators.cd_rge import CentralDifferences
 from zorn.estimators.estimate import Estimate, Population
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens

@@ -17,27 +17,20 @@ from zorn.checks import check_number, check_seed, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.arguments import (
     as_losses,
-    check_batch,
-    check_model,
-    check_objective,
     check_state,
-    check_update,
 )
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.fold import Fold
 from zorn.estimators.shaping import SHAPINGS, Shaping
-from zorn.models import Batch
 from zorn.perturbations import (
     Dense,
     Draw,
     FusedSGD,
     NoiseKind,
-    Objective,
     Perturbation,
     RankOne,
     Workload,
-    member_losses,
 )
 from zorn.perturbations.targets import Target
 
@@ -54,18 +47,18 @@ class WeightNoise(Estimator):
     Args:
         population: n, members a step, at least 1. With sequences in B / g groups, a multiple of B / g.
         epsilon: ε > 0, the standard deviation of one weight's perturbation.
-        perturbation: structure of the directions: "rank-one" (all members in one forward pass), "dense" (one member
-            at a time, the paper's), or what `RankOne()` or `Dense()` made.
+        perturbation: structure of the directions: "rank-one" (all members in one forward pass), "dense" (one
+            member at a time, the paper's), or what `RankOne()` or `Dense()` made.
         noise: "rademacher" (signs) or "gaussian", of a structure that is given by its name.
-        group_size: g, the sequences that each member is evaluated on, from 1 (one member a sequence, the lowest
-            variance for the same forward passes) up to None (the whole batch, which suits "dense").
+        group_size: g, the sequences that each member is evaluated on, from 1 (one member a sequence, the
+            lowest variance for the same forward passes) up to None (the whole batch, which suits "dense").
         seed: of the directions, 0 to 2**64 - 1.
-        micro_batch: most rows in one forward pass, both signs counted, at least 1; changes nothing but memory and
-            speed.
-        shaping: "none", "zscore", "sign" or "std", or a function of the coefficients before they are folded, see
-            `zorn.estimators.shaping`.
-        maximum_nonfinite_share: 0 to 1; a member with a loss that is NaN or infinite is dropped (the average is
-            over the rest), and more than this share of them raises instead.
+        micro_batch: most rows in one forward pass, both signs counted, at least 1; changes nothing but memory
+            and speed.
+        shaping: "none", "zscore", "sign" or "std", or a function of the coefficients before they are folded,
+            see `zorn.estimators.shaping`.
+        maximum_nonfinite_share: 0 to 1; a member with a loss that is NaN or infinite is dropped (the average
+            is over the rest), and more than this share of them raises instead.
 
     Attributes:
         step: of the next estimate; set it to repeat or resume a run.
@@ -115,7 +108,8 @@ class WeightNoise(Estimator):
 
     @classmethod
     def choose(cls, given: Mapping[str, Any], facts: Facts) -> Chosen:
-        """Few members on the whole batch with dense directions, else members that use all sequences equally often."""
+        """Few members on the whole batch with dense directions, else members that use all sequences equally
+        often."""
         chosen: dict[str, tuple[Any, str]] = {}
         dense = given.get("perturbation") == "dense"
         group = given.get("group_size", None if dense else 1)
@@ -167,7 +161,8 @@ class WeightNoise(Estimator):
 
     @torch.no_grad()
     def refold(self, model: nn.Module, fold: Fold, update: FusedSGD | None = None) -> float:
-        """Fill `.grad`, or apply `update`, from the fold of an earlier estimate; returns the gradient's norm."""
+        """Fill `.grad`, or apply `update`, from the fold of an earlier estimate; returns the gradient's
+        norm."""
         return fold.apply(self.perturbation.bind(model), update)
 
     @torch.inference_mode(mode=False)  # or a caller's inference mode would get into .grad
@@ -268,7 +263,7 @@ def _structure(perturbation: object, noise: NoiseKind) -> Perturbation:
         return perturbation
     got = repr(perturbation) if isinstance(perturbation, str) else type(perturbation).__name__
     raise ConfigError(
-        f"perturbation must be one of {', '.join(PERTURBATIONS)}, or zorn.RankOne() or zorn.Dense(), got {got}"
+        f"perturbation must be one of {', '.join(PERTURBATIONS)}, zorn.RankOne() or zorn.Dense(), got {got}"
     )
 
 

@@ -1,4 +1,5 @@
-"""Members drawn anew at every step: ask, evaluate, tell. The formula of each estimator is in a file of its own."""
+"""Members drawn anew at every step: ask, evaluate, tell. The formula of each estimator is in a file of its
+own."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class ZeroOrderEstimator(WeightNoise):
     `estimate`, which does all; `ask` and `tell`, for losses that are evaluated elsewhere; or the trainer.
 
     Args:
-        time_chunk: steps after which a recurrent model's outputs are dropped (state is carried), at least 1; changes
-            nothing but memory and speed. None: whole sequences.
+        time_chunk: steps after which a recurrent model's outputs are dropped (state is carried), at least 1;
+            changes nothing but memory and speed. None: whole sequences.
     """
 
     def __init__(self, *, time_chunk: int | None = None, **options: Any) -> None:

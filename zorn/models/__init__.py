@@ -5,7 +5,7 @@ from zorn.models.dnc import DNCCell, DNCState
 from zorn.models.dnc_memory import DNCMemory
 from zorn.models.generate import sample
 from zorn.models.gru import GRUCell, GRUState
-from zorn.models.language_model import cell_settings, CELLS, LanguageModel, parameter_count
+from zorn.models.language_model import CELLS, LanguageModel, cell_settings, parameter_count
 from zorn.models.lstm import LSTMCell, LSTMState
 from zorn.models.maps import BlockLinear, Drive, RecurrentMap
 from zorn.models.min_gru import MinGRUCell, MinGRUState
@@ -23,7 +23,6 @@ from zorn.models.sliced_head import linear_slice, streamed
 from zorn.models.state import State, map_state
 
 __all__ = [
-    "cell_settings",
     "CELLS",
     "Batch",
     "BlockLinear",
@@ -45,6 +44,7 @@ __all__ = [
     "RowObjective",
     "State",
     "TokenObjective",
+    "cell_settings",
     "evaluation_mode",
     "linear_scan",
     "linear_slice",

@@ -242,9 +242,7 @@ def cell_settings(name: str) -> dict[str, Setting]:
         return {}
     names = {"slots": "memory_slots", "width": "memory_width", "simple": "simple_memory"}
     found = settings_of(DNCMemory)
-    return {
-        names.get(key, key): replace(setting, name=names.get(key, key)) for key, setting in found.items()
-    }
+    return {names.get(key, key): replace(setting, name=names.get(key, key)) for key, setting in found.items()}
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -230,23 +230,21 @@ class BoundActivity:
 
     @contextmanager
     def replay(
-        self, draw: Draw, members: range, credits: Mapping[str, Tensor], steps: int, output: str | None
+        self, draw: Draw, members: range, credit: Tensor, steps: int, output: str | None
     ) -> Iterator[None]:
         """Within the `with` block the model computes as it is, on the sequences alone, and its sites add up
         gradients from the noise of the last `perturbed` block.
 
         Args:
             draw, members, steps: as in `perturbed`.
-            credits: by site, the credit of each time step's noise, [sequences, draws, steps], with all that a
-                mean divides by in it but the scale of the noise; members = sequences × draws.
+            credit: of each time step's noise, [sequences, draws, steps], with all that a mean divides by in
+                it but the scale of the noise; members = sequences × draws.
             output: the output layer, whose gradient is known: it returns its input.
         """
 
         def make(site: ActiveSite) -> SiteActivity:
-            credit = credits[site.name]
-            if self._steps[site.name] != steps:
-                credit = credit[:, :, :1]  # called once: its noise came before every loss
-            scaled = credit / self.scale(site.name, draw.epsilon)
+            once = self._steps[site.name] != steps  # its noise came before every loss
+            scaled = (credit[:, :, :1] if once else credit) / self.scale(site.name, draw.epsilon)
             tape, pullback = self._tape(site, draw, members, steps), partial(site.rule.pullback, site.module)
             return Replaying(tape, scaled, pullback, keep=isinstance(site.rule, CellRule))
 

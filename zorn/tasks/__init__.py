@@ -6,6 +6,7 @@ and write its answer. An objective says what training minimises: `TokenCrossEntr
 through `RowScore`.
 """
 
+from zorn.registry import Registry
 from zorn.tasks.add import AddTask
 from zorn.tasks.copy import CopyTask
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
@@ -33,7 +34,6 @@ from zorn.tasks.transduction import (
     transduction_batch,
 )
 from zorn.tasks.yardsticks import bigram_bits_per_byte, unigram_bits_per_byte
-from zorn.registry import Registry
 
 TASKS: Registry[type[Task]] = Registry(
     "task",

@@ -22,7 +22,8 @@ DERIVABLE = ("cross-entropy",)
 
 
 def objective_of(name: str) -> TokenObjective | RowObjective:
-    """The objective of a name: one of `OBJECTIVES`, or `path/to/file.py:function` of (outputs, targets) -> [rows].
+    """The objective of a name: one of `OBJECTIVES`, or `path/to/file.py:function` of (outputs, targets) ->
+    [rows].
 
     Raises:
         ConfigError: an unknown name.

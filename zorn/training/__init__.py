@@ -1,5 +1,6 @@
 """Training: settings, the trainer, checkpoints, logs and the picture at the end."""
 
+from zorn.config import PRESETS, BudgetConfig, Choice, Config, RunConfig, ScheduleConfig, resolve
 from zorn.training.checkpoint import (
     Progress,
     checkpoints,
@@ -7,35 +8,22 @@ from zorn.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from zorn.training.config import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-)
-from zorn.training.defaults import resolve
 from zorn.training.journal import Journal, JournalEntry, read_journal
 from zorn.training.load import load_run
-from zorn.training.presets import PRESETS
 from zorn.training.run_folder import RunFolder
 from zorn.training.trainer import Trainer
 
 __all__ = [
     "PRESETS",
     "BudgetConfig",
+    "Choice",
     "Config",
-    "EstimatorConfig",
     "Journal",
     "JournalEntry",
-    "ModelConfig",
-    "OptimizerConfig",
     "Progress",
     "RunConfig",
     "RunFolder",
-    "TaskConfig",
+    "ScheduleConfig",
     "Trainer",
     "checkpoints",
     "latest_checkpoint",

@@ -61,8 +61,8 @@ def build_model(config: Config, vocabulary: int) -> LanguageModel:
 
 
 def model_of(model: Choice, vocabulary: int, **options: Any) -> LanguageModel:
-    """The model of a choice; `options` are those of `LanguageModel` that no setting tells, such as its device:
-    on "meta" it has shapes and takes no memory.
+    """The model of a choice; `options` are those of `LanguageModel` that no setting tells, such as its
+    device: on "meta" it has shapes and takes no memory.
 
     Raises ConfigError for sizes that do not fit each other.
     """
@@ -74,11 +74,18 @@ def model_of(model: Choice, vocabulary: int, **options: Any) -> LanguageModel:
     if parameters is None:
         return LanguageModel(vocabulary, hidden_size, **given)
     if given.pop("embedding_size", None) is not None:
-        raise ConfigError("embedding_size must be None with --parameters, which chooses all sizes: leave it out")
+        raise ConfigError(
+            "embedding_size must be None with --parameters, which chooses all sizes: leave it out"
+        )
     return LanguageModel.with_parameters(parameters, vocabulary, **given)
 
 
-MEMORY = {"memory_slots": "slots", "memory_width": "width", "read_heads": "read_heads", "simple_memory": "simple"}
+MEMORY = {
+    "memory_slots": "slots",
+    "memory_width": "width",
+    "read_heads": "read_heads",
+    "simple_memory": "simple",
+}
 
 
 def build_estimator(config: Config) -> Estimator:
@@ -96,10 +103,9 @@ def build_estimator(config: Config) -> Estimator:
     return kind(**config.estimator.given, **{name: value for name, value in run.items() if takes(kind, name)})
 
 
-def build_optimizer(
-    config: Config, model: nn.Module, estimator: Estimator
-) -> torch.optim.Optimizer | None:
-    """The torch optimizer of a run; None with one that works in place, which `fused_update` makes for each step.
+def build_optimizer(config: Config, model: nn.Module, estimator: Estimator) -> torch.optim.Optimizer | None:
+    """The torch optimizer of a run; None with one that works in place, which `fused_update` makes for each
+    step.
 
     Args:
         config: resolved.

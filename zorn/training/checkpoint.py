@@ -54,8 +54,6 @@ class Progress:
     """The estimator's own state, tensors among it; empty where only the manifest was read."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that determine the run, by field: JSON values."""
-    watch: Mapping[str, Any] = field(default_factory=dict)
-    """What the watch for plateaus holds, JSON values; empty without one."""
     text: Mapping[str, Any] | None = None
     """Size ("bytes") and "sha256" of the text that is learned, and the SHA-256 of its learned "tokenizer";
     None for a task without a text."""

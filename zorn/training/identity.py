@@ -1,13 +1,12 @@
-"""What makes a run the run it is: kept in its checkpoints, so that no edit goes unnoticed when it goes on."""
+"""The identity of a run: kept in its checkpoints, so that no edit goes unnoticed when it is resumed."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from zorn.config import COMPONENTS, Config, to_plain
 from zorn.errors import ConfigError
 from zorn.tasks import Task, TextTask
-from zorn.training.config import Config, config_to_json
 
 FREE = {"source", "micro_batch", "time_chunk"}
 """Fields of task, model, estimator and optimizer that may be edited: the text may be moved (its content is
@@ -15,18 +14,20 @@ compared), and memory may be traded for speed."""
 
 
 def run_settings(config: Config) -> dict[str, Any]:
-    """The settings that determine a run, by field, as JSON values: task, model, estimator, optimizer, seed,
-    number format and coding of the members' weights, without the fields in `FREE`.
+    """The settings that determine a run, by name, as JSON values: the components with their settings,
+    objective, schedule, seed and number format, without those in `FREE`.
 
-    >>> from zorn.training import BudgetConfig
-    >>> settings = run_settings(Config(budget=BudgetConfig(steps=10)))
+    >>> from zorn.config import BudgetConfig, resolve
+    >>> settings = run_settings(resolve(Config(budget=BudgetConfig(steps=10)))[0])
     >>> settings["hidden_size"], settings["seed"], "steps" in settings, "source" in settings
     (64, 0, False, False)
     """
-    groups = json.loads(config_to_json(config))
-    fields = groups["task"] | groups["model"] | groups["estimator"] | groups["optimizer"]
-    fields |= {name: groups["run"][name] for name in ("seed", "dtype", "journal_half")}
-    return {name: value for name, value in fields.items() if name not in FREE}
+    groups = to_plain(config)
+    found = {"objective": config.objective, **groups["schedule"]}
+    for kind in COMPONENTS:
+        found |= {kind if name == "name" else name: value for name, value in groups[kind].items()}
+    found |= {name: groups["run"][name] for name in ("seed", "dtype")}
+    return {name: value for name, value in found.items() if name not in FREE}
 
 
 def text_fingerprint(task: Task, tokenizer: str | None = None) -> dict[str, Any] | None:
@@ -53,8 +54,8 @@ def text_fingerprint(task: Task, tokenizer: str | None = None) -> dict[str, Any]
 def check_settings(saved: Mapping[str, Any], config: Config) -> None:
     """Raise ConfigError naming the fields in which a configuration differs from what a checkpoint holds.
 
-    >>> from zorn.training import BudgetConfig, ModelConfig
-    >>> config = Config(model=ModelConfig(hidden_size=8), budget=BudgetConfig(steps=10))
+    >>> from zorn.config import BudgetConfig, Choice
+    >>> config = Config(model=Choice("lstm", hidden_size=8), budget=BudgetConfig(steps=10))
     >>> check_settings(run_settings(config), config)
     >>> check_settings(run_settings(config) | {"hidden_size": 16}, config)  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -1,5 +1,5 @@
-"""The learning part of a run, without folder, log or clock: model, estimator and optimizer, step by step. It can
-be put back to where it was, so that settings can be tried out."""
+"""The learning part of a run, without folder, log or clock: model, estimator and optimizer, step by step. It
+can be put back to where it was, so that settings can be tried out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from zorn.errors import NonFiniteLossError
 from zorn.config import Config
+from zorn.errors import NonFiniteLossError
 from zorn.estimators import Estimate, Estimator
 from zorn.models import Batch
 from zorn.tasks import Task
@@ -99,7 +99,10 @@ class Learner:
 
         A text is read in windows as long as those of training, at least `HELD_OUT_WINDOW` tokens.
         """
-        split, window = self.task.validation_splits[0], max(self.config.task.get("length", 0), HELD_OUT_WINDOW)
+        split, window = (
+            self.task.validation_splits[0],
+            max(self.config.task.get("length", 0), HELD_OUT_WINDOW),
+        )
         loss = objective_value(self.model, self.task, split, window=window)
         return loss if math.isfinite(loss) else math.inf
 

@@ -7,11 +7,11 @@ from typing import final
 from jaxtyping import Int
 from torch import Tensor
 
+from zorn.config import Config
 from zorn.models import LanguageModel
-from zorn.tasks import ByteTokenizer, TextTask, Tokenizer, TransductionTask
+from zorn.tasks import ByteTokenizer, Task, Tokenizer
 from zorn.training.build import build_model, build_task, set_threads
 from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, read_progress
-from zorn.training.config import Config
 from zorn.training.identity import check_settings, check_text, check_tokenizer
 from zorn.training.run_folder import RunFolder
 
@@ -42,7 +42,7 @@ class TextCodec:
         return self._tokenizer.decode([int(token) for token in tokens])
 
 
-def load_run(path: Path) -> tuple[TextTask | TransductionTask, LanguageModel]:
+def load_run(path: Path) -> tuple[Task, LanguageModel]:
     """The task of a run and its model at the newest checkpoint; changes nothing in the folder.
 
     Raises ConfigError when the folder is no run's, or its settings or its text were changed since the run
@@ -50,23 +50,22 @@ def load_run(path: Path) -> tuple[TextTask | TransductionTask, LanguageModel]:
     """
     folder, config, checkpoint = _opened(path)
     task = build_task(config, folder)
-    check_text(read_progress(checkpoint).text, task, config.task.source, folder.tokenizer_json())
+    check_text(read_progress(checkpoint).text, task, config.task.get("source", ""), folder.tokenizer_json())
     return task, _model(config, task.vocabulary, checkpoint)
 
 
-def load_writer(path: Path) -> tuple[TextCodec | TransductionTask, LanguageModel]:
+def load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
     """What reads a run's prompts and writes its answers, and the model; the text itself is not needed.
 
     Raises what `load_run` raises, but for the text.
     """
     folder, config, checkpoint = _opened(path)
-    if config.task.task == "text":
+    if "tokenizer" in config.task.given:
         check_tokenizer(read_progress(checkpoint).text, folder.tokenizer_json())
         learned = config.task.tokenizer != "bytes"
         writer = TextCodec(folder.read_tokenizer() if learned else ByteTokenizer())
     else:
         writer = build_task(config, folder)
-        assert isinstance(writer, TransductionTask)
     return writer, _model(config, writer.vocabulary, checkpoint)
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-"""One line: `kind` ("train", "evaluation" or "rate"), `step` (steps done), `seconds`, `forward_passes`,
-numbers. An evaluation has its `split`, too: there is one record for each of the task's validation splits. A
-"rate" is a search for the learning rate: `factor` and held-out loss, before and after (see `RateWatch`)."""
+"""One line: `kind` ("train" or "evaluation"), `step` (steps done), `seconds`, `forward_passes`, numbers. An
+evaluation has its `split`, too: there is one record for each of the task's validation splits."""
 
 
 def read_metrics(path: Path) -> list[Record]:

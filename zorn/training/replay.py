@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from zorn.config import Config
 from zorn.errors import JournalError
+from zorn.estimators import ESTIMATORS, Estimator
 from zorn.tasks import ByteTokenizer
 from zorn.training.build import (
     build_estimator,
     build_model,
     build_optimizer,
-    build_perturbation,
     build_task,
     set_threads,
 )
@@ -28,14 +29,12 @@ from zorn.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from zorn.training.config import Config
 from zorn.training.identity import check_settings, check_tokenizer, run_settings
 from zorn.training.journal import check_identity, read_header, read_journal, run_identity, write_journal
 from zorn.training.journal_entry import JournalEntry
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
 from zorn.training.step import move_weights
-from zorn.training.usage import WEIGHT_SPACE
 
 
 def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] | None) -> bytes:
@@ -54,6 +53,7 @@ def replay_steps(
     config: Config,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None,
+    estimator: Estimator,
     entries: Iterable[JournalEntry],
     *,
     after: int,
@@ -69,7 +69,6 @@ def replay_steps(
     Raises:
         JournalError: entries that do not begin there.
     """
-    bound = build_perturbation(config.estimator).bind(model)
     for entry in entries:
         if entry.step != after + 1:
             raise JournalError(
@@ -77,11 +76,11 @@ def replay_steps(
                 "that are there: take a checkpoint that the journal reaches"
             )
         move_weights(
-            config.optimizer,
+            config,
             model,
             optimizer,
             entry.rate_factor,
-            lambda update, fold=entry.fold: fold.apply(bound, update),
+            lambda update, fold=entry.fold: estimator.refold(model, fold, update),
         )
         after = entry.step
         yield entry
@@ -112,13 +111,13 @@ def replay(run: Path, step: int, out: Path) -> Path:
     Example:
         >>> import io, tempfile
         >>> from rich.console import Console
-        >>> from zorn.training import BudgetConfig, EstimatorConfig, ModelConfig, RunConfig, TaskConfig
+        >>> from zorn.config import BudgetConfig, Choice, RunConfig
         >>> from zorn.training import Trainer
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = Path(folder.name) / "run"
         >>> config = Config(
-        ...     task=TaskConfig(task="copy", batch=4, maximum_length=2), model=ModelConfig(hidden_size=4),
-        ...     estimator=EstimatorConfig(estimator="cd-rge", population=4), budget=BudgetConfig(steps=3),
+        ...     task=Choice("copy", batch=4, maximum_length=2), model=Choice("lstm", hidden_size=4),
+        ...     estimator=Choice("cd-rge", population=4), budget=BudgetConfig(steps=3),
         ...     run=RunConfig(out=path, evaluations=1),
         ... )
         >>> _ = Trainer(config, console=Console(file=io.StringIO())).run()
@@ -140,11 +139,10 @@ def replay(run: Path, step: int, out: Path) -> Path:
             f"step must be at least {base_step}, got {step}: the journal of {run} begins there, as what was "
             "before it was trimmed"
         )
-    optimizer = build_optimizer(config.optimizer, model)
-    progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0, watch={})
-    progress = dataclasses.replace(
-        progress, estimator=build_estimator(config.estimator, config.run.seed).state_dict()
-    )
+    estimator = build_estimator(config)
+    optimizer = build_optimizer(config, model, estimator)
+    progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0)
+    progress = dataclasses.replace(progress, estimator=estimator.state_dict())
     bases = [path for path in checkpoints(source.checkpoints) if base_step <= checkpoint_step(path) <= step]
     if bases:
         progress = load_checkpoint(bases[-1], model, optimizer)
@@ -156,7 +154,7 @@ def replay(run: Path, step: int, out: Path) -> Path:
     entries = itertools.takewhile(
         lambda entry: entry.step <= step, read_journal(source.journal, after=progress.step)
     )
-    for entry in replay_steps(config, model, optimizer, entries, after=progress.step):
+    for entry in replay_steps(config, model, optimizer, estimator, entries, after=progress.step):
         progress = after_entry(progress, entry)
     if progress.step != step:
         raise JournalError(
@@ -164,32 +162,33 @@ def replay(run: Path, step: int, out: Path) -> Path:
         )
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
     with locked(out):
-        target.create(config, overwrite=False, tokenizer=source.tokenizer_json())
+        target.create(source.read_asked(), config, overwrite=False, tokenizer=source.tokenizer_json())
         return save_checkpoint(target.checkpoints, progress, model, optimizer)
 
 
 def check_replayable(config: Config) -> None:
     """Raise JournalError for a run whose steps cannot be made again from numbers, saying why.
 
-    >>> from zorn.training import BudgetConfig, EstimatorConfig
+    >>> from zorn.config import BudgetConfig, Choice
     >>> check_replayable(Config(
-    ...     estimator=EstimatorConfig(estimator="bptt"), budget=BudgetConfig(steps=1)
+    ...     estimator=Choice("bptt"), budget=BudgetConfig(steps=1)
     ... ))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     zorn.errors.JournalError: estimator bptt keeps no journal: an update of it is no sum of one number a ...
     """
-    name = config.estimator.estimator
-    if name not in WEIGHT_SPACE:
+    name = config.estimator.name
+    if not ESTIMATORS[name].journaled:
+        journaled = [each for each, kind in ESTIMATORS.items() if kind.journaled]
         raise JournalError(
             f"estimator {name} keeps no journal: an update of it is no sum of one number a member, it takes "
-            f"the batch again: go on from a checkpoint, or train with one of {', '.join(WEIGHT_SPACE)}"
+            f"the batch again: go on from a checkpoint, or train with one of {', '.join(journaled)}"
         )
 
 
 def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
-    """How far a run is once a step of its journal is taken, without what no journal holds: the state of the
-    watch for plateaus, and those of members along a stream."""
+    """How far a run is once a step of its journal is taken, without what no journal holds: the states of
+    members along a stream."""
     fold = entry.fold
     moved = {"step": fold.draw.step + 1, "epsilon": fold.draw.epsilon, "population": len(fold.coded)}
     if "segment" in progress.estimator:
@@ -201,7 +200,6 @@ def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
         forward_passes=entry.forward_passes,
         dropped=progress.dropped + entry.dropped,
         estimator={**progress.estimator, **moved},
-        watch={},
     )
 
 
@@ -249,14 +247,14 @@ def _newest_progress(folder: RunFolder, config: Config) -> Progress:
     """What the newest checkpoint tells of a run, whose settings and tokenizer are still those."""
     newest = read_progress(latest_checkpoint(folder.checkpoints))
     check_settings(newest.settings, config)
-    if config.task.task == "text":
+    if "tokenizer" in config.task.given:
         check_tokenizer(newest.text, folder.tokenizer_json())
     return newest
 
 
 def _vocabulary(config: Config, folder: RunFolder) -> int:
     """The number of tokens of a run, without reading its text."""
-    if config.task.task != "text":
+    if "tokenizer" not in config.task.given:
         return build_task(config).vocabulary
     learned = config.task.tokenizer != "bytes"
     return (folder.read_tokenizer() if learned else ByteTokenizer()).vocabulary

@@ -4,23 +4,22 @@ line can be made from its entry, so that no crash between the two writes loses a
 from collections import Counter
 from pathlib import Path
 
+from zorn.config import Config
 from zorn.errors import CheckpointError
+from zorn.estimators import ESTIMATORS, Need
 from zorn.estimators.fold import Fold
 from zorn.tasks import Task
 from zorn.training.checkpoint import Progress
-from zorn.training.config import Config
 from zorn.training.journal_entry import JournalEntry
 from zorn.training.loggers import Record, read_metrics, truncate_metrics
-from zorn.training.usage import STREAMING
 
 
 def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
     """The step up to which a run that goes on takes its journal; from there on it trains.
 
-    That is the journal's last step, with two exceptions. The members of pes and nres carry states along the
+    That is the journal's last step, with one exception. The members of pes and nres carry states along the
     stream, which only forward passes make, and making them again costs what the steps cost: such a run goes
     back to the last step where a segment begins, or its checkpoint, which has the states, if that is later.
-    A run that searches its learning rate goes back to its checkpoint, which has the state of the watch.
 
     Args:
         task: says where segments begin.
@@ -28,16 +27,14 @@ def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
         last: of the journal.
 
     >>> from zorn.tasks import TextTask
-    >>> from zorn.training import BudgetConfig, EstimatorConfig, TaskConfig
-    >>> stream = TaskConfig(source="python-docs", stream=4)
-    >>> nres = Config(task=stream, estimator=EstimatorConfig(estimator="nres"), budget=BudgetConfig(steps=99))
+    >>> from zorn.config import BudgetConfig, Choice
+    >>> stream = Choice("text", source="python-docs", stream=4)
+    >>> nres = Config(task=stream, estimator=Choice("nres"), budget=BudgetConfig(steps=99))
     >>> task = TextTask(source="python-docs", batch=1, length=8, seed=0, stream=4)
     >>> last_to_replay(nres, task, saved=1, last=11), last_to_replay(nres, task, saved=9, last=11)
     (8, 9)
     """
-    if config.optimizer.on_plateau == "research":
-        return saved
-    if config.estimator.estimator in STREAMING:
+    if Need.STREAM in ESTIMATORS[config.estimator.name].needs:
         return next((step for step in range(last, saved, -1) if task.begins(step)), saved)
     return last
 
@@ -50,13 +47,13 @@ def check_states(config: Config, task: Task, path: Path, progress: Progress) -> 
         path: of the checkpoint.
         progress: read from it.
     """
-    streaming = config.estimator.estimator in STREAMING
+    streaming = Need.STREAM in ESTIMATORS[config.estimator.name].needs
     if not streaming or task.begins(progress.step) or progress.estimator["segment"] is not None:
         return
     begun = next(step for step in range(progress.step, -1, -1) if task.begins(step))
     raise CheckpointError(
         f"{path} has the weights after step {progress.step}, in the middle of a segment, without the states "
-        f"of the members of {config.estimator.estimator}, which no journal holds: it can be evaluated; to go "
+        f"of the members of {config.estimator.name}, which no journal holds: it can be evaluated; to go "
         f"on, replay the run up to step {begun}, where the segment begins (--to-step {begun})"
     )
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from zorn.config import Config, from_json, to_json
 from zorn.errors import ConfigError
 from zorn.tasks import Tokenizer, tokenizer_from_json
-from zorn.training.config import Config, config_from_json, config_to_json
 from zorn.training.run_lock import LOCK
 
 
@@ -103,7 +103,7 @@ class RunFolder:
         """Raise ConfigError unless the files of the run can be written; changes nothing."""
         _check_writable(self.path, "change its permissions, or copy the run")
 
-    def create(self, config: Config, *, overwrite: bool, tokenizer: str | None = None) -> None:
+    def create(self, asked: Config, config: Config, *, overwrite: bool, tokenizer: str | None = None) -> None:
         """Make the folder and write the settings, and a tokenizer's JSON where one was learned; removes the
         files of an earlier run, and no others.
 
@@ -116,23 +116,32 @@ class RunFolder:
             with _moved_aside(self._aside, (*earlier, self.tensorboard, self.checkpoints)):
                 if tokenizer is not None:
                     self.tokenizer.write_text(tokenizer, encoding="utf-8")
-                self.write_config(config)
+                self.write_config(asked, config)
         except OSError as error:
             raise ConfigError(
                 f"cannot write to {self.path} ({error.strerror}): choose another --out"
             ) from error
 
-    def write_config(self, config: Config) -> None:
-        """Write `config.json` in one move, so that it is never half there."""
+    def write_config(self, asked: Config, config: Config) -> None:
+        """Write `config.json`, what was asked and what was resolved, in one move, so that it is never half
+        there."""
         temporary = self.config.with_suffix(".tmp")
         try:
-            temporary.write_text(config_to_json(config), encoding="utf-8")
+            temporary.write_text(to_json(asked, config), encoding="utf-8")
             temporary.replace(self.config)
         finally:
             temporary.unlink(missing_ok=True)
 
     def read_config(self) -> Config:
-        """The settings of the run; ConfigError when this is no run's folder or the file does not fit."""
+        """All settings of the run; ConfigError when this is no run's folder or the file does not fit."""
+        return self._settings()[1]
+
+    def read_asked(self) -> Config:
+        """The settings that were asked for; ConfigError when this is no run's folder or the file does not
+        fit."""
+        return self._settings()[0]
+
+    def _settings(self) -> tuple[Config, Config]:
         if not self.config.is_file():
             raise ConfigError(
                 f"{self.path} is not the folder of a run: it has no {self.config.name}: "
@@ -155,10 +164,11 @@ class RunFolder:
         return tokenizer_from_json(text)
 
 
-def read_config(path: Path) -> Config:
-    """The settings in a file such as `config.json`; ConfigError when it is not there or does not fit."""
+def read_config(path: Path) -> tuple[Config, Config]:
+    """The settings in a file such as `config.json`, asked and resolved; ConfigError when it is not there or
+    does not fit."""
     try:
-        return config_from_json(path.read_text(encoding="utf-8"), str(path))
+        return from_json(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(
             f"the settings {path} cannot be read ({error.strerror}): name a config.json"

@@ -20,8 +20,8 @@ Made = TypeVar("Made")
 
 
 def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, share: float) -> Record:
-    """Set the values of the schedules for a step (from 0) when `share` (0 to 1) of the budget is used, and forget
-    carried states where new sequences begin. Returns what the schedules set, and the learning rate.
+    """Set the values of the schedules for a step (from 0) when `share` (0 to 1) of the budget is used, and
+    forget carried states where new sequences begin. Returns what the schedules set, and the learning rate.
 
     >>> from zorn.config import BudgetConfig, resolve
     >>> from zorn.tasks import CopyTask

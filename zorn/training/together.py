@@ -12,11 +12,11 @@ from typing import Any, Literal, final
 
 import torch
 
+from zorn.config import Config, RunConfig
 from zorn.distributed import Group, SharedEstimator, share
 from zorn.errors import ConfigError
-from zorn.training.build import Estimator
+from zorn.estimators import Estimator
 from zorn.training.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
-from zorn.training.config import Config, RunConfig
 from zorn.training.identity import run_settings
 from zorn.training.journal import last_step
 from zorn.training.loggers import Record
@@ -30,7 +30,7 @@ SENT_AT_ONCE = 1 << 24
 def on_device_of(group: Group, config: Config) -> Config:
     """The settings with the device that is this process's own where they name a kind of which each has one.
 
-    >>> from zorn.training import BudgetConfig
+    >>> from zorn.config import BudgetConfig
     >>> on_device_of(Group(), Config(budget=BudgetConfig(steps=1))).run.device
     'cpu'
     """
@@ -48,8 +48,6 @@ def shared(estimator: Estimator, group: Group, settings: RunConfig) -> SharedEst
     return share(
         estimator,
         group,
-        mode=settings.exchange,
-        balance=settings.balance,
         partial=settings.partial_steps,
         check_every=settings.check_replicas,
     )
@@ -109,7 +107,7 @@ def state_of(folder: RunFolder, config: Config) -> Literal["other", "begun", "sa
 
 def check_same_settings(group: Group, config: Config) -> None:
     """Raise ConfigError, on all processes, unless all have the same settings."""
-    shared_by_all = ("exchange", "balance", "partial_steps", "check_replicas", "evaluations")
+    shared_by_all = ("partial_steps", "check_replicas", "evaluations")
     facts = run_settings(config) | {name: getattr(config.run, name) for name in shared_by_all}
     facts |= {"steps": config.budget.steps, "seconds": config.budget.seconds}
     group.message(facts={name: repr(value) for name, value in facts.items()})

@@ -42,11 +42,9 @@ from zorn.training.curve import draw_curve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
 from zorn.training.journal import Journal, JournalEntry, check_identity, last_step, read_journal
-from zorn.training.learner import Learner
 from zorn.training.limits import is_finite, out_of_memory
 from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
-from zorn.training.rate_watch import RateWatch, told
 from zorn.training.replay import after_entry, journal_identity, replay_steps
 from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics, used
 from zorn.training.run_folder import RunFolder
@@ -128,9 +126,8 @@ class Trainer:
         self.saved_step: int | None = None
         self._earlier_seconds = 0.0
         self._started: float | None = None
-        settings = config.optimizer
-        self._watch = RateWatch(window=settings.plateau_window) if settings.on_plateau == "research" else None
-        self._identity = journal_identity(config, self.model, self._text) if (config.run.journal and self.estimator.journaled) else None
+        journaled = config.run.journal and self.estimator.journaled
+        self._identity = journal_identity(config, self.model, self._text) if journaled else None
         self._journal: Journal | None = None
         self._journal_bytes = self._journal_last = self._logged_step = 0
         if resume:
@@ -154,19 +151,20 @@ class Trainer:
         """
         if group is not None:
             fetch_run(group, RunFolder(path))
-        config = RunFolder(path).read_config()
+        folder = RunFolder(path)
+        config, asked = folder.read_config(), folder.read_asked()
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=path))
         if steps is not None or seconds is not None:
             config = dataclasses.replace(config, budget=BudgetConfig(steps=steps, seconds=seconds))
-        return cls(config, resume=True, console=console, group=group)
+        trainer = cls(config, resume=True, console=console, group=group)
+        trainer.asked = dataclasses.replace(asked, budget=config.budget)
+        return trainer
 
     def _restore(self) -> None:
         newest = latest_checkpoint(self.folder.checkpoints)
         check_text(read_progress(newest).text, self.task, self.config.task.get("source", ""), self._tokenizer)
         progress = load_checkpoint(newest, self.model, self.optimizer)
         self.saved_step = progress.step
-        if self._watch and progress.watch:
-            self._watch.load_state_dict(dict(progress.watch))
         check_states(self.config, self.task, newest, progress)
         for entry in self._later_entries(progress.step):
             progress = after_entry(progress, entry)
@@ -190,7 +188,7 @@ class Trainer:
         until = last_to_replay(self.config, self.task, saved, self._journal_last)
         later = read_journal(self.folder.journal, after=saved)
         entries = itertools.takewhile(lambda entry: entry.step <= until, later)
-        yield from replay_steps(self.config, self.model, self.optimizer, entries, after=saved)
+        yield from replay_steps(self.config, self.model, self.optimizer, self.estimator, entries, after=saved)
 
     def run(self) -> Summary:
         """Train until the budget is used; returns the summary, which is also in `summary.json`.
@@ -304,7 +302,7 @@ class Trainer:
 
     def _open_folder(self) -> None:
         if not self._resumed:
-            self.folder.create(self.config, overwrite=self._overwrite, tokenizer=self._tokenizer)
+            self.folder.create(self.asked, self.config, overwrite=self._overwrite, tokenizer=self._tokenizer)
             return
         newest = latest_checkpoint(self.folder.checkpoints)
         if read_progress(newest).step != self.saved_step:
@@ -314,7 +312,7 @@ class Trainer:
             raise ConfigError(f"{journal} was written by another process meanwhile: resume the run again")
         splits = len(self.task.validation_splits)
         self._logged_step = mend_metrics(self.folder.metrics, self.step, splits)
-        self.folder.write_config(self.config)
+        self.folder.write_config(self.asked, self.config)
         self.folder.summary.unlink(missing_ok=True)
 
     def _open_journal(self) -> Journal | None:
@@ -340,12 +338,10 @@ class Trainer:
     def _train_step(self, share: float, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
         record: Record = {"kind": "train"}
         record |= prepare_step(self.config, self.task, self.estimator, self.step, share)
-        factor = self._watch.factor if self._watch else 1.0
-        record["learning_rate"] *= factor
         batch = self.task.training_batch(self.step)
         batch = Batch(*(part.to(self.config.run.device) for part in batch))
         try:
-            rate_factor = rate_factor_at(self.config.schedule, self.step, share) * factor
+            rate_factor = rate_factor_at(self.config.schedule, self.step, share)
             estimate = self._update(batch, rate_factor)
         except NonFiniteLossError as error:
             self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
@@ -366,14 +362,6 @@ class Trainer:
             self._journal.append(entry_of(record, estimate.fold, rate_factor))  # before all that tells of it
         log.write(record)
         display.trained(record, self._share_used())
-        if self._watch:
-            parts = self.model, self.estimator, self.optimizer
-            learner = Learner(self.config, self.task, *parts, self.step)
-            if found := self._watch.trained(learner, estimate.loss, share):
-                self.forward_passes += found["probe_steps"] * estimate.forward_passes
-                place = {"seconds": self._seconds(), "forward_passes": self.forward_passes}
-                log.write({**found, **place})
-                self._say(told(found))
 
     def _update(self, batch: Batch, rate_factor: float) -> Estimate:
         parts = self.model, self.estimator, self.optimizer
@@ -414,7 +402,6 @@ class Trainer:
             seed=self.config.run.seed,
             estimator=self.estimator.state_dict(),
             settings=run_settings(self.config),
-            watch=self._watch.state_dict() if self._watch else {},
             text=self._text,
         )
         if self._journal is not None:
@@ -489,8 +476,8 @@ def _learned_tokenizer(task: Task) -> str | None:
 
 
 def _with_absolute_names(config: Config) -> Config:
-    """The settings with the paths of the text and of components from outside made absolute, so that a run can be
-    resumed from any folder."""
+    """The settings with the paths of the text and of components from outside made absolute, so that a run can
+    be resumed from any folder."""
     changes: dict[str, Any] = {}
     for kind in COMPONENTS:
         choice: Choice = getattr(config, kind)
