@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, final
@@ -30,6 +30,7 @@ class Registry(Generic[Component]):
         kind: of the components, for messages: "estimator".
         entries: the package's own, by name.
         base: the class that a component from outside must extend; None: anything that can be called.
+        outside: False where there are only the package's own.
 
     Example:
         >>> sizes = Registry("size", {"small": 1, "large": 2})
@@ -45,6 +46,7 @@ you mean large?
         self.kind = kind
         self._entries = dict(entries)
         self._base = base
+        self._outside = outside
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -56,12 +58,13 @@ you mean large?
         """The component of this name; ConfigError for a name that is unknown."""
         if name in self._entries:
             return self._entries[name]
-        if ":" in name:
+        if ":" in name and self._outside:
             return self._from_outside(name)
         near = closest(name, list(self))
         hint = f"did you mean {near}?" if near else "choose one of these"
         raise ConfigError(
-            f"{self.kind} must be one of {', '.join(self)}, or path/to/file.py:Name, got {name!r}: {hint}"
+            f"{self.kind} must be one of {', '.join(self)}{', or path/to/file.py:Name' * self._outside}, got "
+            f"{name!r}: {hint}"
         )
 
     def items(self) -> Iterator[tuple[str, Component]]:
@@ -134,7 +137,7 @@ def absolute(name: str) -> str:
     return f"{Path(place).absolute()}:{attribute}" if colon and place.endswith(".py") else name
 
 
-def closest(word: str, known: list[str]) -> str | None:
+def closest(word: str, known: Sequence[str]) -> str | None:
     """The known word that is most like this one; None when none is.
 
     >>> closest("--hiden-size", ["--hidden-size", "--heads"])

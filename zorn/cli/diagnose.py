@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from zorn.cli.flags import PresetName, given_flags, read
+from zorn.cli.flags import given_flags, read
 from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError
 from zorn.config import BudgetConfig, Config, RunConfig, resolve
@@ -47,7 +47,7 @@ class Diagnose:
     own: str = ""
     """A function that returns an nn.Module for the task's batches: path/to/file.py:function or
     package.module:function. Empty: none."""
-    preset: PresetName = "quickstart"
+    preset: str = "quickstart"
     """Settings to start from, by name; not with --run."""
     estimates: int = 32
     """Independent estimates that are compared, a power of two, at least 4."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -21,11 +21,12 @@ from zorn.config import AUTO, COMPONENTS, GROUPS, PRESETS, BudgetConfig, Choice,
 from zorn.estimators import AUTOMATIC, ESTIMATORS
 from zorn.models import CELLS
 from zorn.optimizers import OPTIMIZERS
+from zorn.registry import Registry
 from zorn.settings import FROM_THE_RUN, Setting, fields_of, flag
 from zorn.tasks import OBJECTIVES, TASKS
 from zorn.training.run_folder import RunFolder, read_config
 
-Own = TypeVar("Own")
+Own = TypeVar("Own", bound=Any)
 
 REGISTRIES: dict[str, Any] = {"task": TASKS, "model": CELLS, "estimator": ESTIMATORS, "optimizer": OPTIMIZERS}
 
@@ -36,10 +37,11 @@ HELP = {
     "task": "the task.",
     "model": "the recurrent cell. dnc: a controller with a memory that it reads and writes.",
     "estimator": (
-        "the estimator of the gradient; auto: zorn chooses, and says why. Forward passes only: activity (noise "
-        "on the outputs of layers, credited with the losses that follow), cd-rge, fd-rge, spsa-1.5 (noise on "
+        "the estimator of the gradient; auto: zorn chooses, and says why. Forward passes only: activity "
+        "(noise on the outputs of layers, credited with the losses that follow), cd-rge, fd-rge, spsa-1.5 (noise on "
         "the weights), pes, nres (noise on the weights along streams). bridge: exact within a few steps, "
-        "forward passes across them. Exact: bptt, tbptt, e-prop (without the paths through recurrent matrices)."
+        "forward passes across them. Exact: bptt, tbptt, e-prop (without the paths through recurrent "
+        "matrices)."
     ),
     "optimizer": "the optimizer. fused-sgd: in place, least memory. auto: adam, or fused-sgd for bfloat16.",
 }
@@ -64,10 +66,6 @@ class First:
     optimizer: str | None = None
     steps: int | None = None
     seconds: float | None = None
-
-
-PresetName = Literal[tuple(PRESETS)]  # pyright: ignore[reportInvalidTypeForm]
-"""The names of the presets."""
 
 
 def read(
@@ -133,8 +131,7 @@ def start_settings(first: First) -> Config:
     elif first.run is not None:
         start = RunFolder(first.run).read_asked()
     else:
-        preset = first.preset or "quickstart"
-        start = PRESETS.get(preset, PRESETS["quickstart"])  # parsing refuses an unknown name
+        start = Registry("preset", PRESETS, outside=False)[first.preset or "quickstart"]
     changes: dict[str, Any] = {}
     if first.steps is not None or first.seconds is not None:
         changes["budget"] = BudgetConfig(steps=first.steps, seconds=first.seconds)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from zorn.cli.flags import PresetName, given_flags, read
+from zorn.cli.flags import given_flags, read
 from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError
 from zorn.config import Config
@@ -42,7 +42,7 @@ class Inspect:
     package.module:function. Left out: the model that the flags describe."""
     perturbation: Literal["rank-one", "dense"] | None = None
     """The structure of the perturbations. None: the run's or the preset's, or rank-one."""
-    preset: PresetName = "quickstart"
+    preset: str = "quickstart"
     """Settings to start from, by name."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zorn.cli.flags import PresetName, read
+from zorn.cli.flags import read
 from zorn.cli.parsing import UsageError
 from zorn.cli.running import train_to_the_end
 from zorn.config import Config, resolve
@@ -27,7 +27,7 @@ class Train:
     see its own.
     """
 
-    preset: PresetName = "quickstart"
+    preset: str = "quickstart"
     """Settings to start from, by name; the preset's folder is used unless --out is given."""
     config: Path | None = None
     """Settings to start from: a config.json of a run or of zorn tune, of which what was asked is taken."""

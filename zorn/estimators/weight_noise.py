@@ -267,7 +267,7 @@ def _structure(perturbation: object, noise: NoiseKind) -> Perturbation:
     )
 
 
-def _shaping(shaping: object) -> Shaping:
+def _shaping(shaping: Any) -> Shaping:
     """The function that a setting names, or is."""
     if isinstance(shaping, str) and shaping in SHAPINGS:
         return SHAPINGS[shaping]

@@ -33,7 +33,7 @@ def objective_of(name: str) -> TokenObjective | RowObjective:
     """
     if ":" in name:
         return load_object(name, "objective")
-    return Registry("objective", OBJECTIVES)[name]()
+    return Registry("objective", OBJECTIVES, outside=False)[name]()
 
 
 def has_derivative(name: str) -> bool:

@@ -86,6 +86,7 @@ class Task(ABC):
         fading: the discount per time step, 0 to 1, that suits estimators which credit losses in time; 1 where
             nothing is known.
         why_fading: the reason for it, in words.
+        prompt: the beginning of a sequence that a model can continue, for example.
 
     All tensors are on the CPU; `evaluate` moves each chunk to the model's device.
     """
@@ -96,6 +97,7 @@ class Task(ABC):
     splits: tuple[str, ...] = SPLITS
     fading: float = 1.0
     why_fading: str = "nothing is known of the task"
+    prompt: str = ""
 
     @property
     def validation_splits(self) -> tuple[str, ...]:

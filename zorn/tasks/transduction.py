@@ -92,7 +92,7 @@ class TransductionTask(Task):
     splits = TRANSDUCTION_SPLITS
     symbols: ClassVar[str]
     content: ClassVar[str]
-    prompt: ClassVar[str]
+    prompt: ClassVar[str]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
