@@ -352,11 +352,6 @@ class RunConfig:
     journal_sync: float | None = 1.0
     """Seconds until a step in the journal is forced to the disk, at least 0; what a machine that dies can
     lose (a process that dies loses nothing). 0: at once. None: as the system likes."""
-    exchange: Literal["auto", "scalars", "gradients"] = "auto"
-    """What processes under torchrun tell each other: losses, and each folds all members; or gradients as
-    well, and each folds its share. auto: what is cheaper; gradients where losses alone do not do."""
-    balance: bool = False
-    """Give faster processes more members to evaluate; the result is the same."""
     partial_steps: bool = False
     """cd-rge, fd-rge, spsa-1.5: go on without the members of a process that fails in its evaluation."""
     check_replicas: int = 100

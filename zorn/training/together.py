@@ -45,14 +45,7 @@ def shared(estimator: Estimator, group: Group, settings: RunConfig) -> SharedEst
     Raises:
         ConfigError: a way to share it that the estimator does not have.
     """
-    return share(
-        estimator,
-        group,
-        mode=settings.exchange,
-        balance=settings.balance,
-        partial=settings.partial_steps,
-        check_every=settings.check_replicas,
-    )
+    return share(estimator, group, partial=settings.partial_steps, check_every=settings.check_replicas)
 
 
 def fetch_run(group: Group, folder: RunFolder) -> None:
@@ -109,7 +102,7 @@ def state_of(folder: RunFolder, config: Config) -> Literal["other", "begun", "sa
 
 def check_same_settings(group: Group, config: Config) -> None:
     """Raise ConfigError, on all processes, unless all have the same settings."""
-    shared_by_all = ("exchange", "balance", "partial_steps", "check_replicas", "evaluations")
+    shared_by_all = ("partial_steps", "check_replicas", "evaluations")
     facts = run_settings(config) | {name: getattr(config.run, name) for name in shared_by_all}
     facts |= {"steps": config.budget.steps, "seconds": config.budget.seconds}
     group.message(facts={name: repr(value) for name, value in facts.items()})
