@@ -1,9 +1,8 @@
-"""What two processes send each other in a step: zorn's two exchanges beside the paper's, fast and slow links.
+"""Bytes that two processes send each other in a step: zorn's losses beside the paper's weights.
 
-`scalars` gathers the losses and every process folds all members; `gradients` folds each process's own
-members and sums the gradients; `paper` broadcasts all weights and reduces a buffer of their size, see
-`paper_exchange.py`. All three train the same LSTM with the same members on the same sequences, step by step
-in turn, in processes of one thread.
+`scalars` gathers the losses, and every process folds all members, as `zorn.distributed.share` does. `paper`
+broadcasts all weights and reduces a buffer of their size, see `paper_exchange.py`. Both train the same LSTM
+with the same members on the same sequences, step by step in turn, in processes of one thread.
 
 - `wire_bytes`: bytes of a step that the network devices sent, of both processes together, with the headers
   and acknowledgements of TCP. A network that no other process uses; null where the machine makes none.
@@ -39,7 +38,7 @@ import zorn.distributed
 from zorn.models import parameter_count
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
-MODES = {"paper": "tab:red", "gradients": "tab:orange", "scalars": "tab:blue"}
+MODES = {"paper": "tab:red", "scalars": "tab:blue"}
 LINKS = {"loopback": "o-", "slow": "s--"}
 PROCESSES = 2
 VOCABULARY, SEQUENCES, TIME = 32, 1, 2
@@ -97,23 +96,19 @@ def steppers(
         paper.step(batch)
         return paper.bytes_sent - sent, paper.communication_seconds - seconds
 
-    def by_zorn(mode: str) -> Callable[[], tuple[int, float]]:
-        rows = 2 * chosen["members"] * SEQUENCES
-        estimator = zorn.distributed.share(
-            zorn.CDRGE(population=chosen["members"], epsilon=EPSILON, micro_batch=min(64, rows // PROCESSES)),
-            group,
-            mode=mode,
-        )
+    rows = 2 * chosen["members"] * SEQUENCES
+    estimator = zorn.distributed.share(
+        zorn.CDRGE(population=chosen["members"], epsilon=EPSILON, micro_batch=min(64, rows // PROCESSES)),
+        group,
+    )
 
-        def step() -> tuple[int, float]:
-            sent, seconds = group.bytes_sent, group.seconds
-            estimator.estimate(model, batch, zorn.TokenCrossEntropy())
-            optimizer.step()
-            return group.bytes_sent - sent, group.seconds - seconds
+    def by_zorn() -> tuple[int, float]:
+        sent, seconds = group.bytes_sent, group.seconds
+        estimator.estimate(model, batch, zorn.TokenCrossEntropy())
+        optimizer.step()
+        return group.bytes_sent - sent, group.seconds - seconds
 
-        return step
-
-    return {"paper": by_paper, "gradients": by_zorn("gradients"), "scalars": by_zorn("scalars")}
+    return {"paper": by_paper, "scalars": by_zorn}
 
 
 def rank(chosen: Case) -> None:
@@ -199,9 +194,8 @@ def records_of(chosen: Case, found: Sequence[Case], *, own_network: bool) -> lis
         else:
             speeds = [math.nan]
         records.append(Record("steps_per_second", statistics.median(speeds), "1/s", mine))
-    for way in ("paper", "gradients"):
-        ratio = bytes_of[way] / bytes_of["scalars"]
-        records.append(Record(f"bytes_{way}_over_scalars", ratio, "ratio", place))
+    ratio = bytes_of["paper"] / bytes_of["scalars"]
+    records.append(Record("bytes_paper_over_scalars", ratio, "ratio", place))
     return records
 
 
@@ -223,8 +217,7 @@ float32, {SEQUENCES} sequence of {TIME} tokens, {PROCESSES} processes of one thr
   namespaces joined by a relay.
 - `paper`: all weights broadcast and a buffer of their size reduced, with dense directions. No steps per
   second are given where it had fewer members than the others, which changes nothing in what it sends.
-- With many members of a large model and a fast link `gradients` is the faster one: there each process folds a
-  part of the weights, and all of them in `scalars`."""
+- `scalars`: the losses, as zorn sends them; each process folds all members."""
 
 
 def show(records: Sequence[Record], arguments: argparse.Namespace) -> None:

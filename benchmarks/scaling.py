@@ -38,7 +38,7 @@ from tables import Lines
 
 import zorn
 import zorn.distributed
-from zorn.planning.cluster import StepWork, WorkerCosts, cheaper_mode, fold_bound_workers, predict
+from zorn.planning.cluster import StepWork, WorkerCosts, fold_bound_workers, predict
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 SIZES = {100_000: 15, 1_000_000: 9, 10_000_000: 5}
@@ -84,7 +84,7 @@ def rank(parameters: int, rounds: int) -> None:
     tokens = torch.arange(SEQUENCES * (TIME + 1)).view(SEQUENCES, TIME + 1) % VOCABULARY
     batch = zorn.Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     plain = estimator()
-    shared = zorn.distributed.share(estimator(), group, mode="scalars")
+    shared = zorn.distributed.share(estimator(), group)
     many = estimator(FOLDS * MEMBERS)
     parts: dict[str, list[float]] = {"row": [], "few": [], "many": []}
 
@@ -109,14 +109,13 @@ def rank(parameters: int, rounds: int) -> None:
     def together() -> None:
         shared.estimate(model, batch, objective)
 
-    tensors = [parameter.numel() for parameter in model.parameters()]
     ways: dict[str, Callable[[], None]] = {
         "alone": alone,
         "apart": apart,
         "together": together,
         "fold": fold_many,
     }
-    found: Found = {"parameters": sum(tensors), "tensors": tensors} | {
+    found: Found = {"parameters": sum(parameter.numel() for parameter in model.parameters())} | {
         way: {"wall": [], "processor": []} for way in ways
     }
     for number in range(-1, rounds):
@@ -204,39 +203,35 @@ def records_of(parameters: int, found: Sequence[Found]) -> list[Record]:
         population=MEMBERS,
         rows=2 * MEMBERS * SEQUENCES,
         micro_batch=MICRO_BATCH,
-        tensors=first["tensors"],
+        parameters=first["parameters"],
     )
-    guess = predict(work, costs, 2, "scalars").steps_per_second
+    guess = predict(work, costs, 2).steps_per_second
     records.append(Record("predicted_over_measured", guess * statistics.median(together), "ratio", place))
-    return records + planned(place, first["tensors"], costs)
+    return records + planned(place, first["parameters"], costs)
 
 
-def planned(place: dict[str, object], tensors: Sequence[int], costs: WorkerCosts) -> list[Record]:
+def planned(place: dict[str, object], parameters: int, costs: WorkerCosts) -> list[Record]:
     """Steps per second of many workers, each as fast as a process here, over other links."""
     work = StepWork(
         population=PLANNED_MEMBERS,
         rows=2 * PLANNED_MEMBERS * SEQUENCES,
         micro_batch=MICRO_BATCH,
-        tensors=tensors,
+        parameters=parameters,
     )
     records = []
     for network, (latency, bandwidth) in NETWORKS.items():
         there = replace(costs, latency=latency, bandwidth=bandwidth)
         for workers in WORKERS:
-            choice = cheaper_mode(work, there, workers)
-            for mode in ("scalars", "gradients"):
-                step = predict(work, there, workers, mode)
-                settings = {
-                    **place,
-                    "members": PLANNED_MEMBERS,
-                    "network": network,
-                    "workers": workers,
-                    "mode": mode,
-                    "bottleneck": step.bottleneck,
-                    "cheaper": mode == choice,
-                    "fold_bound_workers": round(fold_bound_workers(work, there), 1),
-                }
-                records.append(Record("planned_steps_per_second", step.steps_per_second, "1/s", settings))
+            step = predict(work, there, workers)
+            settings = {
+                **place,
+                "members": PLANNED_MEMBERS,
+                "network": network,
+                "workers": workers,
+                "bottleneck": step.bottleneck,
+                "fold_bound_workers": round(fold_bound_workers(work, there), 1),
+            }
+            records.append(Record("planned_steps_per_second", step.steps_per_second, "1/s", settings))
     return records
 
 
@@ -253,8 +248,8 @@ bounds the largest model."""
 PLAN = f"""## Planned: 8 to 1,000 workers
 
 By the [cost model](../concepts/scaling.md), from the costs above, each worker as fast as a process here:
-{PLANNED_MEMBERS:,} members, micro-batches of {MICRO_BATCH} rows. Steps per second of the cheaper
-mode, (s) `scalars` or (g) `gradients`, and the part that takes longest."""
+{PLANNED_MEMBERS:,} members, micro-batches of {MICRO_BATCH} rows. Steps per second,
+and the part that takes longest."""
 
 
 def show(records: Sequence[Record], arguments: argparse.Namespace) -> None:
@@ -309,9 +304,9 @@ def plan_of(records: Sequence[Record]) -> Lines:
     lines: dict[tuple[str, str, str], list[str]] = {}
     for record in records:
         place = record.settings
-        if record.name == "planned_steps_per_second" and place["cheaper"]:
+        if record.name == "planned_steps_per_second":
             key = (f"{place['parameters']:,}", str(place["network"]), f"{place['fold_bound_workers']:,}")
-            word = f"{record.value:.3g} ({str(place['mode'])[0]}, {place['bottleneck']})"
+            word = f"{record.value:.3g} ({place['bottleneck']})"
             lines.setdefault(key, []).append(word)
     titles = ["parameters", "link", "fold = evaluation at workers", *map(str, WORKERS)]
     return Lines(titles, [[*key, *words] for key, words in lines.items()])
@@ -328,19 +323,14 @@ def draw(pairs: Axes, plan: Axes, records: Sequence[Record]) -> None:
     pairs.set_ylabel("of twice the speed of one process")
     pairs.legend(fontsize=7)
     largest = max(int(str(one.settings["parameters"])) for one in records if "parameters" in one.settings)
-    for (network, mode), style in {
-        (network, mode): dash + colour
-        for network, colour in zip(NETWORKS, ("C3", "C1", "C0"), strict=True)
-        for mode, dash in (("scalars", "-"), ("gradients", "--"))
-    }.items():
+    for network, colour in zip(NETWORKS, ("C3", "C1", "C0"), strict=True):
         points = [
             (one.settings["workers"], one.value)
             for one in records
             if one.name == "planned_steps_per_second"
-            and (one.settings["parameters"], one.settings["network"], one.settings["mode"])
-            == (largest, network, mode)
+            and (one.settings["parameters"], one.settings["network"]) == (largest, network)
         ]
-        plan.loglog(*zip(*points, strict=True), style, label=f"{mode}, {network}")
+        plan.loglog(*zip(*points, strict=True), colour, label=network)
     plan.set_xlabel("workers")
     plan.set_ylabel(f"planned steps per second, {largest:,} parameters")
     plan.legend(fontsize=7)

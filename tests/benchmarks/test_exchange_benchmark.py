@@ -119,7 +119,7 @@ def test_processes_on_loopback_print_and_fail():
 
 def made_up(link: str) -> list[dict]:
     """What two processes could find in two steps of each way."""
-    wires = {"paper": 8000, "gradients": 4000, "scalars": 8}
+    wires = {"paper": 8000, "scalars": 8}
     steps = [
         {"way": way, "wire": wire, "payload": wire // 2, "communication": 0.1, "seconds": 0.5}
         for way, wire in wires.items()
@@ -148,7 +148,7 @@ def test_without_a_network_of_its_own_the_payload_is_compared():
     chosen = exchange.case("loopback", 1000, 64, 2)
     records = exchange.records_of(chosen, made_up("loopback"), own_network=False)
     assert all(math.isnan(one.value) for one in records if one.name == "wire_bytes")
-    assert [one.value for one in records if one.name == "bytes_gradients_over_scalars"] == [500]
+    assert [one.value for one in records if one.name == "bytes_paper_over_scalars"] == [1000]
 
 
 def test_the_page_of_the_exchange_shows_every_way(tmp_path):
@@ -174,7 +174,7 @@ def measured(together: float) -> list[dict]:
     ways = {way: {"wall": [seconds] * 3, "processor": [seconds] * 3} for way, seconds in clock.items()}
     many = fixed + scaling.FOLDS * scaling.MEMBERS * member
     parts = {"row": [row] * 3, "few": [few] * 3, "many": [many] * 3, "small": 1e-4, "large": 4e-3}
-    return [{"parameters": 30_000, "tensors": [10_000, 20_000], **ways, **parts}] * 2
+    return [{"parameters": 30_000, **ways, **parts}] * 2
 
 
 def test_costs_come_from_the_parts_that_were_timed():

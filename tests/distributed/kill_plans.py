@@ -10,7 +10,7 @@ from kill_points import POINTS
 
 STEPS = 20
 WORDS = "--task copy --batch 4 --minimum-length 1 --maximum-length 2 --hidden-size 8 --estimator cd-rge"
-WORDS += " --population 8 --micro-batch 4 --evaluations 4 --threads 1 --exchange scalars"
+WORDS += " --population 8 --micro-batch 4 --evaluations 4 --threads 1"
 WORDS += f" --steps {STEPS}"
 PROCESS_TIMEOUT, HANG_TIMEOUT = 60, 10
 """Seconds after which processes give up one that is silent, in runs with kills only and with hangs."""

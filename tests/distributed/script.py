@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from zorn.distributed import Costs, DivergedReplicaError, Group, WorkerError, share, start
+from zorn.distributed import DivergedReplicaError, Group, WorkerError, share, start
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, CDRGE, FDRGE, NRES, PES, SPSA15, TBPTT, ActivityCredit, Bridge, EProp
 from zorn.models import Batch, LanguageModel
@@ -79,10 +79,10 @@ def train(estimator, model, steps, *, rows=ROWS, objective=None, update=None, op
     return found
 
 
-def run_members(group, kind, structure, form, saved: Path, **options) -> dict:
+def run_members(group, kind, structure, form, saved: Path) -> dict:
     """A run of STEPS; on the way, all that another one needs to go on from STOP is saved."""
     model = small_model(torch.bfloat16 if form == "bfloat16 fused" else torch.float32)
-    estimator = share(weight_space(kind, structure), group, **options)
+    estimator = share(weight_space(kind, structure), group)
     fused, plain = {"update": FusedSGD(learning_rate=0.3)}, torch.optim.SGD(model.parameters(), lr=0.3)
     how = fused if form == "bfloat16 fused" else {"optimizer": plain}
     train(estimator, model, range(STOP), **how)
@@ -184,15 +184,14 @@ def failing(group: Group) -> dict[str, object]:
     found["no batch"] = estimating(batch="nothing" if odd else None)
     found["empty batch"] = estimating(batch=Batch(*(p[:0] for p in batch_of(0))) if odd else None)
     found["other setting"] = estimating(other)
-    found["other structure"] = estimating(weight_space("cd-rge", "dense") if odd else None, mode="gradients")
+    found["other structure"] = estimating(weight_space("cd-rge", "dense") if odd else None)
     found["other kind"] = estimating(weight_space("pes", "rank one") if odd else None)
     found["other shape"] = estimating(model=small_model(hidden=6) if odd else None)
     found["other weights"] = estimating(model=small_model(seed=1) if odd else None)
     found["other batch"] = estimating(batch=batch_of(1) if odd else None)
     found["other objective"] = estimating(objective=score if odd else None)
-    for option, value in {"balance": True, "partial": True, "mode": "gradients", "check_every": 7}.items():
+    for option, value in {"partial": True, "check_every": 7}.items():
         found[f"other {option}"] = estimating(**({option: value} if odd else {}))
-    found["other costs"] = estimating(costs=Costs(link=1e6) if odd else None)
     frozen = small_model()
     frozen.head.weight.requires_grad_(not odd)
     found["frozen"] = estimating(model=frozen)
@@ -301,11 +300,7 @@ def run(group: Group, folder: Path, *, quick: bool = False) -> dict[str, object]
         found[name] = run_members(group, *case, folder / f"{group.size} {name}.state")
     if quick:
         return found
-    plain = ("cd-rge", "rank one", "float32")
     spare = folder / f"{group.size} spare.state"
-    found["balanced"] = run_members(group, *plain, spare, balance=True)
-    for case in [plain, ("pes", "dense", "bfloat16 fused")]:
-        found[f"gradients {' '.join(case)}"] = run_members(group, *case, spare, mode="gradients")
     for name in OF_ROWS:
         found[name] = run_rows(group, name, folder / f"{group.size} {name}.state")
     if group.size > 1:

@@ -14,7 +14,6 @@ from processes import HERE, PATIENCE, run_processes
 SIZES = (1, 2, 3, 4)
 several = pytest.mark.parametrize("size", SIZES[1:])
 MEMBERS = [" ".join(case) for case in script.cases(quick=False)]
-SHARED_FOLDS = ["gradients cd-rge rank one float32", "gradients pes dense bfloat16 fused"]
 RESUMED = [f"resumed {name}" for name in MEMBERS if name.startswith(("cd-rge", "pes"))]
 
 
@@ -59,24 +58,6 @@ def test_the_runs_have_moved_the_weights_each_in_its_own_way(outcomes):
     [alone] = outcomes[1]
     ends = [alone[name]["weights"]["head.weight"].float() for name in MEMBERS]
     assert all(not torch.equal(one, other) for i, one in enumerate(ends) for other in ends[:i])
-
-
-@several
-def test_a_share_in_proportion_to_speed_changes_no_bit(outcomes, size):
-    for each in outcomes[size]:
-        assert_same(each["balanced"], outcomes[1][0]["cd-rge rank one float32"])
-
-
-@several
-@pytest.mark.parametrize("name", SHARED_FOLDS)
-def test_a_shared_fold_gives_the_bits_of_one_process(outcomes, size, name):
-    """The norm is added up from other blocks."""
-    expected = dict(outcomes[1][0][name.removeprefix("gradients ")])
-    norm = expected.pop("norm")
-    for each in outcomes[size]:
-        found = dict(each[name])
-        assert found.pop("norm") == pytest.approx(norm, rel=1e-6)
-        assert_same(found, expected)
 
 
 @several
@@ -155,11 +136,8 @@ DIFFERENCES = {
     "other weights": r"weights of embedding.weight: ",
     "other batch": r"values in batch.inputs: ",
     "other objective": r"objective: (score, not TokenCrossEntropy|TokenCross.*, not score)",
-    "other balance": r"balance of share\(\): (True, not False|False, not True)",
     "other partial": r"partial of share\(\): (True, not False|False, not True)",
-    "other mode": r"mode of share\(\): (gradients, not auto|auto, not gradients)",
     "other check_every": r"check_every of share\(\): (7, not 100|100, not 7)",
-    "other costs": r"costs of share\(\): Costs\(",
     "frozen": r"parameter head.weight: .*(frozen, not .*trained|trained, not .*frozen)",
     "later batch": r"(work|batch.inputs): ",
 }

@@ -7,7 +7,7 @@ import torch
 from processes import free_port
 from script import batch_of, small_model, weight_space, weights
 
-from zorn.distributed import Costs, Group, share, start
+from zorn.distributed import Group, share, start
 from zorn.distributed.agreement import described, estimator_facts, weight_facts
 from zorn.errors import ConfigError
 from zorn.estimators import BPTT, NRES, PES, ActivityCredit, Bridge
@@ -103,9 +103,6 @@ def test_a_timeout_is_positive():
     [
         (lambda: torch.nn.Linear(1, 1), {}, "estimator must be one of zorn's .* got a Linear"),
         (lambda: share(weight_space("pes", "dense"), Group()), {}, "not shared yet, got a SharedEstimator"),
-        (lambda: BPTT(), {"mode": "losses"}, "mode must be one of 'auto', 'scalars', 'gradients'"),
-        (lambda: BPTT(), {"mode": "scalars"}, "'scalars' for BPTT, whose gradient is no sum over members"),
-        (lambda: ActivityCredit(epsilon=0.1), {"mode": "scalars"}, "'scalars' for ActivityCredit"),
         (lambda: weight_space("pes", "dense"), {"partial": True}, "partial: got True for PES"),
         (lambda: weight_space("cd-rge", "dense"), {"check_every": 0}, "check_every must be a whole number"),
     ],
@@ -122,21 +119,6 @@ def test_a_group_is_what_start_gives():
         share(BPTT(), "gloo")
 
 
-@pytest.mark.parametrize("numbers", [{"fold": 0.0}, {"link": -1.0}])
-def test_costs_are_positive(numbers):
-    with pytest.raises(ConfigError, match="must be a number above 0"):
-        Costs(**numbers)
-
-
-def test_the_cost_rule_is_its_formula():
-    """Two processes, 100 members, a fold of 1e9: half of 100 d / 1e9 is saved by sending 4 d bytes, which
-    takes less from 4e9 / 50 bytes a second on."""
-    sizes = {"members": 100, "parameters": 10**6, "processes": 2}
-    assert Costs(fold=1e9, link=0.99 * 4e9 / 50).cheaper(**sizes) == "scalars"
-    assert Costs(fold=1e9, link=1.01 * 4e9 / 50).cheaper(**sizes) == "gradients"
-    assert Costs().cheaper(**sizes | {"processes": 1}) == "scalars"
-
-
 @pytest.mark.parametrize("kind", ["cd-rge", "1.5-spsa", "nres"])
 def test_a_shared_estimator_of_one_process_is_the_estimator(kind):
     """The same bits, on the same path; and it has the other's attributes."""
@@ -151,7 +133,6 @@ def test_a_shared_estimator_of_one_process_is_the_estimator(kind):
     )
     assert (shared.step, shared.epsilon, shared.population) == (3, 0.02, 4)
     assert shared.estimator.epsilon == 0.02
-    assert shared.mode == "scalars"
     with pytest.raises(AttributeError):
         shared.nothing  # noqa: B018
 
@@ -163,15 +144,6 @@ def test_ask_evaluate_and_tell_are_shared_too():
     losses = [e.evaluate(model, e.ask(model), batch, TokenCrossEntropy()) for e in (plain, shared)]
     assert torch.equal(losses[0][0], losses[1][0])
     assert losses[0][1] == losses[1][1] == 32
-
-
-def test_what_the_user_froze_stays_frozen_in_a_shared_fold():
-    model, estimator = small_model(), share(weight_space("cd-rge", "dense"), Group(), mode="gradients")
-    model.embedding.weight.requires_grad_(False)
-    estimator.estimate(model, batch_of(0), TokenCrossEntropy())
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["embedding.weight"]
-    assert model.embedding.weight.grad is None
 
 
 @pytest.mark.parametrize(

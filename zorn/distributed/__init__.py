@@ -3,14 +3,12 @@
 Started by torchrun; every process runs the same program on the same batches.
 """
 
-from zorn.distributed.cost import Costs
 from zorn.distributed.group import Group
 from zorn.distributed.launch import start
 from zorn.distributed.share import SharedEstimator, share
 from zorn.errors import DivergedReplicaError, WorkerError
 
 __all__ = [
-    "Costs",
     "DivergedReplicaError",
     "Group",
     "SharedEstimator",

@@ -28,8 +28,8 @@ T = TypeVar("T")
 WELL, FAILED, LEFT_OUT = 0.0, 1.0, 2.0
 """What a process says of itself in a message."""
 
-HEADER = 6
-"""Numbers before the values of a message: state, digest of the facts, interrupt, work, seconds, values."""
+HEADER = 4
+"""Numbers before the values of a message: state, digest of the facts, interrupt, values."""
 
 DIGEST_BITS = 52
 """Of a digest in a message: what a float64 holds exactly."""
@@ -41,13 +41,10 @@ class Note:
 
     Args:
         values: float64, on the CPU.
-        work, seconds: what it did before, in a unit of its own choice, and how long that took.
         left_out: it failed at its values, which do not count.
     """
 
     values: Tensor
-    work: float
-    seconds: float
     left_out: bool
 
 
@@ -121,8 +118,6 @@ class Group:
         *,
         facts: Mapping[str, object] | None = None,
         disagreement: type[ZornError] = ConfigError,
-        work: float = 0.0,
-        seconds: float = 0.0,
         left_out: Exception | None = None,
         failure: Exception | None = None,
     ) -> list[Note]:
@@ -133,7 +128,6 @@ class Group:
             values: float64 [count] on the CPU; None: none. Counts may differ.
             facts: by name, what must be the same on all processes.
             disagreement: the error for facts that are not.
-            work, seconds: see `Note`.
             left_out: why the values do not count; where this is so on all processes, it is raised.
             failure: why this process goes no further; it is raised.
 
@@ -143,12 +137,12 @@ class Group:
         """
         values = values if values is not None else torch.empty(0, dtype=torch.float64)
         state = FAILED if failure is not None else WELL if left_out is None else LEFT_OUT
-        numbers = [state, _digest(facts or {}), float(self._interrupt), work, seconds, len(values)]
+        numbers = [state, _digest(facts or {}), float(self._interrupt), len(values)]
         header = torch.tensor(numbers, dtype=torch.float64)
         padding = values.new_zeros(max(0, self._capacity - len(values)))
         said = self._all_gather(torch.cat([header, values[: self._capacity], padding]))
         headers, heard = said[:, :HEADER], said[:, HEADER:]
-        counts = [int(count) for count in headers[:, 5]]
+        counts = [int(count) for count in headers[:, 3]]
         if (headers[:, 0] == FAILED).any() or (headers[:, 0] == LEFT_OUT).all():
             self._raise_failure(failure or left_out)
         if (headers[:, 1] != headers[0, 1]).any():
@@ -160,7 +154,7 @@ class Group:
             heard = torch.cat([heard, self._all_gather(rest)], dim=1)
             self._capacity = max(counts)
         return [
-            Note(row[:count], float(head[3]), float(head[4]), bool(head[0] == LEFT_OUT))
+            Note(row[:count], bool(head[0] == LEFT_OUT))
             for row, count, head in zip(heard, counts, headers, strict=True)
         ]
 

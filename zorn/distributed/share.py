@@ -7,12 +7,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_choice, check_switch, check_whole_number
+from zorn.checks import check_switch, check_whole_number
 from zorn.distributed.agreement import setup_facts, weight_facts
-from zorn.distributed.cost import Costs, Mode
 from zorn.distributed.group import Group
 from zorn.distributed.rows import estimate_of_rows
-from zorn.distributed.shared_fold import SharedFold
 from zorn.distributed.workers import GroupWorkers
 from zorn.errors import ConfigError, DivergedReplicaError
 from zorn.estimators import (
@@ -27,8 +25,6 @@ from zorn.estimators.arguments import check_batch, check_model, check_objective,
 from zorn.models import Batch
 from zorn.perturbations import FusedSGD, Objective
 
-MODES = ("auto", "scalars", "gradients")
-
 CARRIED = "carried"
 """Where the estimators of rows keep the state of streams in their `state_dict`."""
 
@@ -37,33 +33,25 @@ def share(
     estimator: Any,
     group: Any,
     *,
-    mode: str = "auto",
-    balance: bool = False,
     partial: bool = False,
     check_every: int = 100,
-    costs: Costs | None = None,
 ) -> SharedEstimator:
     """Let the processes of a group do each estimate together: every one of them has a replica of the model,
     is given the whole batch, and ends with the whole gradient.
 
     Weight-space estimators (CD-RGE, FD-RGE, 1.5-SPSA, PES, NRES) deal members, whole micro-batches in a
-    fixed order: losses, weights and all else are the same bits for any number of processes. `micro_batch`
-    must be small enough that there are some for each. Activity credit, bridge, e-prop, TBPTT and BPTT deal
+    fixed order. The processes send each other losses only, and each folds all members: losses, weights and
+    all else are the same bits for any number of processes. `micro_batch` must be small enough that there are
+    some for each. Activity credit, bridge, e-prop, TBPTT and BPTT deal
     rows of the batch and add up their gradients: the same as with one process but for rounding.
 
     Args:
         estimator: of zorn; it belongs to the result from now on.
         group: from `start`.
-        mode: "scalars": every process folds all members, and only losses are sent; weight-space only.
-            "gradients": each folds its share, and gradients are sent. "auto": by `costs` for weight-space
-            estimators, else "gradients".
-        balance: deal micro-batches in proportion to the speeds that were measured, for processes that differ.
-            Changes no bit. Not within a segment of PES and NRES, whose states stay where they are.
         partial: where a process fails in its share of an evaluation, go on without its members (the average
             is over the rest, see `maximum_nonfinite_share`), with a RuntimeWarning, instead of an error on
             all. CD-RGE, FD-RGE and 1.5-SPSA only. A process that ends altogether ends the group.
         check_every: steps between two comparisons of all weights, at least 1.
-        costs: of fold and link, for "auto"; None: the defaults of `Costs`.
 
     Raises:
         ConfigError: a setting outside its range, or that the estimator cannot do.
@@ -89,23 +77,15 @@ def share(
         raise ConfigError(
             f"group must be what zorn.distributed.start() returned, got a {type(group).__name__}"
         )
-    check_choice("mode", mode, MODES)
-    check_switch("balance", balance)
     check_switch("partial", partial)
     check_whole_number("check_every", check_every, minimum=1)
     name = type(estimator).__name__
-    if mode == "scalars" and not isinstance(estimator, ZeroOrderEstimator | StreamingEstimator):
-        raise ConfigError(
-            f"mode: got 'scalars' for {name}, whose gradient is no sum over members that losses would "
-            "determine: take 'gradients' or 'auto', or a weight-space estimator such as CDRGE"
-        )
     if partial and not isinstance(estimator, ZeroOrderEstimator):
         raise ConfigError(
             f"partial: got True for {name}, which cannot go on without a part of its work: take False, or "
             "CDRGE, FDRGE or SPSA15"
         )
-    workers = GroupWorkers(group, balance=balance, partial=partial)
-    return SharedEstimator(estimator, workers, mode=mode, check_every=check_every, costs=costs or Costs())
+    return SharedEstimator(estimator, GroupWorkers(group, partial=partial), check_every=check_every)
 
 
 @final
@@ -119,7 +99,6 @@ class SharedEstimator:
     Attributes:
         estimator: the one that it was made of.
         group: the processes.
-        mode: "scalars" or "gradients"; "auto" until the first estimate.
 
     Example:
         >>> import zorn
@@ -129,18 +108,14 @@ class SharedEstimator:
         0.05
     """
 
-    __slots__ = ("_agreed", "_check_every", "_costs", "_workers", "estimator", "group", "mode")
+    __slots__ = ("_agreed", "_check_every", "_workers", "estimator", "group")
 
-    def __init__(
-        self, estimator: Any, workers: GroupWorkers, *, mode: str, check_every: int, costs: Costs
-    ) -> None:
-        self.estimator, self.group, self.mode = estimator, workers.group, mode
-        self._workers, self._check_every, self._costs = workers, check_every, costs
+    def __init__(self, estimator: Any, workers: GroupWorkers, *, check_every: int) -> None:
+        self.estimator, self.group = estimator, workers.group
+        self._workers, self._check_every = workers, check_every
         self._agreed = False
         if hasattr(estimator, "workers"):
             estimator.workers = workers
-        if mode != "auto":
-            self._choose(mode)
 
     def __getattr__(self, name: str) -> Any:
         if name in SharedEstimator.__slots__ or name.startswith("__"):
@@ -222,8 +197,6 @@ class SharedEstimator:
                     f"batch: got {rows} rows for {self.group.size} processes, of which each takes some: "
                     f"expected at least {self.group.size}; take a larger batch, or fewer processes"
                 )
-        if self.mode == "auto":
-            self._choose(self._auto(model))
         self._workers.facts = {
             "step": step,
             "batch.inputs": tuple(batch.inputs.shape),
@@ -232,18 +205,5 @@ class SharedEstimator:
 
     def _options(self) -> dict[str, str]:
         """How the work is shared: by it, who does what and which messages follow."""
-        options = {"mode": self.mode, "check_every": self._check_every, "costs": self._costs}
-        options |= {"balance": self._workers.balance, "partial": self._workers.partial}
+        options = {"check_every": self._check_every, "partial": self._workers.partial}
         return {f"{name} of share()": str(value) for name, value in options.items()}
-
-    def _auto(self, model: nn.Module) -> Mode:
-        if not isinstance(self.estimator, ZeroOrderEstimator | StreamingEstimator):
-            return "gradients"
-        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        members = self.estimator.population
-        return self._costs.cheaper(members=members, parameters=parameters, processes=self.group.size)
-
-    def _choose(self, mode: str) -> None:
-        self.mode = mode
-        if mode == "gradients" and isinstance(self.estimator, ZeroOrderEstimator | StreamingEstimator):
-            self.estimator.perturbation = SharedFold(self.estimator.perturbation, self.group)

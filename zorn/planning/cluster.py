@@ -2,15 +2,12 @@
 
 A step of n members evaluates R rows, whole micro-batches of m at a time, dealt to N workers. With the
 measured seconds of a row t, of folding one member into one parameter f, the link's latency ℓ and bandwidth β,
-and trained tensors of d elements in all, that are owned by the workers as evenly as whole tensors can be:
+and d trained parameters:
 
     evaluation   share · t · (1 + σ H_N)              share = min(R, ⌈⌈R/m⌉ / N⌉ m), the largest one
     losses       ⌈log₂ N⌉ ℓ                           two float64 a member, gathered in rounds, after each of
-                 + (N − 1) (48 + 16 n / N) / β        which a worker knows twice as many (Bruck et al. 1997)
-    fold         n d f                                scalars: every worker folds all
-                 n f · (elements of the busiest)      gradients: each folds all members into what it owns,
-    gradient     ⌈log₂ N⌉ Σ (ℓ + 4 d_i / β)           and broadcasts each, float32, along a tree; before
-                 + ⌈log₂ N⌉ ℓ + (N − 1) 48 / β        that a message, that all are there
+                 + (N − 1) (32 + 16 n / N) / β        which a worker knows twice as many (Bruck et al. 1997)
+    fold         n d f                                every worker folds all
 
 σ is what a worker is late on average, as a part of its evaluation and exponentially distributed: the last of
 N is late by H_N = 1 + 1/2 + … + 1/N times that. A worker that fails takes the step with it: with failures at
@@ -22,21 +19,18 @@ a checkpoint).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from zorn.checks import check_number, check_whole_number
-from zorn.distributed.dealing import dealt, owners
+from zorn.distributed.dealing import dealt
 from zorn.errors import ConfigError
 
-Mode = Literal["scalars", "gradients"]
-MODES: tuple[Mode, ...] = ("scalars", "gradients")
-PARTS = ("evaluation", "losses", "fold", "gradient", "fixed")
-LOSS_BYTES, HEADER_BYTES, GRADIENT_BYTES = 16.0, 48.0, 4.0
-"""Of a member, its two losses in float64; of the message that they come in; of an element of a gradient."""
+PARTS = ("evaluation", "losses", "fold", "fixed")
+LOSS_BYTES, HEADER_BYTES = 16.0, 32.0
+"""Of a member, its two losses in float64; of the message that they come in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +78,7 @@ class StepWork:
         population: n, members.
         rows: R, forward passes of the step: 2 n g of central differences, see `forward_passes`.
         micro_batch: m, rows that run together; whole ones are dealt.
-        tensors: elements of each trained parameter.
+        parameters: d, trained ones.
 
     Raises:
         ConfigError: a number out of range.
@@ -93,31 +87,17 @@ class StepWork:
     population: int
     rows: int
     micro_batch: int
-    tensors: Sequence[int]
+    parameters: int
 
     def __post_init__(self) -> None:
-        for name in ("population", "rows", "micro_batch"):
+        for name in ("population", "rows", "micro_batch", "parameters"):
             check_whole_number(name, getattr(self, name), minimum=1)
-        check_whole_number("the number of tensors", len(self.tensors), minimum=1)
-        for elements in self.tensors:
-            check_whole_number("tensors: the elements of each", elements, minimum=1)
-
-    @property
-    def parameters(self) -> int:
-        """d, elements of all tensors."""
-        return sum(self.tensors)
 
     @property
     def portions(self) -> list[int]:
         """Rows of each micro-batch; more workers than there are of them leave some without work."""
         whole, rest = divmod(self.rows, self.micro_batch)
         return [self.micro_batch] * whole + [rest] * (rest > 0)
-
-    def owned(self, workers: int) -> np.ndarray:
-        """Elements of the tensors that each worker owns in the mode "gradients", [workers]."""
-        elements = np.zeros(workers)
-        np.add.at(elements, owners(self.tensors, workers), np.asarray(self.tensors, dtype=np.float64))
-        return elements
 
 
 @dataclass(frozen=True)
@@ -127,7 +107,6 @@ class StepSeconds:
     evaluation: float
     losses: float
     fold: float
-    gradient: float
     fixed: float
     total: float
 
@@ -142,67 +121,44 @@ class StepSeconds:
         return max(PARTS, key=lambda part: getattr(self, part))
 
 
-def predict(work: StepWork, costs: WorkerCosts, workers: int, mode: str) -> StepSeconds:
+def predict(work: StepWork, costs: WorkerCosts, workers: int) -> StepSeconds:
     """Seconds of a step on equal workers, in closed form.
 
     Args:
         workers: N, at least 1.
-        mode: "scalars" or "gradients", as in `zorn.distributed.share`.
-
-    Raises:
-        ConfigError: no such mode, or no workers.
-
-    Example:
-        >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
-        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
-        >>> for workers in (1, 16, 128):
-        ...     step = predict(work, costs, workers, "scalars")
-        ...     print(f"{workers}: {step.steps_per_second:.2f} steps per second, {step.bottleneck}")
-        1: 0.09 steps per second, evaluation
-        16: 0.87 steps per second, evaluation
-        128: 1.69 steps per second, fold
-    """
-    _check(workers, mode)
-    share = min(work.rows, math.ceil(len(work.portions) / workers) * work.micro_batch)
-    harmonic = float((1 / np.arange(1, workers + 1)).sum())
-    evaluation = share * costs.row * (1 + costs.late * harmonic)
-    losses = _gather_seconds(costs, workers, _loss_bytes(work, workers))
-    folded, gradient = work.parameters, 0.0
-    if mode == "gradients":
-        folded = float(work.owned(workers).max())
-        sent = sum(_message_seconds(costs, GRADIENT_BYTES * elements) for elements in work.tensors)
-        gradient = _rounds(workers) * sent + _gather_seconds(costs, workers, HEADER_BYTES)
-    fold = work.population * folded * costs.fold
-    seconds = evaluation + losses + fold + gradient + costs.fixed
-    rate = workers * costs.failures
-    total = math.expm1(rate * seconds) * (1 / rate + costs.restart) if rate else seconds
-    return StepSeconds(evaluation, losses, fold, gradient, costs.fixed, total)
-
-
-def cheaper_mode(work: StepWork, costs: WorkerCosts, workers: int) -> Mode:
-    """The mode with the shorter step; "scalars" where they are equal. `zorn.distributed.Costs`, which chooses
-    in a run, is the same rule without latency and with tensors that can be owned evenly.
 
     Raises:
         ConfigError: no workers.
 
     Example:
-        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
-        >>> slow = WorkerCosts(row=0.01, fold=1e-10, latency=0.01, bandwidth=12.5e6)
-        >>> fast = WorkerCosts(row=0.01, fold=1e-10, latency=1e-5, bandwidth=10e9)
-        >>> cheaper_mode(work, slow, workers=16), cheaper_mode(work, fast, workers=16)
-        ('scalars', 'gradients')
+        >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, parameters=10_000_000)
+        >>> for workers in (1, 16, 128):
+        ...     step = predict(work, costs, workers)
+        ...     print(f"{workers}: {step.steps_per_second:.2f} steps per second, {step.bottleneck}")
+        1: 0.09 steps per second, evaluation
+        16: 0.87 steps per second, evaluation
+        128: 1.69 steps per second, fold
     """
-    return min(MODES, key=lambda mode: predict(work, costs, workers, mode).total)
+    check_whole_number("workers", workers, minimum=1)
+    share = min(work.rows, math.ceil(len(work.portions) / workers) * work.micro_batch)
+    harmonic = float((1 / np.arange(1, workers + 1)).sum())
+    evaluation = share * costs.row * (1 + costs.late * harmonic)
+    losses = _gather_seconds(costs, workers, _loss_bytes(work, workers))
+    fold = work.population * work.parameters * costs.fold
+    seconds = evaluation + losses + fold + costs.fixed
+    rate = workers * costs.failures
+    total = math.expm1(rate * seconds) * (1 / rate + costs.restart) if rate else seconds
+    return StepSeconds(evaluation, losses, fold, costs.fixed, total)
 
 
 def fold_bound_workers(work: StepWork, costs: WorkerCosts) -> float:
     """The number of workers at which evaluating takes as long as folding all members, (R/n) t / (d f):
-    however many more there are, `scalars` gets at most twice as fast. It does not depend on the members.
+    however many more there are, a step gets at most twice as fast. It does not depend on the members.
 
     Example:
         >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
-        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, parameters=10_000_000)
         >>> round(fold_bound_workers(work, costs), 3)
         20.0
     """
@@ -213,24 +169,21 @@ def simulate(
     work: StepWork,
     costs: WorkerCosts,
     workers: int,
-    mode: str,
     *,
     steps: int = 100,
     speeds: Any = None,
-    balance: bool = False,
     seed: int = 0,
 ) -> float:
     """Seconds of a step on average, worker by worker and message by message.
 
     Every worker's own clock is followed: it evaluates its micro-batches, is late by chance, sends all losses
-    that it knows to one worker and waits for those of another, round after round, folds, and sends and
-    receives along the trees. A failure of any worker takes the step in flight with it.
+    that it knows to one worker and waits for those of another, round after round, and folds. A failure of any
+    worker takes the step in flight with it.
 
     Args:
-        work, costs, workers, mode: as in `predict`.
+        work, costs, workers: as in `predict`.
         steps: that are simulated, at least 1.
         speeds: of the workers, [workers] above 0, relative to `costs.row`; None: all 1. Folding is as fast.
-        balance: deal micro-batches in proportion to `speeds` instead of evenly.
         seed: of what is left to chance, 0 or more.
 
     Raises:
@@ -238,26 +191,19 @@ def simulate(
 
     Example:
         >>> costs = WorkerCosts(row=0.01, fold=1e-10, latency=1e-4, bandwidth=1e9)
-        >>> work = StepWork(population=512, rows=1024, micro_batch=8, tensors=[5_000_000] * 2)
-        >>> seconds = simulate(work, costs, 16, "scalars", steps=1)
-        >>> round(seconds / predict(work, costs, 16, "scalars").total, 6)
+        >>> work = StepWork(population=512, rows=1024, micro_batch=8, parameters=10_000_000)
+        >>> seconds = simulate(work, costs, 16, steps=1)
+        >>> round(seconds / predict(work, costs, 16).total, 6)
         1.0
-        >>> halves = [1.0] * 8 + [0.5] * 8  # half of the workers at half the speed
-        >>> equal, balanced = (
-        ...     simulate(work, costs, 16, "scalars", steps=1, speeds=halves, balance=balance)
-        ...     for balance in (False, True)
-        ... )
-        >>> balanced < equal
-        True
     """
-    _check(workers, mode)
+    check_whole_number("workers", workers, minimum=1)
     check_whole_number("steps", steps, minimum=1)
     check_whole_number("seed", seed, minimum=0)
     speed = np.ones(workers) if speeds is None else np.asarray(speeds, dtype=np.float64)
     if speed.shape != (workers,) or not (np.isfinite(speed) & (speed > 0)).all():
         raise ConfigError(f"speeds: got {speeds!r}, expected {workers} numbers above 0, one for each worker")
     portions = list(work.portions)
-    runs = dealt(portions, speed.tolist() if balance else [1.0] * workers)
+    runs = dealt(portions, workers)
     rows = np.array([sum(portions[run.start : run.stop]) for run in runs])
     generator = np.random.default_rng(seed)
     rate = workers * costs.failures
@@ -265,7 +211,7 @@ def simulate(
     done = 0
     while done < steps:
         late = 1 + costs.late * generator.exponential(size=workers)
-        seconds = _one_step(work, costs, mode, speed, rows * late)
+        seconds = _one_step(work, costs, speed, rows * late)
         if clock + seconds <= fails_at:
             clock += seconds
             done += 1
@@ -275,17 +221,12 @@ def simulate(
     return clock / steps
 
 
-def _one_step(work: StepWork, costs: WorkerCosts, mode: str, speed: np.ndarray, rows: np.ndarray) -> float:
+def _one_step(work: StepWork, costs: WorkerCosts, speed: np.ndarray, rows: np.ndarray) -> float:
     """Seconds until the last worker is done."""
     workers = len(speed)
     clocks = rows * costs.row / speed
     clocks = _gather(clocks, costs, _loss_bytes(work, workers))
-    folded = work.owned(workers) if mode == "gradients" else np.full(workers, work.parameters)
-    clocks = clocks + work.population * folded * costs.fold / speed
-    if mode == "gradients":
-        clocks = _gather(clocks, costs, HEADER_BYTES)
-        for elements, owner in zip(work.tensors, owners(work.tensors, workers), strict=True):
-            clocks = _down_a_tree(clocks, owner, _message_seconds(costs, GRADIENT_BYTES * elements))
+    clocks = clocks + work.population * work.parameters * costs.fold / speed
     return float(clocks.max()) + costs.fixed
 
 
@@ -298,17 +239,6 @@ def _gather(clocks: np.ndarray, costs: WorkerCosts, size: float) -> np.ndarray:
         clocks = np.maximum(clocks, np.roll(clocks, -have)) + _message_seconds(costs, new * size)
         have += new
     return clocks
-
-
-def _down_a_tree(clocks: np.ndarray, source: int, seconds: float) -> np.ndarray:
-    """The workers' clocks once all have what the source sent: who has it sends it to one that does not."""
-    clocks = np.roll(clocks, -source)
-    for number in range(_rounds(len(clocks))):
-        have = 2**number
-        new = clocks[have : 2 * have]
-        both = np.maximum(clocks[: len(new)], new) + seconds
-        clocks[: len(new)] = clocks[have : 2 * have] = both
-    return np.roll(clocks, source)
 
 
 def _rounds(workers: int) -> int:
@@ -328,9 +258,3 @@ def _gather_seconds(costs: WorkerCosts, workers: int, size: float) -> float:
 
 def _loss_bytes(work: StepWork, workers: int) -> float:
     return HEADER_BYTES + LOSS_BYTES * work.population / workers
-
-
-def _check(workers: object, mode: object) -> None:
-    check_whole_number("workers", workers, minimum=1)
-    if mode not in MODES:
-        raise ConfigError(f'mode: got {mode!r}, expected "scalars" or "gradients"')
