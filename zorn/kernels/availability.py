@@ -1,10 +1,10 @@
-"""Where the kernels run; elsewhere their reference twins do, which is said once. All that decides it is here.
+"""The decision where the kernels run. Elsewhere their reference twins run, and one warning says so.
 
 `SWITCH` in the environment, read once for each device:
 
 - `ZORN_GPU_KERNELS=0`: no kernel runs anywhere;
 - `ZORN_GPU_KERNELS=interpret` beside `TRITON_INTERPRET=1`: kernels run on the CPU too, in Triton's
-  interpreter, thousands of times slower. So is tested on a CPU what runs on a GPU.
+  interpreter, thousands of times slower. The tests use this, so that they need no GPU.
 """
 
 import logging
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def available(device: torch.device | str) -> bool:
-    """Whether the Triton kernels run on a device; if not, the reference twins in plain PyTorch do.
+    """True if the Triton kernels run on a device; if not, the reference twins in plain PyTorch do.
 
     They run on GPUs from compute capability 8.0 up, with Triton installed, unless `SWITCH` turns them off.
     On a GPU where they do not, the reason and the fix are logged once, as a warning.

@@ -1,4 +1,4 @@
-"""What all kernels ask of their arguments: one clear line before any work."""
+"""Checks of a kernel's arguments, before any work: each mistake raises one clear line."""
 
 from collections.abc import Sequence
 from typing import Any

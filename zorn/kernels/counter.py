@@ -73,7 +73,7 @@ def signed_word(value: int) -> int:
 
 
 def counter_arguments(seed: int, step: int, members: range) -> dict[str, int]:
-    """What a kernel needs to name the bits of the members: `first_member`, `member_step`, `step` and the key.
+    """A kernel's arguments that name the members' bits: `first_member`, `member_step`, `step` and the key.
 
     Example:
         >>> counter_arguments(2**32, 7, range(3, 5))

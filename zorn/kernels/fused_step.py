@@ -397,7 +397,7 @@ def _products(
 
 @jit
 def _weights_of(weight, gate, column, size, mask):
-    """What leads from the columns to rows `gate` of the weight, [columns, gates]."""
+    """The weights from the columns to rows `gate`, [columns, gates]."""
     return tl.load(weight + gate.to(tl.int64)[None, :] * size + column[:, None], mask=mask, other=0.0)
 
 

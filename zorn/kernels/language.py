@@ -1,5 +1,4 @@
-"""Triton's language where Triton is installed (Tillet, Kung & Cox 2019); without it the kernels are there to
-be read, not to be run."""
+"""Triton's language (Tillet, Kung & Cox 2019). Without Triton the kernels can be read, but not run."""
 
 import inspect
 import os
@@ -13,17 +12,17 @@ try:
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
     TritonError: type[Exception] = import_module("triton.errors").TritonError
-    """What Triton raises before it launches a kernel."""
+    """The error that Triton raises before it launches a kernel."""
 except ImportError:
     triton, tl = None, SimpleNamespace(constexpr=Any)
     TritonError = AssertionError  # without Triton nothing is launched
 
 
 installed = triton is not None
-"""Whether Triton is installed."""
+"""True where Triton is installed."""
 
 interpreted = installed and os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "y", "yes", "true", "on")
-"""Whether kernels run in Triton's interpreter, on the CPU: as TRITON_INTERPRET was when this was loaded."""
+"""True where kernels run in Triton's interpreter on the CPU; read from TRITON_INTERPRET at import."""
 
 INTERPRETED = tl.constexpr(interpreted) if installed else interpreted
 

@@ -22,7 +22,7 @@ Trial = Callable[[Function, torch.device, torch.dtype], Sequence[Tensor]]
 
 
 class Twins:
-    """A kernel and what it is a fast twin of.
+    """A kernel and its reference: the same function, once fast and once in plain PyTorch.
 
     Args:
         kernel: runs on the devices that are `available`, in every dtype but float64.
@@ -41,7 +41,7 @@ class Twins:
         self._trusted: dict[tuple[torch.device, torch.dtype], bool] = {}
 
     def serves(self, like: Tensor) -> bool:
-        """Whether the kernel runs where a tensor lies, in its dtype."""
+        """True if the kernel runs on a tensor's device, in its dtype."""
         if not available(like.device) or like.dtype == torch.float64:
             return False
         place = like.device, like.dtype
@@ -93,6 +93,6 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """What round-off explains and a wrong sign or index does not."""
+    """A difference that round-off can explain; a wrong sign or index makes a larger one."""
     exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return 1e-4 if exact else 2**-5

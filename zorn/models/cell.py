@@ -16,7 +16,7 @@ DRIVE_STEPS = 8
 
 @runtime_checkable
 class RecurrentCell(Protocol):
-    """What `run` needs of a cell; time-major, and nothing it is given is ever modified."""
+    """The methods of a cell that `run` calls. Tensors are time-major, and no argument is ever modified."""
 
     def initial_state(self, rows: int) -> State:
         """The state before the first step."""

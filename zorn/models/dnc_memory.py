@@ -81,7 +81,7 @@ def content_weights(
 def retention(
     free_gates: Float[Tensor, "rows heads"], read_weights: Float[Tensor, "rows heads slots"]
 ) -> Float[Tensor, "rows slots"]:
-    """How much of each slot the heads that just read it leave in use: ψ = Π_i (1 − f_i w_i), in [0, 1].
+    """The share of each slot that stays in use after it was read: ψ = Π_i (1 − f_i w_i), in [0, 1].
 
     Args:
         free_gates: f of each read head, in [0, 1]; 1 frees what it read.
@@ -98,7 +98,7 @@ def usage_after(
     write_weights: Float[Tensor, "rows slots"],
     retention: Float[Tensor, "rows slots"],
 ) -> Float[Tensor, "rows slots"]:
-    """Which slots are in use: u' = (u + w − u w) ψ, in [0, 1]; w of the last write, ψ the `retention`.
+    """Usage of each slot: u' = (u + w − u w) ψ, in [0, 1]; w of the last write, ψ the `retention`.
 
     >>> usage_after(torch.tensor([[0.5, 0.0]]), torch.tensor([[0.5, 0.0]]), torch.ones(1, 2))
     tensor([[0.7500, 0.0000]])
@@ -126,7 +126,7 @@ def write_weights(
     allocation_gate: Float[Tensor, "rows 1"],
     write_gate: Float[Tensor, "rows 1"],
 ) -> Float[Tensor, "rows slots"]:
-    """Where to write: w = g_w (g_a a + (1 − g_a) c), both gates in [0, 1]; a write gate of 0 writes nothing.
+    """Weights of a write: w = g_w (g_a a + (1 − g_a) c), gates in [0, 1]; a write gate of 0 writes nothing.
 
     >>> content, allocation = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     >>> write_weights(content, allocation, torch.tensor([[0.25]]), torch.tensor([[0.5]]))
@@ -141,7 +141,7 @@ def memory_after(
     erase: Float[Tensor, "rows width"],
     vector: Float[Tensor, "rows width"],
 ) -> Float[Tensor, "rows slots width"]:
-    """What a write leaves: M' = M ∘ (1 − w eᵀ) + w vᵀ; a slot of weight 0 keeps every bit.
+    """Memory after a write: M' = M ∘ (1 − w eᵀ) + w vᵀ; a slot of weight 0 keeps every bit.
 
     >>> memory, erase = torch.full((1, 2, 2), 4.0), torch.tensor([[1.0, 0.0]])
     >>> memory_after(memory, torch.tensor([[0.0, 1.0]]), erase, torch.ones(1, 2))
@@ -159,7 +159,9 @@ def link_after(
     write_weights: Float[Tensor, "rows slots"],
     precedence: Float[Tensor, "rows slots"],
 ) -> Float[Tensor, "rows slots slots"]:
-    """How far slot i was written right after slot j: (1 − w[i] − w[j]) L[i, j] + w[i] p[j]; 0 where i = j.
+    """Links in the order of writing: L'[i, j] = (1 − w[i] − w[j]) L[i, j] + w[i] p[j], and 0 where i = j.
+
+    L[i, j] near 1 means that slot i was written right after slot j.
 
     Args:
         link: L; its rows and its columns each sum to at most 1.
@@ -179,7 +181,7 @@ def link_after(
 def precedence_after(
     precedence: Float[Tensor, "rows slots"], write_weights: Float[Tensor, "rows slots"]
 ) -> Float[Tensor, "rows slots"]:
-    """How far each slot was the last one written: p' = (1 − Σ w) p + w.
+    """Precedence, near 1 for the slot that was written last: p' = (1 − Σ w) p + w.
 
     >>> precedence_after(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.0]]))
     tensor([[0.7500, 0.2500]])
@@ -205,7 +207,7 @@ def read_weights(
     content: Float[Tensor, "rows heads slots"],
     forward: Float[Tensor, "rows heads slots"],
 ) -> Float[Tensor, "rows heads slots"]:
-    """Where each head reads: w = π_1 b + π_2 c + π_3 f, π the head's modes, none negative and together 1.
+    """Weights of each head's read: w = π_1 b + π_2 c + π_3 f; its modes π are not negative and sum to 1.
 
     >>> b, c, f = torch.eye(3).view(3, 1, 1, 3)
     >>> read_weights(torch.tensor([[[0.5, 0.25, 0.25]]]), b, c, f)
@@ -218,7 +220,7 @@ def read_weights(
 def read_vectors(
     memory: Float[Tensor, "rows slots width"], read_weights: Float[Tensor, "rows heads slots"]
 ) -> Float[Tensor, "rows heads width"]:
-    """What each head reads: r = Mᵀ w.
+    """The vector that each head reads: r = Mᵀ w.
 
     >>> read_vectors(torch.tensor([[[4.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[0.25, 0.5]]]))
     tensor([[[1., 1.]]])

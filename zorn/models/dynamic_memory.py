@@ -28,12 +28,12 @@ class DynamicMemoryState(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What the controller tells the memory in one step, each part in its range."""
+    """The controller's commands to the memory in one step, each in its range."""
 
     read_keys: Float[Tensor, "rows heads width"]
     write_key: Float[Tensor, "rows 1 width"]
     vector: Float[Tensor, "rows width"]
-    """What is written."""
+    """The vector that is written."""
     erase: Float[Tensor, "rows width"]
     """In [0, 1]."""
     free_gates: Float[Tensor, "rows heads"]

@@ -151,7 +151,7 @@ def from_flashrnn(
 
 
 def _suits(weight: Tensor, backend: str, *tensors: Tensor) -> bool:
-    """Whether FlashRNN runs with these: of one dtype that it has, on a GPU where the backend needs one."""
+    """True if FlashRNN runs with these: one dtype that it supports, on a GPU where the backend needs one."""
     placed = weight.is_cuda or backend not in BACKENDS
     return placed and weight.dtype in _DTYPES and all(tensor.dtype == weight.dtype for tensor in tensors)
 

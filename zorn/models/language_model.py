@@ -209,9 +209,9 @@ class LanguageModel(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "rows time"], state: State = None
     ) -> tuple[Float[Tensor, "rows time vocabulary"], State]:
-        """Logits after every token, and the state to go on from; `state` None starts afresh.
+        """Logits after every token, and the state after the last; `state` None is the initial state.
 
-        The state that comes in is left as it was. Cutting a text into chunks changes nothing but rounding.
+        The given state is not modified. Cutting a text into chunks changes nothing but rounding.
         """
         features, after = self.features(tokens, state)
         return self.head(features), after
@@ -219,7 +219,7 @@ class LanguageModel(nn.Module):
     def features(
         self, tokens: Int[Tensor, "rows time"], state: State = None
     ) -> tuple[Float[Tensor, "rows time hidden_size"], State]:
-        """What the head reads after every token, and the state to go on from; `state` None starts afresh."""
+        """The head's inputs after every token, and the last state; `state` None is the initial state."""
         before = self.initial_state(tokens.shape[0]) if state is None else state
         after = []
         x = self.embedding(tokens)

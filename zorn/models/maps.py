@@ -25,11 +25,11 @@ LaneNoises = tuple[LaneNoise | None, LaneNoise | None]
 
 
 class SumForward:
-    """A `forward` in place of a map's own that can also say what its result is the sum of: see `sum_forward`.
+    """A `forward` in place of a map's own, which can also give the parts of its sum: see `sum_forward`.
 
     Args:
-        forward: what a call computes.
-        summands: the same arguments to `Summands`.
+        forward: the sum, computed by a call.
+        summands: its parts, from the same arguments.
         lanes: of a `RecurrentMap`, (x, h) to the noise of W and b and that of R; others have none.
     """
 
@@ -47,11 +47,10 @@ class SumForward:
 
 
 def sum_forward(module: Any, kind: type[nn.Module]) -> SumForward | None:
-    """What gives the parts of `module(…)` to a kernel that adds them up itself; None where a call may be
-    anything else than their sum.
+    """The parts of `module(…)`, for a kernel that adds them up; None where a call may not be their sum.
 
-    That is where the module is not exactly a `kind`, has hooks, or runs a `forward` that someone has put on
-    it which is not a `SumForward`.
+    None means that the module is not exactly a `kind`, has hooks, or has been given a `forward` that is not
+    a `SumForward`.
     """
     if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
         return None
@@ -121,7 +120,7 @@ class BlockLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def summands(self, x: Float[Tensor, "rows in_features"]) -> Summands:
-        """What a call adds up."""
+        """The parts that a call adds up."""
         return Summands(products(self.weight, x), self.bias, None, None)
 
     def extra_repr(self) -> str:
@@ -192,7 +191,7 @@ class RecurrentMap(nn.Module):
         return (drive.unflatten(-1, (heads, -1)) + recurrent.transpose(0, 1)).flatten(1)
 
     def summands(self, drive_t: Drive, h: Float[Tensor, "rows hidden_size"]) -> Summands:
-        """What a call adds to `drive_t[0]`."""
+        """The parts that a call adds to `drive_t[0]`."""
         (_,) = drive_t
         return Summands(products(self.weight_state, h), None, None, None)
 

@@ -22,7 +22,16 @@ COUNTED_AT_ONCE = 2**14
 
 
 class Batch(NamedTuple):
-    """What a model reads and what it should answer; the first dimension of both is rows."""
+    """Inputs and targets of a training step; the first dimension of both is rows, at least 1.
+
+    Args:
+        inputs: of the model, `[rows, time, …]` for a recurrent model, else `[rows, …]`.
+        targets: of the objective; `[rows, time, …]` for a token objective, else `[rows, …]`.
+
+    >>> batch = Batch(torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64))
+    >>> batch.inputs.shape, batch.targets.shape
+    (torch.Size([4, 10]), torch.Size([4]))
+    """
 
     inputs: Shaped[Tensor, "rows ..."]
     targets: Shaped[Tensor, "rows ..."]
@@ -50,7 +59,7 @@ class TokenObjective(Protocol):
         ...
 
     def counts(self, targets: Tensor) -> Tensor:
-        """Which tokens count, `[rows, time]` bool."""
+        """Mask of the tokens that count, `[rows, time]` bool."""
         ...
 
 
@@ -119,8 +128,7 @@ def mean_tokens(objective: TokenObjective, targets: Shaped[Tensor, "rows time ..
     if counted == 0:
         raise ZornError(
             f"no token of the targets {tuple(targets.shape)} counts for {type(objective).__name__}, so "
-            "their mean loss "
-            "does not exist: check the mask or the batch."
+            "their mean loss does not exist: check the mask or the batch."
         )
     return counted / targets.shape[0]
 
@@ -178,8 +186,7 @@ def _summed_token_losses(
         if losses.shape != targets.shape[:2]:
             raise ZornError(
                 f"{type(objective).__name__}.token_losses returned the shape {tuple(losses.shape)}, but it "
-                "must be "
-                f"{tuple(targets.shape[:2])} [rows, time]: one loss per token, not their mean."
+                f"must be {tuple(targets.shape[:2])} [rows, time]: one loss per token, not their mean."
             )
         total = total + losses.sum(dim=1, dtype=torch.float64)
         start += outputs.shape[1]
@@ -195,8 +202,7 @@ def as_row_losses(losses: object, rows: int) -> Tensor:
         got = f"{losses.dtype} {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ZornError(
             f"the objective returned {got}, but it must return a real tensor of shape ({rows},): one loss "
-            "per row. "
-            "Reduce over every dimension except the first."
+            "per row. Reduce over every dimension except the first."
         )
     return losses.to(torch.float64)
 
@@ -219,16 +225,15 @@ def _check(
     if recurrent and (inputs.ndim < 2 or inputs.shape[1] == 0):
         raise ZornError(
             f"the inputs have the shape {tuple(inputs.shape)}, but a recurrent model reads [rows, time, …] "
-            "with at "
-            "least one time step."
+            "with at least one time step."
         )
     if time_chunk is not None:
         require_positive(time_chunk=time_chunk)
         if not recurrent:
             raise ConfigError(
-                f"time_chunk is {time_chunk}, but {type(model).__name__} has no initial_state and cannot be "
-                "cut in "
-                "time: leave time_chunk out, or give the model an initial_state(rows) and an explicit state."
+                f"time_chunk is {time_chunk}, but {type(model).__name__} has no initial_state, so its time "
+                "cannot be cut: leave time_chunk out, or give the model an initial_state(rows) and explicit "
+                "state."
             )
     if isinstance(objective, TokenObjective):
         if targets.ndim < 2 or (recurrent and inputs.shape[1] != targets.shape[1]):
@@ -242,9 +247,8 @@ def _check(
             )
     elif not callable(objective):
         raise ConfigError(
-            f"the objective {type(objective).__name__} is neither a function of (outputs, targets) nor has "
-            "it the "
-            "methods token_losses and counts: give one of the two."
+            f"the objective {type(objective).__name__} is neither a function of (outputs, targets) nor an "
+            "object with the methods token_losses and counts: give one of the two."
         )
     elif normaliser is not None:
         raise ConfigError(

@@ -28,10 +28,9 @@ def head_size(hidden_size: int, num_heads: int) -> int:
     require_positive(hidden_size=hidden_size, num_heads=num_heads)
     if hidden_size % num_heads:
         raise ConfigError(
-            f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: every head needs the "
-            "same number "
-            f"of units, so take hidden_size {hidden_size - hidden_size % num_heads + num_heads} or another "
-            "num_heads."
+            f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}, but every head needs the "
+            f"same number of units: take hidden_size {hidden_size - hidden_size % num_heads + num_heads}, or "
+            "another num_heads."
         )
     return hidden_size // num_heads
 

@@ -1,8 +1,8 @@
-"""Losses of a large vocabulary without its logits: the head and the loss are taken slice by slice of outputs.
+"""Losses over a large vocabulary without all logits: head and loss take one slice of outputs at a time.
 
-A language model is a body, which puts out features `[rows, time, H]`, and a head. Where the vocabulary is
-large, `streamed` runs the body alone, and lets the objective read the head's outputs a slice of
-`OUTPUT_SLICE` at a time, so that no tensor `[rows, time, vocabulary]` exists.
+A language model is a body, whose outputs are features `[rows, time, H]`, and a head. Where the vocabulary is
+large, `streamed` runs the body alone. The objective then reads the head's outputs in slices of
+`OUTPUT_SLICE`, so that no tensor `[rows, time, vocabulary]` exists.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,16 +40,16 @@ class SlicedObjective(Protocol):
         ...
 
     def counts(self, targets: Tensor) -> Tensor:
-        """Which tokens count, `[rows, time]` bool."""
+        """Mask of the tokens that count, `[rows, time]` bool."""
         ...
 
 
 def streamed(model: Any, objective: Any) -> tuple[Any, Any]:
-    """What to run, and what to judge its outputs with, for the losses of (model, objective): both as they
-    are, or the body of a `LanguageModel` and its head with the objective, where the head has more than
-    `OUTPUT_SLICE` outputs and the objective can read slices of them.
+    """A (model, objective) with the same losses as the given ones, in less memory where that is possible.
 
-    Without gradients only; under noise too, which a head's rule adds slice by slice.
+    A `LanguageModel` whose head has more than `OUTPUT_SLICE` outputs becomes its body, and an objective that
+    can read slices becomes that objective over the head (`HeadObjective`). Anything else comes back as it is.
+    Use the result without gradients only. Noise on the head is included: its rule adds it slice by slice.
 
     Example:
         >>> import zorn
@@ -118,12 +118,12 @@ class HeadObjective:
         return torch.cat(found, dim=1)
 
     def counts(self, targets: Tensor) -> Tensor:
-        """Which tokens count, [rows, time]."""
+        """Mask of the tokens that count, [rows, time]."""
         return self._objective.counts(targets)
 
 
 def is_sliceable(head: nn.Linear) -> bool:
-    """Whether the head's outputs are known to be those of its weight, or of a rule that slices them too."""
+    """True if the head can be sliced: it is a plain `nn.Linear`, or its rule can slice the noise too."""
     own = vars(head)
     return type(head) is nn.Linear and not _has_hooks(head) and ("forward" not in own or "sliced" in own)
 
@@ -158,6 +158,6 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _reads_slices(objective: object) -> bool:
-    """Whether slices give what the objective's own `token_losses` gives: one class has written both."""
+    """True if slices give the objective's own `token_losses`, because one class defines both."""
     owner = next((base for base in type(objective).__mro__ if "token_losses" in vars(base)), None)
     return owner is not None and "sliced_token_losses" in vars(owner)

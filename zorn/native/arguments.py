@@ -1,4 +1,4 @@
-"""What the kernels are given: the noise of members side by side, and the parts of a map's result."""
+"""Arguments of the compiled kernels: the noise of members side by side, and the parts of a map's result."""
 
 import ctypes
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ class LaneNoise:
         self.address = ctypes.addressof(self._structure)
 
     def fits(self, dtype: torch.dtype, rows: int, blocks: int, inputs: int) -> bool:
-        """Whether it serves `rows` vectors of `blocks` × `inputs` of `dtype` on the CPU."""
+        """True if it serves `rows` vectors of `blocks` × `inputs` of `dtype` on the CPU."""
         shaped = blocks == self.blocks and self.inputs in (None, inputs)
         return shaped and self._dtype == dtype and rows % self.lanes == 0
 
@@ -130,7 +130,7 @@ def _is_like(factor: Tensor, other: Tensor) -> bool:
 
 
 class Summands(NamedTuple):
-    """What the result of a recurrent map is the sum of, not yet added up; see `summands` of the maps.
+    """The parts whose sum is the result of a recurrent map, not yet added up; see `summands` of the maps.
 
     Attributes:
         product: R h, `[heads, rows, gates · d]`; of any strides but in its last dimension.

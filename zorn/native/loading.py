@@ -34,7 +34,7 @@ _logger = logging.getLogger("zorn")
 
 @cache
 def compiled() -> ctypes.CDLL | None:
-    """The library; None where it was not built, cannot be loaded or is disabled, which is said once."""
+    """The library; None where it was not built, cannot be loaded or is disabled. One message says why."""
     if os.environ.get(DISABLED_BY) == "0":
         return None
     folder = Path(__file__).parent
@@ -94,8 +94,9 @@ def available() -> str | None:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether a kernel may take these tensors: plain ones on the CPU, all float32 or all bfloat16, with
-    nothing recorded, traced or transformed.
+    """True if a kernel may take these tensors: plain tensors on the CPU, all float32 or all bfloat16.
+
+    False wherever autograd, tracing or a transform of torch.func would have to see the operation.
 
     >>> x = torch.zeros(3)
     >>> usable(x), usable(x.double())
@@ -126,8 +127,10 @@ def _check_whole(path: Path) -> None:
 
 
 def _uses_the_processor(instruction_set: int, *, has_rollout: bool) -> bool:
-    """Whether a library was compiled for the widest vectors that torch finds here, and with the rollout that
-    needs them: an older compiler than GCC 11 or clang 14 leaves out the one or the other."""
+    """True if a library has the widest vectors that torch finds here, and the rollout that needs them.
+
+    A compiler older than GCC 11 or clang 14 leaves out the one or the other.
+    """
     widest = _CAPABILITIES.get(torch.backends.cpu.get_cpu_capability(), "baseline")
     has_all = has_rollout or widest != "avx512" or sys.platform != "linux"
     return has_all and instruction_set >= INSTRUCTION_SETS.index(widest)

@@ -17,16 +17,17 @@ FEWEST_VECTORS = 128
 """Rows × steps that packing is worth."""
 
 NEEDED = {torch.float32: "AVX-512", torch.bfloat16: "AMX"}
-"""What the processor must have, by the dtype of the weights."""
+"""The instructions that the processor must have, by the dtype of the weights."""
 
 _logger = logging.getLogger("zorn")
 
 
 @cache
 def has_rollout(dtype: torch.dtype) -> bool:
-    """Whether this processor runs it: float32 needs AVX-512, bfloat16 AMX as well. That one does not is said
-    once, as a log message of level INFO: there is nothing to be done about it. Nothing is said where it was
-    not compiled: `compiled` warns of that.
+    """True if this processor runs `lstm_rollout`: float32 needs AVX-512, bfloat16 needs AMX as well.
+
+    A processor that lacks them is logged once at level INFO, since the user can do nothing about it. A
+    library that was not compiled is not logged here: `compiled` warns of that.
 
     >>> has_rollout(torch.float64)
     False

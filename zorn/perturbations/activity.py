@@ -1,10 +1,10 @@
-"""Activity noise: what every map of a model puts out is perturbed, at every time step, and no weight is.
+"""Activity noise: the output of every map of a model is perturbed at every time step; no weight is.
 
-y_t = W x_t + σ ξ_t with ξ_t of mean 0 and variance 1 for each sequence, unit and time step; antithetic pairs
-run the same sequence under +ξ and −ξ. A credit C_t of the noise at time t, estimated from the losses after
-it, makes the gradient Σ_t C_t ξ_t x_tᵀ of W: a second run, without noise, provides x_t, and ξ_t is made again
-from its counter, so that memory does not grow with time. The noise has units × T dimensions for each
-sequence, instead of those of all weights for all of them.
+y_t = W x_t + σ ξ_t, where ξ_t has mean 0 and variance 1 and differs for each sequence, unit and time step.
+Antithetic pairs run the same sequence under +ξ and −ξ. The credit C_t of the noise at time t is estimated
+from the losses after it. The gradient of W is Σ_t C_t ξ_t x_tᵀ. A second run without noise gives x_t again,
+and the counter gives ξ_t again, so that memory does not grow with time. The noise of a sequence has
+units × T dimensions, where noise on the weights has as many dimensions as there are weights.
 
 Node perturbation (Williams 1992, REINFORCE; Werfel, Xie & Seung 2005), through time: Fernández et al. 2024,
 arXiv 2405.08967.
@@ -43,13 +43,12 @@ must not stay without noise."""
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """Noise at the output of every map; the rules of `register_rule` say where that is and what a gradient
-    there is for the map's parameters.
+    """Noise at the output of every map. The rules of `register_rule` name these outputs and their pullbacks.
 
     Args:
-        relative: scale the noise of each site by the root mean square of the site's output, as last measured:
-            ε is then a share of it. False: ε itself, in the output's unit. An LSTM has a unit of its own,
-            either way.
+        relative: scale the noise of each site by the root mean square of its output, as last measured: ε is
+            then a share of it. False: the scale is ε, in the output's unit. An LSTM has a unit of its own in
+            both cases.
         noise: "rademacher" (signs, the default) or "gaussian".
 
     Raises:
@@ -90,7 +89,7 @@ class ActiveSite:
 
 
 def active_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[ActiveSite]]:
-    """What is trained, and where the noise goes: a known recurrent cell is one site with all that is in it.
+    """The trained parameters, and the sites of the noise; a known recurrent cell is one site as a whole.
 
     Raises:
         UncoveredParameterError: a parameter that requires a gradient has no rule, or nothing requires one.
@@ -133,8 +132,7 @@ class BoundActivity:
     def _attached(
         self, make: Callable[[ActiveSite], SiteActivity], output: tuple[str, OutputLayer | None] | None = None
     ) -> Iterator[dict[str, SiteActivity]]:
-        """Run every site's output through what `make` gives for it; the output layer runs as what stands in
-        for it, or not at all."""
+        """Pass every site's output through the object that `make` gives for it; replace the output layer."""
         modules = [site.module for site in self.sites]
         parameters = [target.parameter for target in self.targets]
         attached: dict[str, SiteActivity] = {}

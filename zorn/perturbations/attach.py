@@ -33,7 +33,7 @@ def replaced_methods() -> Iterator[Replace]:
 
 
 def refuse_silent(names: Sequence[str]) -> None:
-    """Raise for parameters that the forward never met, its modules not having been called."""
+    """Raise for parameters whose modules the model's forward never called."""
     if names:
         raise UncoveredParameterError(
             f"{', '.join(names)} would be perturbed, but the model's forward never called the module(s) that "

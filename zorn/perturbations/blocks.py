@@ -10,8 +10,9 @@ from zorn.perturbations.targets import Target
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The flattened tensor in views of at most `FOLD_ELEMENTS` elements, so that what is computed from each
-    (a norm in float64, a float32 copy) stays small; of a tensor that is not contiguous, views of a copy.
+    """The flattened tensor in views of at most `FOLD_ELEMENTS` elements, so that temporaries stay small.
+
+    If the tensor is not contiguous, they are views of a copy.
 
     Example:
         >>> [len(piece) for piece in pieces(torch.zeros(300, 1000))]

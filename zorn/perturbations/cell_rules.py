@@ -1,17 +1,20 @@
 """Activity noise on the state of recurrent cells, in place of noise on every gate.
 
-What a gate does, it does through the new state of its own unit. The derivative of one step there is
-elementwise and known, so noise on the state serves all gates: H dimensions a step for the GRU and the minGRU
-instead of 6 H and 2 H, 2 H for the LSTM (its memory c, and the output gate, which c does not see) instead of
-4 H. The mean is the same, the variance smaller.
+A gate acts through the new state of its own unit alone. The derivative of one step there is elementwise and
+known, so noise on the state serves all gates. It has fewer dimensions a step: H for the GRU and the minGRU
+instead of 6 H and 2 H; 2 H for the LSTM instead of 4 H (its memory c, and the output gate, which does not act
+on c). The mean is the same, the variance smaller.
 
-How much noise an element gets: with noise of scale σ_a on element a, the variance of the gradient is
-Σ_b σ_b² E_b · Σ_a w_a / σ_a², with E_b what the loss feels of element b (its squared derivative) and w_a what
-element a hands on to the weights (the squared norm of its pullback). It is least at σ_a = (w_a / E_a)^¼, by
-Cauchy-Schwarz: half way between noise of one size at the gates and noise of one size in what is put out. The
-factors that one step contributes are elementwise and known from the sequence so far; they make the unit in
-which an LSTM's state is perturbed. It is read off every row's own state, with or without noise, which changes
-the mean by O(ε²), as all that is not linear does.
+The scale of the noise, for elements a and b of the state, has a best value. Let
+
+    E_b = (∂loss / ∂element b)²                   the loss's sensitivity to element b
+    w_a = ‖pullback of element a‖²                element a's weight in the gradient
+    variance = Σ_b σ_b² E_b · Σ_a w_a / σ_a²      for noise of scale σ_a on element a
+
+By the Cauchy-Schwarz inequality the variance is least at σ_a = (w_a / E_a)^¼. This lies half way between
+noise of one size at the gates and noise of one size at the outputs. The factors that one step contributes to
+w and E are elementwise and known from the sequence so far. They make the unit of the noise on an LSTM's
+state. The unit is computed from every row's own state, noisy or not, which changes the mean by O(ε²) only.
 """
 
 from abc import ABC, abstractmethod
@@ -31,22 +34,21 @@ from zorn.perturbations.site_activity import SiteActivity
 from zorn.perturbations.standard_rules import block_products
 
 STATE_UNIT = 2.0
-"""The noise of a cell is ε times its unit times this: the embedding before it, perturbed by ε times its size,
-wants half as much."""
+"""The noise of a cell is ε times its unit times this, since the embedding before it needs half as much."""
 
 LEAST_GAIN = 0.01
-"""Added to what an element hands on to the weights, or to what is felt of it, so that a saturated one is
-perturbed by neither nothing nor everything."""
+"""Added to w^½ and E^½ of an element, so that the noise on a saturated one is neither zero nor unbounded."""
 
 KEPT_MEMORY = 0.3
-"""What is felt of an LSTM's memory later on, however little its output gate shows of it now."""
+"""Added to E^½ of an LSTM's memory: its effect on later steps, even where its output gate is closed now."""
 
 Methods = dict[str, Callable[..., Any]]
 
 
 class CellRule(ABC):
-    """How one type of cell runs under noise on its state; the interface of `Rule.active` and
-    `Rule.pullback`, parameters being named as within the cell.
+    """Activity noise on the state of one type of cell: `Rule.active` and `Rule.pullback` for a whole cell.
+
+    Parameters have their names within the cell.
 
     Attributes:
         own_unit: the rule perturbs each element in a unit of its own, so that ε needs no other.
@@ -60,7 +62,7 @@ class CellRule(ABC):
 
     @abstractmethod
     def pullback(self, cell: Any, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
-        """What a gradient at the noisy state is for the cell's parameters, summed over rows."""
+        """The gradient of the cell's parameters from a gradient at the noisy state, summed over rows."""
 
 
 def _carrying_input(cell: Any) -> Callable[[Tensor], Drive]:

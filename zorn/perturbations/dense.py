@@ -88,8 +88,7 @@ class _BoundDense(BoundPerturbation):
         if len(members) != 1 or len(signs) != 1:
             raise ConfigError(
                 f"the Dense structure evaluates one member and one sign at a time, got {len(members)} "
-                "members and "
-                f"{len(signs)} signs: loop over them, or use RankOne"
+                f"members and {len(signs)} signs: loop over them, or use RankOne"
             )
         everything = [target.parameter for target in self.targets]
         parameters = [target.parameter for target in self._copied]

@@ -99,7 +99,7 @@ def perturb_map(
 def _methods(
     map: Any, linear: Callable[[Tensor, nn.Parameter, nn.Parameter | None], Tensor]
 ) -> dict[str, Callable[..., Any]]:
-    """What a map computes, by name, its products being `linear`."""
+    """The methods of a map, by name, with its products made by `linear`."""
     if not isinstance(map, RecurrentMap):
         return {"forward": lambda x: linear(x, map.weight, map.bias)}
 

@@ -1,7 +1,7 @@
-"""What determines the noise of one step, and the names of its random streams.
+"""The noise of one step is named, not stored: its seed, step and scale, and the names of its random streams.
 
 Every number of a perturbation is a pure function of (run seed, step, member, parameter, factor, element), by
-Philox 4x32-10 (Salmon et al. 2011): nothing is stored, any part can be made again anywhere, in any order.
+Philox 4x32-10 (Salmon et al. 2011). So any of them can be made again anywhere, in any order.
 """
 
 from collections.abc import Mapping

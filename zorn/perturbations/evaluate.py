@@ -49,30 +49,29 @@ class MicroBatch:
 
     @property
     def rows(self) -> int:
-        """How many rows run: what it costs."""
+        """Number of rows that run, the cost of the micro-batch."""
         return len(self.signs) * len(self.members) * len(self.part)
 
     @property
     def values(self) -> int:
-        """How many numbers it gives: the sum of each member's losses under each sign, members of a sign
-        together; under the sign 0 the loss of each row."""
+        """Number of results: a sum of losses for each sign and member; under the sign 0, one for each row."""
         return self.rows if self.signs == (0,) else len(self.signs) * len(self.members)
 
 
 Lanes: TypeAlias = Callable[[MicroBatch], Callable[..., Any]]
-"""What runs a micro-batch: the model, its rows started in states of their own."""
+"""Gives the model for a micro-batch, each of whose rows starts in a state of its own."""
 
 Deal: TypeAlias = Callable[[Sequence[MicroBatch]], list[list[MicroBatch]]]
-"""What gives each process its share of the micro-batches, all of them in order."""
+"""Deals the micro-batches into one share for each process, in order."""
 
 
 @runtime_checkable
 class Workers(Protocol):
-    """The processes that do one step together, each with a replica of the model, and this one among them.
+    """The processes that do one step together, each with a replica of the model.
 
-    What is dealt are whole micro-batches (or rows), which are the same for any number of processes, and what
-    comes back is in their order: the result does not depend on who did what. All processes make the same
-    calls in the same order. `ALONE` is the one process; `zorn.distributed` has more.
+    Whole micro-batches (or rows) are dealt. They are the same for any number of processes, and their results
+    come back in their order, so that the sum does not depend on the number of processes. All processes make
+    the same calls in the same order. `ALONE` is one process by itself; `zorn.distributed` has more.
     """
 
     @property
@@ -90,11 +89,11 @@ class Workers(Protocol):
         ...
 
     def collect(self, value: T) -> list[T]:
-        """What every process gave, in the order of ranks."""
+        """The values of all processes, in the order of ranks."""
         ...
 
     def rows(self, sequences: int) -> range:
-        """Which rows of a batch are this process's, where rows are dealt."""
+        """This process's rows of a batch, where rows are dealt."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class Alone:
         return [list(micro_batches)]
 
     def gather(self, shares: list[list[MicroBatch]], run: Callable[[Sequence[MicroBatch]], Tensor]) -> Tensor:
-        """What `run` gives."""
+        """The values that `run` returns."""
         return run(shares[0])
 
     def collect(self, value: T) -> list[T]:
@@ -146,7 +145,7 @@ ALONE: Workers = Alone()
 
 @dataclass(frozen=True)
 class Workload:
-    """Which sequences each member is evaluated on, and in what portions.
+    """The sequences that each member is evaluated on, and the sizes of the portions that run together.
 
     Member j is evaluated on the `group` sequences of block j mod (B / group) of the batch, so that every
     sequence is used equally often.
@@ -169,15 +168,14 @@ class Workload:
         if not 1 <= self.group <= sequences or sequences % self.group:
             raise ConfigError(
                 f"group_size: got {self.group} for a batch of {sequences} sequences, expected a divisor of "
-                f"{sequences} "
-                "(1: one sequence a member; None: the whole batch)"
+                f"{sequences} (1: one sequence a member; None: the whole batch)"
             )
         blocks = sequences // self.group
         if self.population % blocks:
             raise ConfigError(
                 f"population: got {self.population} members for a batch of {sequences} sequences in groups "
-                f"of {self.group}, "
-                f"expected a multiple of {blocks}, so that every sequence is used equally often"
+                f"of {self.group}, expected a multiple of {blocks}, so that every sequence is used equally "
+                "often"
             )
 
     def sequences_of(self, members: range, part: slice, sequences: int) -> Tensor:

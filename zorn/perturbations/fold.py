@@ -39,8 +39,7 @@ def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -
         if grad.dtype == torch.float16 and not written.isfinite().all():
             raise NonFiniteLossError(
                 f"the gradient of {block.target.name} is too large for its float16: train in bfloat16 or "
-                "float32, or "
-                "scale the objective down; the weights are unchanged"
+                "float32, or scale the objective down; the weights are unchanged"
             )
         total += _squared_norm(block.values)
     return total**0.5
@@ -129,8 +128,7 @@ class FusedSGD:
                 raise ConfigError(
                     f"FusedSGD cannot update {target.name} in place: it is {parameter.dtype}, contiguous: "
                     f"{parameter.is_contiguous()}; expected a contiguous float32, float64 or bfloat16 "
-                    "parameter. "
-                    "Convert it, or fill .grad (update=None) and use a torch optimizer"
+                    "parameter: convert it, or fill .grad (update=None) and use a torch optimizer"
                 )
 
 

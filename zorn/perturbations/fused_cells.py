@@ -48,7 +48,7 @@ class _Map(NamedTuple):
     words: RankOneNoise
 
     def takes(self, *tensors: Tensor) -> bool:
-        """Whether a kernel may do the map's part of a step, tensors being of the weight's dtype if so."""
+        """True if a kernel may do the map's share of a step; the tensors must have the weight's dtype."""
         own, module = self.module.__dict__.get("forward"), self.module
         return (
             not torch.is_grad_enabled()

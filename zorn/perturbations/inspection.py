@@ -1,4 +1,4 @@
-"""What a perturbation would do with each parameter of a model, without running it."""
+"""A report of the noise that each parameter of a model would get, made without running the model."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,9 +46,9 @@ class ParameterReport:
 
 
 def inspect_model(model: Any, perturbation: Perturbation | None = None) -> list[ParameterReport]:
-    """What an estimator with this perturbation would do with each parameter, in the order of the modules.
+    """Report the noise that each parameter would get from this perturbation, in the order of the modules.
 
-    Nothing is run, drawn or changed, and a parameter without a rule is reported, not raised.
+    Nothing is run, drawn or changed. A parameter without a rule is reported as "uncovered", not raised.
 
     Args:
         model: any `nn.Module`.

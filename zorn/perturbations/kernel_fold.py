@@ -35,13 +35,13 @@ class KernelPart:
 
     @property
     def serves(self) -> bool:
-        """Whether the kernel takes the parameter."""
+        """True if the kernel can add to the parameter."""
         parameter = self.target.parameter
         return parameter.dtype in FOLDED and parameter.is_contiguous() and self.twins.serves(parameter)
 
 
 class KernelFold(Iterator[GradientBlock]):
-    """The blocks of a fold, which kernels can add straight to where they go instead.
+    """A fold that gives its blocks one by one, or lets kernels add them to the weights without making them.
 
     Args:
         blocks: as a fold without kernels makes them.

@@ -1,5 +1,4 @@
-"""How the noise of a parameter is shaped: one rank-one matrix a bᵀ a block, and which parameter lends the row
-factor a."""
+"""The shape of a parameter's noise: a rank-one matrix a bᵀ for each block, whose row factor can be shared."""
 
 from dataclasses import dataclass
 
@@ -36,6 +35,5 @@ class Layout:
 
     @property
     def has_column_factor(self) -> bool:
-        """Whether a factor b is drawn: for all but one column with a row factor of its own, whose noise is a
-        itself (b is 1)."""
+        """True if a factor b is drawn. A single column with a row factor of its own needs none: b is 1."""
         return self.columns > 1 or self.row_source is not None

@@ -43,10 +43,10 @@ class Factors:
 
 
 class MemberNoise:
-    """What a `Rule` works with: adds to an output the perturbation that each row's member and sign give it.
+    """The noise of the members in one forward pass: it adds each row's own perturbation to an output.
 
-    `affine_`, `lookup_` and `scale` / `shift_` serve most layers; `split`, `signed` and `factors` are what
-    they are made of.
+    A `Rule` gets one. `affine_`, `lookup_`, `scale` and `shift_` serve most layers. They are built from
+    `split`, `signed` and `factors`, which serve the others.
 
     Args:
         factors: of the site's perturbed parameters by their names in the module; frozen ones are absent.
@@ -108,11 +108,10 @@ class MemberNoise:
         if rows % pairs or (self._group is not None and rows != pairs * self._group and pairs > 1):
             expected = f"{pairs * self._group}" if self._group else f"a multiple of {pairs}"
             raise ConfigError(
-                f"module {self.site!r} was called with a tensor of shape {tuple(x.shape)}; members side "
-                "by side "
-                f"need the rows in front (expected {expected}: {self.signs} signs × {self.members} members "
-                "× their "
-                "sequences). Keep the batch in front in the model's forward, or use the Dense structure"
+                f"module {self.site!r} was called with a tensor of shape {tuple(x.shape)}; members side by "
+                f"side need the rows in front (expected {expected}: {self.signs} signs × {self.members} "
+                "members × their sequences). Keep the batch in front in the model's forward, or use the "
+                "Dense structure"
             )
         self.visited = True
         return rows // pairs

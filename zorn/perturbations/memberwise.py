@@ -25,10 +25,11 @@ from zorn.perturbations.rules import Rule
 class MemberwiseRule(Rule):
     """Runs a layer of any type once for each member and sign, on its own parameters moved to θ + s ε z.
 
-    Slow but right: S · M calls of the layer instead of one (two more find out where the outputs hold their
-    rows), and the noise of all members that share a pass is held, members × parameters numbers. It suits
-    layers that are small or called seldom. Write a `Rule` where the layer takes much of the time: most layers
-    are a product with a matrix and a few vectors, which `MemberNoise` perturbs for all members at once.
+    Slow but right. The layer is called S · M times instead of once (and twice more, to find the dimension of
+    the outputs that holds rows). The noise of all members that share a pass is held: members × parameters
+    numbers. It suits layers that are small or called seldom. Write a `Rule` where the layer takes much of the
+    time: most layers are a product with a matrix and a few vectors, which `MemberNoise` perturbs for all
+    members at once.
 
     What a layer needs:
 
@@ -156,7 +157,7 @@ def _moved(module: nn.Module, noise: MemberNoise, lane: int) -> Iterator[None]:
 
 
 def _buffer_states(module: nn.Module) -> list[tuple[str, int, int]]:
-    """Which buffers there are, and how often each was written."""
+    """The buffers of a module, and how often each was written."""
     return [
         (name, id(buffer), -1 if buffer.is_inference() else buffer._version)
         for name, buffer in module.named_buffers()

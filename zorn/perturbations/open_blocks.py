@@ -1,4 +1,4 @@
-"""Which models are perturbed at this moment, so that two `with` blocks never work on the same one."""
+"""A record of the models that are perturbed now, so that two `with` blocks never work on the same one."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,8 +12,7 @@ from zorn.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """What one open block changes and what it only reads, by `id`: the block itself keeps them alive, nothing
-    here does."""
+    """The objects that one open block changes or reads, by `id`; the block itself keeps them alive."""
 
     written: frozenset[int]
     read: frozenset[int]

@@ -1,4 +1,4 @@
-"""The layer that puts out what a model returns, where the loss's derivative by the outputs is known."""
+"""The last layer of a model, where the derivative of the loss by the outputs is known."""
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,9 @@ _CHANGED = (
 class OutputLayer:
     """y = W x + b at the end of a model, run for the sequences without noise alone.
 
-    Where an objective tells e = ∂ loss / ∂ y (softmax − one-hot, for cross-entropy), the layer's own gradient
-    Σ e xᵀ is exact, and a change δx of its input changes the loss by (Wᵀ e) · δx to first order: rows under
-    noise need no outputs.
+    The objective gives e = ∂ loss / ∂ y (softmax − one-hot, for cross-entropy). Then the layer's own gradient
+    Σ e xᵀ is exact. A change δx of its input changes the loss by (Wᵀ e) · δx to first order, so that rows
+    under noise need no outputs.
 
     Args:
         module: the layer.
@@ -76,15 +76,18 @@ class OutputLayer:
         return torch.linalg.vecdot(noisy - clean.unsqueeze(1), slope)
 
     def gradients(self) -> dict[str, Tensor]:
-        """What has been received, for the layer's parameters by name."""
+        """The gradients received so far, by the names of the layer's parameters."""
         assert self._weight is not None
         assert self._bias is not None
         return {"weight": self._weight, "bias": self._bias}
 
 
 def is_output(layer: nn.Linear, x: Tensor, y: Tensor) -> bool:
-    """Whether y is still what the layer makes of x, judged by the first row, to half of the digits: a kernel
-    rounds otherwise for one row than for many. What is not finite is left to who looks at the losses."""
+    """True if y is still the layer's output for x, judged by the first row.
+
+    Half of the digits must agree, since a kernel rounds one row otherwise than many. Values that are not
+    finite pass: the check of the losses finds them.
+    """
     again = F.linear(x[:1], layer.weight, layer.bias)
     if not bool(again.isfinite().all()):
         return True

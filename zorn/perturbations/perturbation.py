@@ -58,8 +58,7 @@ class Perturbation(ABC):
     """A structure of directions z with E[z zᵀ] = I."""
 
     side_by_side: ClassVar[bool]
-    """Whether one forward pass can hold many members; if not, members are evaluated one at a time, one sign
-    at a time."""
+    """True if one forward pass can hold many members; if not, each runs alone, one sign at a time."""
 
     @abstractmethod
     def bind(self, model: nn.Module) -> BoundPerturbation:

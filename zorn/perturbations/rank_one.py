@@ -159,7 +159,7 @@ class _BoundRankOne(BoundPerturbation):
         return {target.number: self._shaped(target, draw, members, drawn) for target in self._targets}
 
     def _is_drawn_when_read(self, target: StructuredTarget) -> bool:
-        """Whether a row factor is long, and its signs can be drawn one by one."""
+        """True if a row factor is long and its signs can be drawn one by one."""
         layout = target.layout
         return self._structure.noise == "rademacher" and layout.blocks == 1 and layout.rows > LARGEST_TABLE
 

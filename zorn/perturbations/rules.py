@@ -1,4 +1,4 @@
-"""The registry of rules: how a module of each type is run under the noise of many members at once."""
+"""The registry of rules. A rule runs modules of one type under the noise of many members at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
 
 class Rule(ABC):
-    """How one type of module is perturbed. Register an instance with `register_rule`; see
-    `zorn/perturbations/standard_rules.py`.
+    """Runs one type of module under noise; register an instance with `register_rule`.
 
-    Rows of all signs, members and group sequences lie along the first dimension of what the module is called
-    with; `MemberNoise` holds the members' factors and adds their perturbation to an output. For a layer that
-    need not be fast there is `MemberwiseRule`, which fits any layer as it is. `active` and `pullback` say how
-    it is run under activity noise (`zorn.Activity`), and have defaults.
+    The rows of all signs, members and group sequences lie along the first dimension of the module's inputs.
+    `MemberNoise` holds the members' factors and adds their perturbation to an output. `active` and `pullback`
+    run the module under activity noise; both have defaults. A layer that need not be fast needs no rule of
+    its own: `MemberwiseRule` fits any layer. `zorn/perturbations/standard_rules.py` has more examples.
 
     Example: a layer that scales its input, y = x · gain
 
@@ -77,8 +76,9 @@ class Rule(ABC):
         return {"forward": forward}
 
     def pullback(self, module: Any, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
-        """What a gradient at the module's output is for its own parameters, by name, summed over rows (and
-        time); linear in `gradient`.
+        """The gradient of the module's parameters from a gradient at its output, by name.
+
+        It is summed over rows (and time), and linear in `gradient`.
 
         This default asks autograd for the derivative of this one layer, called with `inputs`. Nothing flows
         to other layers or back in time, and a layer that cannot be differentiated needs a rule with a
@@ -86,8 +86,8 @@ class Rule(ABC):
 
         Args:
             gradient: of the shape of the output.
-            inputs: what `active` gave to `site.at`. Calls without a time dimension come together, their rows
-                one after another.
+            inputs: the tensors that `active` gave to `site.at`. Calls without a time dimension come together,
+                their rows one after another.
         """
         names = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad]
         with torch.inference_mode(mode=False), torch.enable_grad():
@@ -141,5 +141,5 @@ def find_rule(module: nn.Module) -> Rule | None:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether the user has put a forward on this very instance, which a rule for its type would leave out."""
+    """True if this instance has a forward of its own, which a rule for its type would not run."""
     return not isinstance(module.__dict__.get("forward"), Replaced | None)

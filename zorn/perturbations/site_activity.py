@@ -160,8 +160,7 @@ class Surveying(Measuring):
         return super()._pass(y, inputs, start, steps, dimension)
 
     def returned(self, outputs: object, calls: int) -> bool:
-        """Whether the module is an `nn.Linear` that was called so many times and whose last output `outputs`
-        is, as it came out."""
+        """True if the module is an `nn.Linear` that was called `calls` times and last returned `outputs`."""
         if self._last is None or self._last[0] is not outputs or self._calls != calls:
             return False
         y, (x, *_) = self._last

@@ -1,4 +1,4 @@
-"""Which parameters of a model are perturbed, and by which rule."""
+"""The perturbed parameters of a model, and the rule of each."""
 
 from dataclasses import dataclass
 
@@ -72,7 +72,7 @@ def trainable_targets(model: nn.Module) -> list[Target]:
 
 @dataclass(frozen=True)
 class Survey:
-    """How a model's parameters are covered by rules."""
+    """A model's parameters, sorted by the rules that cover them."""
 
     targets: list[StructuredTarget]
     """Those that a rule covers, each once, in the order of `model.named_parameters()`."""
@@ -124,7 +124,7 @@ def survey(model: nn.Module) -> Survey:
 
 
 def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dict[str, Layout]:
-    """What a rule, perhaps a user's, says of a module; `ConfigError` where that does not fit the module."""
+    """A rule's layouts for a module; `ConfigError` where they (perhaps a user's) do not fit the module."""
     found: object = rule.layouts(module)
     kind = type(rule).__name__
     if not isinstance(found, dict) or not all(isinstance(layout, Layout) for layout in found.values()):

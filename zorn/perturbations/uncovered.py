@@ -1,4 +1,4 @@
-"""What to tell a user whose model has parameters that no rule covers: which they are, and code that helps."""
+"""The error message for parameters that no rule covers: it names them, and shows code that helps."""
 
 import sys
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def explain(uncovered: Sequence[Uncovered]) -> str:
 
 
 def _is_the_users(module: nn.Module) -> bool:
-    """Whether a parameter of it can be moved elsewhere."""
+    """True if the module's class is the user's, so that its parameters can be moved elsewhere."""
     lists = isinstance(module, nn.ParameterList | nn.ParameterDict)
     return lists or not type(module).__module__.startswith("torch.")
 

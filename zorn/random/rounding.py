@@ -15,10 +15,10 @@ _LOW_HALF = 0xFFFF
 def rounding_halves(
     seed: int, step: int, stream: int, count: int, *, device: torch.device | str | None = None
 ) -> tuple[Int32[Tensor, " 4096"], Int32[Tensor, " rows"]]:
-    """What rounds `count` weights stochastically: weight 4096 k + j with the 16 bits columns[j] xor rows[k].
+    """Bits that round `count` weights stochastically: columns[j] xor rows[k], 16 bits, for weight 4096 k + j.
 
-    Any two weights have independent bits, so that roundings are uncorrelated and a sum of them varies as if
-    all were independent, at the cost of a word for 4096 weights.
+    The bits of any two weights are independent. So roundings are uncorrelated, and a sum of them has the
+    variance of independent ones, at the cost of one word for 4096 weights.
 
     Args:
         seed: of the run, 0 to 2**64 - 1.

@@ -68,8 +68,8 @@ def add_digits(
 ) -> Int64[Tensor, "rows places+1"]:
     """The decimal digits of sums, the least significant first, one place more than the numbers.
 
-    A place whose digits do not add up to 9 decides its own carry: 1 if they give more than 9, else 0. One
-    whose digits give 9 hands on the carry of the nearest such place below it (0 if there is none), which a
+    A place whose digits do not add up to 9 decides its own carry: 1 if they give more than 9, else 0. A place
+    whose digits give 9 passes on the carry of the nearest other place below it (0 if there is none), which a
     running maximum finds. So a sum of any length is exact, and takes no loop over places.
 
     Example:

@@ -1,5 +1,4 @@
-"""The value of an objective on held-out data: of one that is a number a row, which `Task.evaluate` does not
-report."""
+"""The value of an objective on held-out data, for objectives that `Task.evaluate` does not report."""
 
 from typing import Any
 

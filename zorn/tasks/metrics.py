@@ -75,7 +75,7 @@ class TokenMetrics:
         return self._added(losses, torch.stack(places).gather(0, best)[0], targets)
 
     def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
-        """Which tokens count: those whose target is not -100."""
+        """Mask of the tokens that count: those whose target is not -100."""
         return self._objective.counts(targets)
 
     def _added(self, losses: Tensor, predicted: Tensor, targets: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class TokenMetrics:
 
     @property
     def tokens(self) -> int:
-        """How many tokens counted."""
+        """Number of tokens that counted."""
         return int(self._counted.sum())
 
     @property

@@ -1,7 +1,7 @@
-"""What a row of outputs is worth: token cross-entropy, and two scores without a useful derivative.
+"""Objectives: token cross-entropy, and two scores without a useful derivative.
 
-Any callable `(outputs, targets) -> Tensor [rows]` is an objective. `TokenCrossEntropy` is the one that is a
-sum over tokens, so that it can be taken chunk by chunk over time and the logits of a chunk can be dropped.
+Any callable `(outputs, targets) -> Tensor [rows]` is an objective. `TokenCrossEntropy` is also a sum over
+tokens, so that it can be computed chunk by chunk over time and the logits of each chunk can be dropped.
 """
 
 from collections.abc import Callable
@@ -111,7 +111,7 @@ class TokenCrossEntropy:
         return gradient.masked_fill_(~counted.unsqueeze(-1), 0)
 
     def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
-        """Which tokens count: those whose target is not -100."""
+        """Mask of the tokens that count: those whose target is not -100."""
         return targets != IGNORE
 
 

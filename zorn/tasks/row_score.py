@@ -121,7 +121,7 @@ def _array(tensor: Tensor) -> numpy.ndarray:
 
 
 def _pairs(predictions: numpy.ndarray, targets: numpy.ndarray) -> list[tuple[Any, Any]]:
-    """What `score` gets for each row."""
+    """The two arguments of `score` for each row."""
     if targets.ndim == 1 or targets.dtype.kind not in "iu":
         return [(_plain(one), _plain(wanted)) for one, wanted in zip(predictions, targets, strict=True)]
     counted = targets != IGNORE

@@ -96,7 +96,7 @@ class ScorePool:
         return ScorePool, (self._score, self._processes)
 
     def scores(self, pairs: Sequence[tuple[Any, Any]]) -> list[float]:
-        """What `score_rows` gives for these pairs, in the same order.
+        """The results of `score_rows` for these pairs, in the same order.
 
         Raises:
             ZornError: a worker died.
@@ -170,7 +170,7 @@ def _score_part(first: int, pairs: Sequence[tuple[Any, Any]]) -> list[float]:
 
 
 def _comes_back(error: Exception) -> bool:
-    """Whether an exception survives the way to another process."""
+    """True if an exception survives pickling to another process and back."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001  it is the user's class, and may fail in any way

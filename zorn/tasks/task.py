@@ -1,4 +1,4 @@
-"""What a task is: training batches that depend on the step alone, and an evaluation in chunks of time."""
+"""The contract of a task: training batches that depend on the step alone, and an evaluation in chunks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -32,17 +32,17 @@ def data_stream(number: int) -> int:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on one split.
+    """The results of a model on one split.
 
     Attributes:
-        split: what was evaluated: "train", "validation", "test", or a task's own name for it.
+        split: the evaluated data: "train", "validation", "test", or a task's own name for it.
         loss: nats per counted token.
         bits_per_byte: bits per byte of text; None where a token stands for no bytes.
         perplexity: exp(loss).
         token_accuracy: share of the counted tokens predicted right, 0 to 1.
         sequence_accuracy: share of the rows predicted right as a whole, 0 to 1; None where a row is no whole
             sequence.
-        tokens: how many tokens were counted.
+        tokens: number of tokens that were counted.
     """
 
     split: str
@@ -56,7 +56,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What a task evaluates a model on.
+    """The data that a task evaluates a model on.
 
     Attributes:
         split: the name that the `Evaluation` will carry.
@@ -64,7 +64,8 @@ class EvaluationData:
         total_bytes: bytes that the counted tokens stand for, or None if they stand for none.
         whole_sequences: whether each row is one whole sequence, so that predicting it exactly means
             something.
-        untold_nats: what the counted tokens leave untold of their bytes, see `Tokenizer.untold_nats`.
+        untold_nats: information about the bytes that the counted tokens leave out; see
+            `Tokenizer.untold_nats`.
     """
 
     split: str
@@ -101,8 +102,7 @@ class Task(ABC):
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
-        """The splits that are evaluated while training goes on, the one that the best model is chosen by
-        first."""
+        """The splits that are evaluated during training; the first of them selects the best model."""
         return ("validation",)
 
     @abstractmethod
@@ -113,14 +113,16 @@ class Task(ABC):
         """
 
     def begins(self, step: int) -> bool:
-        """Whether the rows of this step's batch are new sequences; if not, they go on where those of the step
-        before ended, so that a state carried from there still belongs to them."""
+        """True if the rows of this step's batch begin new sequences.
+
+        If False, they continue the rows of the step before, and a state carried from there belongs to them.
+        """
         del step
         return True
 
     @abstractmethod
     def evaluation_data(self, split: str) -> EvaluationData:
-        """What `evaluate` runs the model on.
+        """The data that `evaluate` runs the model on.
 
         Raises:
             ConfigError: an unknown split.

@@ -44,9 +44,9 @@ class TextTask(Task):
     tokens that start anywhere in the training piece, all starts equally likely, each read from the initial
     state.
 
-    With `stream`, training reads the text in segments: each row of the batch is a stream of that many windows
-    that follow each other, one a step, the first input of a window the last target of the one before it. Then
-    the streams go on from new starts. What carries state from step to step forgets it where `begins` says.
+    With `stream`, training reads the text in segments. Each row of the batch reads that many windows, one a
+    step; the first input of a window is the last target of the window before. After a segment the
+    streams continue at new starts. An estimator that carries state resets it where `begins` is True.
 
     An evaluation reads the split in 16 contiguous streams side by side, carrying state. Every token but the
     split's first is predicted once: each stream but the first starts by reading the last token of the one
@@ -134,7 +134,7 @@ class TextTask(Task):
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
     def begins(self, step: int) -> bool:
-        """Whether a segment begins: at every step without `stream`, at each that is a multiple of it with."""
+        """True if a segment begins: at every step without `stream`, else at each multiple of `stream`."""
         return step % self._windows == 0
 
     def evaluation_data(self, split: str) -> EvaluationData:
@@ -158,11 +158,11 @@ class TextTask(Task):
         return self.tokenizer.encode(text.encode()).long()
 
     def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
-        """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
+        """The text of some tokens; bytes that are not UTF-8 become U+FFFD."""
         return self.tokenizer.decode([int(token) for token in tokens])
 
     def _data(self, name: str, batch: Batch, predicted: Tensor) -> EvaluationData:
-        """What is evaluated, with what the predicted tokens stand for."""
+        """The evaluation data of a batch, with the bytes that the predicted tokens stand for."""
         total_bytes = int(self.tokenizer.token_bytes()[predicted].sum())
         untold = float(self.tokenizer.untold_nats()[predicted].sum())
         return EvaluationData(name, batch, total_bytes=total_bytes, untold_nats=untold, whole_sequences=False)
@@ -251,7 +251,7 @@ def _check_stream(stream: int | None, overfit: bool) -> None:
     check_whole_number("stream", stream, minimum=1)
     if overfit:
         raise ConfigError(
-            f"stream must be None with overfit, got {stream}: one batch that is repeated does not go on; "
+            f"stream must be None with overfit, got {stream}: one repeated batch has no next window; "
             "leave out one of the two"
         )
 

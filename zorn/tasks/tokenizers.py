@@ -44,12 +44,14 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
-        """How many bytes of text each token stands for."""
+        """Number of bytes of text that each token stands for."""
 
     @abstractmethod
     def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
-        """What knowing each token leaves untold of its bytes, in nats; bits per byte add it to the model's
-        loss."""
+        """Information about its bytes that each token leaves out, in nats.
+
+        It is more than 0 where several bytes become the same token. Bits per byte add it to the model's loss.
+        """
 
     @abstractmethod
     def to_json(self) -> str:
@@ -84,7 +86,7 @@ class ByteTokenizer(Tokenizer):
         return torch.ones(256, dtype=torch.int64)
 
     def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
-        """Nothing is left untold."""
+        """Zeros: a token determines its bytes."""
         return torch.zeros(256, dtype=torch.float64)
 
     def to_json(self) -> str:
@@ -221,7 +223,7 @@ class BpeTokenizer(Tokenizer):
         return lengths
 
     def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
-        """Nothing is left untold."""
+        """Zeros: a token determines its bytes."""
         return torch.zeros(self.vocabulary, dtype=torch.float64)
 
     def to_json(self) -> str:

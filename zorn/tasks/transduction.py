@@ -26,7 +26,7 @@ TRANSDUCTION_SPLITS = (*SPLITS, "validation-longer", "test-longer")
 """The splits of a transduction task: the last two hold lengths that training has never shown."""
 
 LONGER = 50
-"""How many lengths beyond the longest of training the longer splits have."""
+"""Number of lengths, beyond the longest of training, that the longer splits have."""
 
 EVALUATION_ROWS = 256
 """Sequences in an evaluation."""
@@ -131,7 +131,7 @@ class TransductionTask(Task):
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
-        """What is evaluated during training: in distribution and longer, or the one batch."""
+        """The splits that are evaluated during training: in distribution and longer, or the one batch."""
         return ("validation",) if self._overfit else ("validation", "validation-longer")
 
     def training_batch(self, step: int) -> Batch:

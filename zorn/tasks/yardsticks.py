@@ -1,4 +1,4 @@
-"""What byte models reach that only count: yardsticks, fitted on the training piece and on no other."""
+"""Yardsticks: the bits per byte of models that only count bytes, fitted on the training split alone."""
 
 import numpy
 import torch
