@@ -42,7 +42,14 @@ class Registry(Generic[Component]):
 you mean large?
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, Component], base: type | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, Component],
+        base: type | None = None,
+        *,
+        outside: bool = True,
+    ) -> None:
         self.kind = kind
         self._entries = dict(entries)
         self._base = base

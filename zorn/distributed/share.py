@@ -65,7 +65,7 @@ def share(
         >>> def squared_error(outputs, targets):
         ...     return (outputs - targets).square().mean(-1)
         >>> estimator.estimate(model, batch, squared_error).forward_passes
-        256
+        32
     """
     kinds = ZeroOrderEstimator | StreamingEstimator | ActivityCredit | ExactGradient
     if not isinstance(estimator, kinds):
