@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 BIN := .venv/bin
 
-.PHONY: help train test quick lint format docs docs-serve benchmarks clean
+.PHONY: help train test quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -24,6 +24,9 @@ test: .venv/.ready  ## the whole test suite, with coverage
 
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
 	$(BIN)/python -m pytest -x -q -m "not slow"
+
+golden: .venv/.ready  ## make the golden runs anew and print what changed
+	$(BIN)/python tests/golden/record.py
 
 lint: .venv/.ready  ## style and types, as CI checks them
 	$(BIN)/ruff check .
