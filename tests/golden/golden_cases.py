@@ -1,5 +1,4 @@
-"""Twenty steps of every estimator, cell and task where it applies, with every setting given: the cases of the golden
-runs."""
+"""The cases of the golden runs: twenty steps of every estimator, cell and task, with every setting given."""
 
 import hashlib
 from collections.abc import Iterator

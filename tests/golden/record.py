@@ -12,7 +12,9 @@ FILE = Path(__file__).with_name("golden.json")
 
 def recorded() -> dict[str, Any]:
     """The record: the machine that it was made on, and the runs by name."""
-    return json.loads(FILE.read_text()) if FILE.exists() else {"machine": None, "runs": {}}
+    if not FILE.exists():
+        return {"machine": None, "runs": {}}
+    return json.loads(FILE.read_text())
 
 
 def main() -> int:
