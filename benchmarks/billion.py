@@ -37,19 +37,11 @@ from harness import (
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from zorn.config import BudgetConfig, Choice, Config, resolve
 import zorn
 from zorn.estimators import SHAPINGS
 from zorn.models import parameter_count
 from zorn.planning import ModelSizes, step_memory
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TaskConfig,
-    resolve,
-)
 from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from zorn.training.limits import out_of_memory
 
@@ -146,12 +138,12 @@ def backpropagate(heads: int, head_size: int, letters: int) -> dict[str, Any]:
 
 def planned(heads: int, head_size: int, steps: int) -> float:
     """Memory of a step of BPTT with AdamW on a context of `steps` tokens, by the planner, over weights."""
-    model = ModelConfig(hidden_size=heads * head_size, embedding_size=INPUT, num_heads=heads)
+    model = Choice("lstm", hidden_size=heads * head_size, embedding_size=INPUT, num_heads=heads)
     asked = Config(
-        task=TaskConfig(task="copy", batch=SEQUENCES),
+        task=Choice("copy", batch=SEQUENCES),
         model=model,
-        estimator=EstimatorConfig(estimator="bptt"),
-        optimizer=OptimizerConfig(optimizer="adamw", learning_rate=1e-4),
+        estimator=Choice("bptt"),
+        optimizer=Choice("adamw", learning_rate=1e-4),
         budget=BudgetConfig(steps=1),
     )
     sizes = ModelSizes.of(model, INPUT, torch.bfloat16)

@@ -19,7 +19,6 @@ from contest import Method
 
 import zorn
 from zorn.tasks import PYTHON_DOCS, AddTask, CopyTask, RepeatCopyTask, ReverseTask, SortTask, Task, TextTask
-from zorn.training.config import ModelConfig
 
 TUNING_SEED = 1000
 

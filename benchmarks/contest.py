@@ -23,10 +23,10 @@ from typing import Any
 
 from harness import RETURN_FREED_MEMORY, process_bytes, restart_peak
 
+from zorn.config import Choice
 import zorn
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_optimizer
-from zorn.training.config import EstimatorConfig, OptimizerConfig
 from zorn.training.schedules import epsilon_at, learning_rate_at
 from zorn.training.step import clip
 
@@ -77,8 +77,8 @@ class Method:
     def from_json(cls, text: str) -> "Method":
         """What `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
-        values["estimator"] = EstimatorConfig(**values["estimator"])
-        values["optimizer"] = OptimizerConfig(**values["optimizer"])
+        values["estimator"] = Choice("auto", **values["estimator"])
+        values["optimizer"] = Choice("auto", **values["optimizer"])
         return cls(**values)
 
 

@@ -1,3 +1,4 @@
+from zorn.config import Choice
 """The methods of the learning benchmark, each with the settings that were found for it: one table.
 
 `methods_of` gives the methods of a cell. What stands under a more special place ("overfit/copy/dnc",
@@ -22,7 +23,6 @@ from typing import Literal
 
 from contest import Method
 
-from zorn.training.config import EstimatorConfig, OptimizerConfig
 
 Sampled = Literal["cd-rge", "fd-rge", "spsa-1.5"]
 
@@ -41,16 +41,10 @@ def exact(
     sgd = optimizer == "sgd"
     return Method(
         name=f"bptt-{optimizer}" if truncation is None else f"tbptt-{truncation}-{optimizer}",
-        estimator=EstimatorConfig(estimator="bptt")
+        estimator=Choice("bptt")
         if truncation is None
-        else EstimatorConfig(estimator="tbptt", truncation=truncation),
-        optimizer=OptimizerConfig(
-            optimizer=optimizer,
-            learning_rate=rate,
-            momentum=0.9 if sgd else 0.0,
-            clip_norm=1.0 if sgd and clip is None else clip,
-            weight_decay=decay,
-        ),
+        else Choice("tbptt", truncation=truncation),
+        optimizer=Choice(optimizer, learning_rate=rate, momentum=0.9 if sgd else 0.0, weight_decay=decay),
         batch=batch,
         length=length,
     )
@@ -60,14 +54,7 @@ def _weight_noise(
     estimator: Sampled | Literal["pes", "nres"], population: int, epsilon: float
 ) -> EstimatorConfig:
     """Noise of rank one on the weights, each member on one sequence."""
-    return EstimatorConfig(
-        estimator=estimator,
-        structure="rank-one",
-        rank=1,
-        population=population,
-        group_size=1,
-        epsilon=epsilon,
-    )
+    return Choice(estimator, perturbation="rank-one", population=population, group_size=1, epsilon=epsilon)
 
 
 def rank_one(
@@ -83,7 +70,7 @@ def rank_one(
     return Method(
         name=f"rank-one-{estimator}",
         estimator=_weight_noise(estimator, population, epsilon),
-        optimizer=OptimizerConfig(optimizer="adam", learning_rate=rate),
+        optimizer=Choice("adam", learning_rate=rate),
         batch=batch,
         length=length,
     )
@@ -95,7 +82,7 @@ def dense(population: int, epsilon: float, rate: float, *, batch: int = 64, leng
     return Method(
         name="dense-cd-rge",
         estimator=dataclasses.replace(estimator, structure="dense", rank=None, group_size=0),
-        optimizer=OptimizerConfig(optimizer="adam", learning_rate=rate),
+        optimizer=Choice("adam", learning_rate=rate),
         batch=batch,
         length=length,
     )
@@ -104,7 +91,7 @@ def dense(population: int, epsilon: float, rate: float, *, batch: int = 64, leng
 def dense_paper(*, batch: int = 64, length: int = 32) -> Method:
     """The paper's settings for 96 members: dense signs, plain SGD, ε tied to the learning rate."""
     method = dense(96, 0.1, 0.1, batch=batch, length=length)
-    optimizer = OptimizerConfig(optimizer="sgd", learning_rate=0.1, tie_epsilon=True)
+    optimizer = Choice("sgd", learning_rate=0.1)
     return dataclasses.replace(method, name="dense-paper", optimizer=optimizer)
 
 
@@ -114,8 +101,8 @@ def activity(
     """Noise at the output of the maps; ε is a share of each site's size."""
     return Method(
         name="activity" if discount == 1 else f"activity-{discount:g}",
-        estimator=EstimatorConfig(estimator="activity", discount=discount, epsilon=epsilon, draws=draws),
-        optimizer=OptimizerConfig(optimizer="adam", learning_rate=rate),
+        estimator=Choice("activity", discount=discount, epsilon=epsilon, draws=draws),
+        optimizer=Choice("adam", learning_rate=rate),
         batch=batch,
         length=length,
     )
@@ -135,7 +122,7 @@ def streaming(
     return Method(
         name=estimator,
         estimator=_weight_noise(estimator, population, epsilon),
-        optimizer=OptimizerConfig(optimizer="adam", learning_rate=rate),
+        optimizer=Choice("adam", learning_rate=rate),
         batch=batch,
         length=length,
         stream=stream,
@@ -159,22 +146,8 @@ def bridge(
     optimizer for each of the two parts: Adam for the credit, AdamW or SGD, as in `exact`, for the other."""
     return Method(
         name=f"bridge-{truncation}" + ("-sgd" if sgd else ""),
-        estimator=EstimatorConfig(
-            estimator="bridge",
-            truncation=truncation,
-            epsilon=epsilon,
-            discount=discount,
-            draws=8,
-            credit_every=8,
-        ),
-        optimizer=OptimizerConfig(
-            optimizer="sgd" if sgd else "adamw",
-            learning_rate=rate,
-            momentum=0.9 if sgd else 0.0,
-            clip_norm=1.0 if sgd and clip is None else clip,
-            credit_learning_rate=credit_rate,
-            credit_momentum=0.96,
-        ),
+        estimator=Choice("bridge", truncation=truncation, epsilon=epsilon, discount=discount, draws=8, credit_every=8),
+        optimizer=Choice("sgd" if sgd else "adamw", learning_rate=rate, momentum=0.9 if sgd else 0.0),
         batch=batch,
         length=length,
         stream=stream,
@@ -185,8 +158,8 @@ def e_prop(rate: float, *, batch: int = 16, length: int = 32) -> Method:
     """The gradient without the paths through recurrent matrices."""
     return Method(
         name="e-prop",
-        estimator=EstimatorConfig(estimator="e-prop"),
-        optimizer=OptimizerConfig(optimizer="adamw", learning_rate=rate, weight_decay=0.0),
+        estimator=Choice("e-prop"),
+        optimizer=Choice("adamw", learning_rate=rate, weight_decay=0.0),
         batch=batch,
         length=length,
     )

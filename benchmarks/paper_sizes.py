@@ -28,14 +28,13 @@ from harness import Record, argument_parser, process_bytes, report, restart_peak
 from matplotlib.axes import Axes
 from torch import nn
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 import zorn
 from zorn.errors import ConfigError
 from zorn.models import LSTMCell, run
 from zorn.models.flashrnn import use_flashrnn
 from zorn.perturbations import Draw
 from zorn.planning import ModelSizes, available_bytes, largest_micro_batch, show_bytes, step_memory
-from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig, resolve
-from zorn.training.groups import OptimizerConfig, RunConfig
 from zorn.training.limits import out_of_memory
 
 INPUT = 100  # and vocabulary
@@ -80,27 +79,14 @@ class Setting:
     def configuration(self, method: str) -> Config:
         """The measured step of a method, as the planner takes it."""
         wide = method == "rank-one"
-        estimator = EstimatorConfig(
-            estimator=METHODS[method],  # type: ignore[arg-type]
-            structure=None if method == "bptt" else method,  # type: ignore[arg-type]
-            population=None if method == "bptt" else MEASURED * (self.sequences if wide else 1),
-            group_size=None if method == "bptt" else 1 if wide else self.sequences,
-            micro_batch=self.rows,
-        )
-        task = TaskConfig(
-            task="copy",
-            batch=self.sequences,
-            minimum_length=self.letters,
-            maximum_length=self.letters,
-        )
-        model = ModelConfig(
-            hidden_size=self.heads * self.head_size, num_heads=self.heads, embedding_size=INPUT
-        )
+        estimator = Choice(METHODS[method], perturbation=None if method == "bptt" else method, population=None if method == "bptt" else MEASURED * (self.sequences if wide else 1), group_size=None if method == "bptt" else 1 if wide else self.sequences, micro_batch=self.rows)
+        task = Choice("copy", batch=self.sequences, minimum_length=self.letters, maximum_length=self.letters)
+        model = Choice("lstm", hidden_size=self.heads * self.head_size, num_heads=self.heads, embedding_size=INPUT)
         asked = Config(
             task=task,
             model=model,
             estimator=estimator,
-            optimizer=OptimizerConfig(optimizer="fused-sgd", learning_rate=LEARNING_RATE),
+            optimizer=Choice("fused-sgd", learning_rate=LEARNING_RATE),
             budget=BudgetConfig(steps=1),
             run=RunConfig(device=self.device, dtype=self.dtype),  # type: ignore[arg-type]
         )

@@ -30,19 +30,10 @@ from harness import Ratio, Record, argument_parser, median_ratio_with_spread, re
 from matplotlib.axes import Axes
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.estimators.fold import Fold
 from zorn.perturbations import Draw
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-)
+from zorn.training import Trainer, checkpoints
 from zorn.training.journal import HEADER_BYTES, Journal, JournalEntry
 from zorn.training.replay import replay
 
@@ -63,10 +54,10 @@ class Size:
 def settings(size: Size, out: Path, steps: int, *, journal: bool = True, half: bool = False) -> Config:
     """Of all runs; only start and end are saved and evaluated."""
     return Config(
-        task=TaskConfig(task="copy", batch=8, minimum_length=1, maximum_length=size.letters),
-        model=ModelConfig(hidden_size=size.hidden),
-        estimator=EstimatorConfig(estimator="cd-rge", population=POPULATION),
-        optimizer=OptimizerConfig(optimizer="adamw"),
+        task=Choice("copy", batch=8, minimum_length=1, maximum_length=size.letters),
+        model=Choice("lstm", hidden_size=size.hidden),
+        estimator=Choice("cd-rge", population=POPULATION),
+        optimizer=Choice("adamw"),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(
             out=out, evaluations=1, checkpoint_seconds=1e6, threads=1, journal=journal, journal_half=half

@@ -48,10 +48,10 @@ from versus_paper_report import (
     tuning_scores,
 )
 
+from zorn.config import BudgetConfig, Choice, Config, resolve
 import zorn
 from zorn.models import parameter_count
 from zorn.tasks import CopyTask, Task, TokenCrossEntropy
-from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig, resolve
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 PARTS = ("cost", "tune", "train")
@@ -106,11 +106,9 @@ def make_model(parameters: int, seed: int) -> zorn.LanguageModel:
 def zorn_method(name: str, parameters: int, sequences: int) -> Method:
     """zorn as it is: everything but the estimator as `zorn train` chooses it for the task and the model."""
     asked = Config(
-        task=TaskConfig(
-            task="copy", batch=sequences, minimum_length=LETTERS, maximum_length=LETTERS, overfit=True
-        ),
-        model=ModelConfig(parameters=parameters),
-        estimator=EstimatorConfig(estimator=ZORN[name]),  # type: ignore[arg-type]
+        task=Choice("copy", batch=sequences, minimum_length=LETTERS, maximum_length=LETTERS, overfit=True),
+        model=Choice("lstm", parameters=parameters),
+        estimator=Choice(ZORN[name]),  # type: ignore[arg-type]
         budget=BudgetConfig(steps=1),
     )
     config, _ = resolve(asked)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from zorn.config import BudgetConfig, Config
 from zorn.cli import entry
 from zorn.errors import ConfigError
-from zorn.training import BudgetConfig, Config
 from zorn.training import build as building
 
 REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried 4 TiB\nat 0x1"

@@ -11,21 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from zorn.config import BudgetConfig, Choice, Config, PRESETS, RunConfig
 from zorn.cli.entry import COMMANDS
 from zorn.cli.entry import main as command_line
 from zorn.models import DNCMemory, LanguageModel
 from zorn.tasks import SortTask, TextTask, TransductionTask
-from zorn.training import (
-    PRESETS,
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-)
+from zorn.training import Trainer
 from zorn.training.schedules import epsilon_at
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +59,9 @@ def test_training_never_evaluates_the_test_split(task, overfit, tmp_path, splits
     """Public code chooses settings, and the step to report, by the score on the test set."""
     monkeypatch.setattr("zorn.training.trainer.draw_curve", lambda *_: None)
     config = Config(
-        task=TaskConfig(task=task, batch=4, maximum_length=4, length=8, overfit=overfit),
-        model=ModelConfig(hidden_size=4),
-        estimator=EstimatorConfig(population=4),
+        task=Choice(task, batch=4, maximum_length=4, length=8, overfit=overfit),
+        model=Choice("lstm", hidden_size=4),
+        estimator=Choice("auto", population=4),
         budget=BudgetConfig(steps=2),
         run=RunConfig(out=tmp_path / "run"),
     )
@@ -113,7 +104,7 @@ def test_epsilon_follows_the_learning_rate_in_the_paper_presets_alone():
         "paper-512",
     }
     for rate in (1e-4, 0.1, 10.0):
-        config = OptimizerConfig(learning_rate=rate, schedule="cosine", warmup_steps=3)
+        config = Choice("auto", learning_rate=rate)
         assert {epsilon_at(config, 0.02, step, step / 8) for step in range(9)} == {0.02}
         tied = dataclasses.replace(config, tie_epsilon=True)
         assert epsilon_at(tied, 0.02, 8, 0.0) == rate

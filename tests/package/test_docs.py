@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from zorn.config import PRESETS
 import zorn
 from zorn.cli import diagnose as diagnose_command
 from zorn.cli import inspect as inspect_command
@@ -20,7 +21,6 @@ from zorn.cli.entry import COMMANDS
 from zorn.cli.parsing import _flags, parse
 from zorn.cli.train import settings
 from zorn.perturbations import rules
-from zorn.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -11,20 +11,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.cli import main
 from zorn.errors import CheckpointError, JournalError
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from zorn.training.journal import HEADER_BYTES
 from zorn.training.journal_entry import HEAD_BYTES
@@ -96,10 +86,10 @@ def run(tmp_path_factory):
     """A finished run's folder, with checkpoints of the start and the end."""
     out = tmp_path_factory.mktemp("runs") / "run"
     config = Config(
-        task=TaskConfig(task="copy", batch=4, minimum_length=1, maximum_length=1),
-        model=ModelConfig(hidden_size=2),
-        estimator=EstimatorConfig(estimator="cd-rge", population=4),
-        optimizer=OptimizerConfig(optimizer="adamw"),
+        task=Choice("copy", batch=4, minimum_length=1, maximum_length=1),
+        model=Choice("lstm", hidden_size=2),
+        estimator=Choice("cd-rge", population=4),
+        optimizer=Choice("adamw"),
         budget=BudgetConfig(steps=STEPS),
         run=RunConfig(out=out, evaluations=1, checkpoint_seconds=1e6, threads=1),
     )

@@ -8,17 +8,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-    latest_checkpoint,
-)
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
+from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.config import config_to_json
 from zorn.training.journal import last_step
 from zorn.training.loggers import read_metrics
@@ -77,9 +68,9 @@ for trial in range(100):
 
 def settings(out, **run):
     return Config(
-        task=TaskConfig(task="copy", batch=4, minimum_length=1, maximum_length=2),
-        model=ModelConfig(hidden_size=4),
-        estimator=EstimatorConfig(estimator="cd-rge", population=8),
+        task=Choice("copy", batch=4, minimum_length=1, maximum_length=2),
+        model=Choice("lstm", hidden_size=4),
+        estimator=Choice("cd-rge", population=8),
         budget=BudgetConfig(steps=16),
         run=RunConfig(**({"out": out, "evaluations": 4, "checkpoint_seconds": 1e6, "threads": 1} | run)),
     )

@@ -9,20 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.errors import ConfigError, JournalError
 from zorn.tasks.task import Task
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.checkpoint import read_progress
 from zorn.training.journal import read_journal
 from zorn.training.load import load_run
@@ -34,10 +24,10 @@ from zorn.training.step import move_weights
 def settings(out, *, steps=6, estimator="cd-rge", optimizer=None, model=None, options=None, **run):
     """Only the start and the end are saved, unless `run` says otherwise."""
     return Config(
-        task=TaskConfig(task="copy", batch=4, minimum_length=1, maximum_length=2),
-        model=ModelConfig(**({"hidden_size": 4} | (model or {}))),
-        estimator=EstimatorConfig(estimator=estimator, **({"population": 8} | (options or {}))),
-        optimizer=OptimizerConfig(**(optimizer or {})),
+        task=Choice("copy", batch=4, minimum_length=1, maximum_length=2),
+        model=Choice("lstm", **{"hidden_size": 4} | (model or {})),
+        estimator=Choice(estimator, **{"population": 8} | (options or {})),
+        optimizer=Choice("auto", **optimizer or {}),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(**({"out": out, "evaluations": 2, "checkpoint_seconds": 1e6} | run)),
     )

@@ -9,19 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.errors import CheckpointError, ConfigError
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.journal import read_journal
 from zorn.training.load import load_run
 from zorn.training.loggers import MetricsLog, read_metrics
@@ -57,10 +47,10 @@ def settings(tmp_path):
         options, optimizer, format_ = WAYS[way]
         named = {"out": tmp_path / name, "evaluations": 2, "checkpoint_seconds": 1e6} | format_
         return Config(
-            task=TaskConfig(source=str(text), batch=4, length=5, stream=STREAM),
-            model=ModelConfig(hidden_size=4),
-            estimator=EstimatorConfig(estimator=way.split(",")[0], **({"population": 8} | options)),
-            optimizer=OptimizerConfig(**optimizer),
+            task=Choice("text", source=str(text), batch=4, length=5, stream=STREAM),
+            model=Choice("lstm", hidden_size=4),
+            estimator=Choice(way.split(",")[0], **{"population": 8} | options),
+            optimizer=Choice("auto", **optimizer),
             budget=BudgetConfig(steps=steps),
             run=RunConfig(**(named | run)),
         )

@@ -7,19 +7,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.errors import NonFiniteLossError
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-)
+from zorn.training import Trainer
 from zorn.training.build import build_task
-from zorn.training.defaults import resolve
 from zorn.training.learner import Learner
 
 TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 200
@@ -28,10 +19,10 @@ TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 200
 def settings(*, task=None, estimator=None, optimizer=None, run=None):
     return resolve(
         Config(
-            task=TaskConfig(**({"task": "copy", "batch": 4, "maximum_length": 2} | (task or {}))),
-            model=ModelConfig(hidden_size=8),
-            estimator=EstimatorConfig(**({"estimator": "cd-rge", "population": 8} | (estimator or {}))),
-            optimizer=OptimizerConfig(**(optimizer or {})),
+            task=Choice("text", **{"task": "copy", "batch": 4, "maximum_length": 2} | (task or {})),
+            model=Choice("lstm", hidden_size=8),
+            estimator=Choice("auto", **{"estimator": "cd-rge", "population": 8} | (estimator or {})),
+            optimizer=Choice("auto", **optimizer or {}),
             budget=BudgetConfig(steps=4),
             run=RunConfig(**({"evaluations": 1} | (run or {}))),
         )

@@ -8,32 +8,21 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.cli import main
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.tasks.held_out import objective_value
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, latest_checkpoint
 from zorn.training.load import load_run, load_writer
 from zorn.training.loggers import read_metrics
 
 
 def settings(out, *, steps=2, task=None, optimizer=None, estimator=None):
     return Config(
-        task=TaskConfig(
-            **({"task": "copy", "batch": 4, "minimum_length": 1, "maximum_length": 2} | (task or {}))
-        ),
-        model=ModelConfig(hidden_size=8),
-        estimator=EstimatorConfig(**(estimator or {"population": 8})),
-        optimizer=OptimizerConfig(**(optimizer or {})),
+        task=Choice("text", **{"task": "copy", "batch": 4, "minimum_length": 1, "maximum_length": 2} | (task or {})),
+        model=Choice("lstm", hidden_size=8),
+        estimator=Choice("auto", **estimator or {"population": 8}),
+        optimizer=Choice("auto", **optimizer or {}),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(out=out, evaluations=1),
     )

@@ -15,34 +15,24 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, ScheduleConfig
 from zorn.errors import CheckpointError, ConfigError
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.config import config_to_json
 from zorn.training.load import load_run, load_writer
 from zorn.training.loggers import read_metrics
 from zorn.training.run_lock import locked
 
-COPY = TaskConfig(task="copy", batch=4, minimum_length=1, maximum_length=2)
+COPY = Choice("copy", batch=4, minimum_length=1, maximum_length=2)
 SILENT = Console(file=io.StringIO())
 
 
 def settings(out, *, steps=3, task=COPY, estimator="cd-rge", checkpoint_seconds=0.0):
     return Config(
         task=task,
-        model=ModelConfig(hidden_size=8),
-        estimator=EstimatorConfig(estimator=estimator, population=8),
-        optimizer=OptimizerConfig(schedule="cosine", epsilon_schedule="cosine"),
+        model=Choice("lstm", hidden_size=8),
+        estimator=Choice(estimator, population=8),
+        optimizer=Choice("auto"), schedule=ScheduleConfig(schedule="cosine", epsilon_schedule="cosine"),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(out=out, evaluations=3, checkpoint_seconds=checkpoint_seconds),
     )
@@ -85,7 +75,7 @@ def text(tmp_path):
 
 
 def text_task(text, tokenizer):
-    return TaskConfig(source=str(text), tokenizer=tokenizer, vocabulary_size=270, batch=4, length=8)
+    return Choice("text", source=str(text), tokenizer=tokenizer, vocabulary_size=270, batch=4, length=8)
 
 
 # Edits ---------------------------------------------------------------------------------------------------

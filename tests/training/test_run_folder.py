@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from zorn.config import PRESETS
 from zorn.errors import ConfigError
 from zorn.tasks import AlphabetTokenizer
-from zorn.training.presets import PRESETS
 from zorn.training.run_folder import RunFolder
 
 CONFIG = PRESETS["quickstart"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zorn.training.config import EstimatorConfig, OptimizerConfig
+from zorn.config import Choice
 from zorn.training.schedules import (
     cosine,
     epsilon_at,
@@ -28,28 +28,28 @@ def test_cosine_falls_from_one_to_the_floor():
 
 
 def test_learning_rate_is_the_product_of_its_factors():
-    config = OptimizerConfig(learning_rate=0.08, schedule="cosine", warmup_steps=4, schedule_floor=0.0)
+    config = Choice("auto", learning_rate=0.08)
     assert learning_rate_at(config, 0, 0.0) == pytest.approx(0.02)
     assert learning_rate_at(config, 10, 0.5) == pytest.approx(0.04)
-    assert learning_rate_at(OptimizerConfig(learning_rate=0.08), 10, 0.5) == 0.08
+    assert learning_rate_at(Choice("auto", learning_rate=0.08), 10, 0.5) == 0.08
 
 
 def test_epsilon_moves_alone_or_with_the_learning_rate():
-    alone = OptimizerConfig(schedule="cosine", warmup_steps=5)
+    alone = Choice("auto")
     assert epsilon_at(alone, 0.02, 0, 0.7) == 0.02
-    falling = OptimizerConfig(epsilon_schedule="cosine", schedule_floor=0.5)
+    falling = Choice("auto")
     assert epsilon_at(falling, 0.02, 3, 1.0) == pytest.approx(0.01)
     assert rate_factor_at(falling, 3, 1.0) == 1.0
-    tied = OptimizerConfig(learning_rate=0.04, tie_epsilon=True, schedule="cosine", warmup_steps=2)
+    tied = Choice("auto", learning_rate=0.04)
     for step, progress in [(0, 0.0), (1, 0.2), (9, 0.9)]:
         assert epsilon_at(tied, 0.5, step, progress) == learning_rate_at(tied, step, progress)
 
 
 def test_the_population_moves_in_equal_ratios_and_whole_multiples():
-    grows = EstimatorConfig(population=8, final_population=128)
+    grows = Choice("auto", population=8)
     assert [population_at(grows, 8, share / 4) for share in range(5)] == [8, 16, 32, 64, 128]
     assert [population_at(grows, 8, share / 8) for share in range(5)] == [8, 8, 16, 24, 32]
-    shrinks = EstimatorConfig(population=128, final_population=8)
+    shrinks = Choice("auto", population=128)
     assert [population_at(shrinks, 1, share / 8) for share in (0, 1, 8)] == [128, 91, 8]
-    assert population_at(EstimatorConfig(population=6, final_population=1), 1, 1.0) == 1
-    assert population_at(EstimatorConfig(population=6), 4, 0.9) == 6
+    assert population_at(Choice("auto", population=6), 1, 1.0) == 1
+    assert population_at(Choice("auto", population=6), 4, 0.9) == 6

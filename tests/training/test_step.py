@@ -6,19 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, resolve
 from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.tasks import TextTask
-from zorn.training import BudgetConfig, Config, EstimatorConfig, OptimizerConfig, TaskConfig
 from zorn.training.build import build_estimator, build_model, build_optimizer, build_task
-from zorn.training.defaults import resolve
 from zorn.training.step import clip, prepare_step, update_weights
 
 STREAMED = {
-    "activity": EstimatorConfig(estimator="activity"),
-    "bridge": EstimatorConfig(estimator="bridge", truncation=2),
-    "tbptt": EstimatorConfig(estimator="tbptt", truncation=2),
-    "pes": EstimatorConfig(estimator="pes", population=4),
-    "nres": EstimatorConfig(estimator="nres", population=4),
+    "activity": Choice("activity"),
+    "bridge": Choice("bridge", truncation=2),
+    "tbptt": Choice("tbptt", truncation=2),
+    "pes": Choice("pes", population=4),
+    "nres": Choice("nres", population=4),
 }
 
 
@@ -27,9 +26,9 @@ def test_schedules_reach_the_estimator_and_reset_comes_with_new_sequences(name):
     falling = {} if name == "tbptt" else {"epsilon_schedule": "cosine", "schedule_floor": 0.5}
     config, _ = resolve(
         Config(
-            task=TaskConfig(batch=2, length=4, stream=3),
+            task=Choice("text", batch=2, length=4, stream=3),
             estimator=STREAMED[name],
-            optimizer=OptimizerConfig(learning_rate=0.5, warmup_steps=2, **falling),
+            optimizer=Choice("auto", learning_rate=0.5, **falling), schedule=ScheduleConfig(warmup_steps=2),
             budget=BudgetConfig(steps=6),
         )
     )
@@ -50,9 +49,9 @@ def test_schedules_reach_the_estimator_and_reset_comes_with_new_sequences(name):
 def test_the_two_parts_of_a_bridge_have_rates_and_moments_of_their_own():
     config, _ = resolve(
         Config(
-            task=TaskConfig(task="copy", batch=2, maximum_length=2),
+            task=Choice("copy", batch=2, maximum_length=2),
             estimator=STREAMED["bridge"],
-            optimizer=OptimizerConfig(learning_rate=0.5, credit_learning_rate=0.25, credit_momentum=0.9),
+            optimizer=Choice("auto", learning_rate=0.5),
             budget=BudgetConfig(steps=4),
         )
     )
@@ -65,15 +64,15 @@ def test_the_two_parts_of_a_bridge_have_rates_and_moments_of_their_own():
     assert [group["betas"][0] for group in optimizer.param_groups] == [0.9, 0.9]
     assert all(parameter.credit_grad.isfinite().all() for parameter in model.parameters())
     joint = dataclasses.replace(config.estimator, separate=False, credit_every=1)
-    config = dataclasses.replace(config, estimator=joint, optimizer=OptimizerConfig(learning_rate=0.5))
+    config = dataclasses.replace(config, estimator=joint, optimizer=Choice("auto", learning_rate=0.5))
     assert len(build_optimizer(config.optimizer, model, two_part=config.two_part).param_groups) == 1
 
 
 def test_the_credit_of_a_bridge_has_adam_whatever_the_exact_part_has():
     config, _ = resolve(
         Config(
-            estimator=EstimatorConfig(estimator="bridge", truncation=2),
-            optimizer=OptimizerConfig(optimizer="sgd", learning_rate=1.0, momentum=0.9),
+            estimator=Choice("bridge", truncation=2),
+            optimizer=Choice("sgd", learning_rate=1.0, momentum=0.9),
             budget=BudgetConfig(steps=4),
         )
     )

@@ -6,18 +6,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.models import Batch, row_losses
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, latest_checkpoint
 from zorn.training.loggers import read_metrics
 
 ESTIMATORS = {
@@ -44,10 +35,10 @@ def text_file(tmp_path):
 
 def settings(out, text_file, name, *, steps, stream=4, **optimizer):
     return Config(
-        task=TaskConfig(source=str(text_file), batch=4, length=6, stream=stream),
-        model=ModelConfig(hidden_size=8),
-        estimator=EstimatorConfig(estimator=name, **ESTIMATORS[name]),
-        optimizer=OptimizerConfig(**optimizer),
+        task=Choice("text", source=str(text_file), batch=4, length=6, stream=stream),
+        model=Choice("lstm", hidden_size=8),
+        estimator=Choice(name, **ESTIMATORS[name]),
+        optimizer=Choice("auto", **optimizer),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(out=out, evaluations=1, checkpoint_seconds=0.0),
     )

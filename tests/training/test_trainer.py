@@ -9,20 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.tasks import TextTask
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-    checkpoints,
-    latest_checkpoint,
-)
+from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.load import load_run
 from zorn.training.loggers import read_metrics
 
@@ -32,12 +22,10 @@ TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 60
 def settings(out, *, steps=6, seconds=None, task=None, model=None, estimator=None, optimizer=None, **run):
     budget = BudgetConfig(steps=steps) if seconds is None else BudgetConfig(seconds=seconds)
     return Config(
-        task=TaskConfig(
-            **({"task": "copy", "batch": 4, "minimum_length": 1, "maximum_length": 2} | (task or {}))
-        ),
-        model=ModelConfig(**({"hidden_size": 8} | (model or {}))),
-        estimator=EstimatorConfig(**({"population": 8} if estimator is None else estimator)),
-        optimizer=OptimizerConfig(**(optimizer or {})),
+        task=Choice("text", **{"task": "copy", "batch": 4, "minimum_length": 1, "maximum_length": 2} | (task or {})),
+        model=Choice("lstm", **{"hidden_size": 8} | (model or {})),
+        estimator=Choice("auto", **{"population": 8} if estimator is None else estimator),
+        optimizer=Choice("auto", **optimizer or {}),
         budget=budget,
         run=RunConfig(**({"out": out, "evaluations": 2, "checkpoint_seconds": 0.0} | run)),
     )
@@ -485,7 +473,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 
 def test_parameters_choose_the_size(tmp_path):
     config = settings(tmp_path)
-    config = dataclasses.replace(config, model=ModelConfig(parameters=5000, cell="gru"))
+    config = dataclasses.replace(config, model=Choice("gru", parameters=5000))
     summary = trainer(config).run()
     assert 4500 < summary["parameters"] < 5500
 

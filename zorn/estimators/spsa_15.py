@@ -61,7 +61,7 @@ class SPSA15(ZeroOrderEstimator):
         self, losses: Float64[Tensor, "signs members"], epsilon: float
     ) -> Float64[Tensor, " members"]:
         """(L⁺ − L⁻) / 2ε / max(κ^α, λ)."""
-        below, above, centre = losses
+        above, below, centre = losses
         slope = (above - below) / (2 * epsilon)
         curvature = (above - 2 * centre + below).abs() / epsilon**2
         return slope / curvature.pow(self.curvature_power).clamp(min=self.curvature_floor)
