@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zorn.config import BudgetConfig, Config
 from zorn.cli import entry
+from zorn.config import BudgetConfig, Config
 from zorn.errors import ConfigError
 from zorn.training import build as building
 

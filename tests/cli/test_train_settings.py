@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from zorn.training.config import Chosen, config_to_json
 
 from zorn.cli import main
 from zorn.cli.entry import COMMANDS
 from zorn.cli.train import settings
 from zorn.errors import ConfigError
 from zorn.training import PRESETS, BudgetConfig, EstimatorConfig, resolve
-from zorn.training.config import Chosen, config_to_json
 
 FLAGS = Path(__file__).with_name("flags.txt")
 

@@ -7,13 +7,13 @@ import signal
 import time
 
 import pytest
+from zorn.training.config import config_from_json
 
 from zorn.cli import main
 from zorn.cli import train as train_command
 from zorn.cli.tune import settings
 from zorn.training import PRESETS, BudgetConfig
 from zorn.training import tune as tuning
-from zorn.training.config import config_from_json
 from zorn.training.learner import Learner
 
 SMALL = [

@@ -91,10 +91,12 @@ def test_an_objective_in_steps_has_its_plateau_where_members_differ():
 
 def test_of_a_bridge_only_the_credit_counts():
     model = zorn.LanguageModel(7, 6)
-    found = sweep(model, Bridge(truncation=2, epsilon=0.05), epsilons=[1e-7, 1e-2, 1e-1])
+    found = sweep(
+        model, Bridge(truncation=2, epsilon=0.05, draws=1, separate=False), epsilons=[1e-7, 1e-2, 1e-1]
+    )
     assert found.points[0].agreement.mean < 0.9, "rounding shows, which the exact part would hide"
     with pytest.raises(NoPlateauError, match="agreement is 0 at most"):
-        sweep(model, Bridge(truncation=5, epsilon=0.05))
+        sweep(model, Bridge(truncation=5, epsilon=0.05, draws=1, separate=False))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_of_a_bridge_only_the_credit_counts():
 )
 def test_what_is_swept_is_checked(epsilons, message):
     with pytest.raises(ConfigError, match=message):
-        sweep(zorn.LanguageModel(7, 6), CDRGE(population=4, epsilon=0.02), epsilons=epsilons)
+        sweep(zorn.LanguageModel(7, 6), CDRGE(population=4, epsilon=0.02, group_size=None), epsilons=epsilons)
 
 
 def test_an_estimator_without_epsilon_is_refused():
@@ -122,4 +124,4 @@ def test_a_loss_that_is_never_finite_is_told():
         return outputs.sum((1, 2)) * torch.nan
 
     with pytest.raises((NoPlateauError, NonFiniteLossError)):
-        sweep(zorn.LanguageModel(7, 6), CDRGE(population=4, epsilon=0.02), never)
+        sweep(zorn.LanguageModel(7, 6), CDRGE(population=4, epsilon=0.02, group_size=None), never)

@@ -13,10 +13,10 @@ from zorn.tasks import TokenCrossEntropy
 
 ESTIMATORS = {
     "rank one": lambda: CDRGE(population=4, epsilon=0.02, group_size=1, seed=3),
-    "dense": lambda: FDRGE(population=2, epsilon=0.02, perturbation=zorn.Dense()),
-    "activity": lambda: ActivityCredit(epsilon=0.05, carry=True),
-    "bridge": lambda: Bridge(truncation=2, epsilon=0.05, carry=True),
-    "bridge in two parts": lambda: Bridge(truncation=2, epsilon=0.05, separate=True),
+    "dense": lambda: FDRGE(population=2, epsilon=0.02, perturbation=zorn.Dense(), group_size=None),
+    "activity": lambda: ActivityCredit(epsilon=0.05, carry=True, draws=1),
+    "bridge": lambda: Bridge(truncation=2, epsilon=0.05, carry=True, draws=1, separate=False),
+    "bridge in two parts": lambda: Bridge(truncation=2, epsilon=0.05, separate=True, draws=1),
     "nres": lambda: NRES(population=4, epsilon=0.02, group_size=1),
     "bptt": BPTT,
     "tbptt": lambda: TBPTT(truncation=2, carry=True),
@@ -126,7 +126,7 @@ def test_what_is_broken_inside_is_mended():
 
 def test_estimates_begin_new_sequences_and_differ_in_their_noise_alone():
     model, estimator = used("bridge")
-    fresh = Bridge(truncation=2, epsilon=0.05)
+    fresh = Bridge(truncation=2, epsilon=0.05, draws=1, separate=False)
     with sampling(model, batch(5), TokenCrossEntropy(), estimator) as sampler:
         losses = {sampler.draw(number)[1].loss for number in range(2)}
         first, again = sampler.draw(1)[0], sampler.draw(1)[0]
@@ -140,7 +140,7 @@ def test_estimates_begin_new_sequences_and_differ_in_their_noise_alone():
 
 def test_between_steps_with_credit_the_optimizer_goes_on_after_a_diagnosis():
     model = zorn.LanguageModel(7, 6)
-    estimator = Bridge(truncation=2, epsilon=0.05, separate=True, credit_every=4)
+    estimator = Bridge(truncation=2, epsilon=0.05, separate=True, credit_every=4, draws=1)
     optimizer = zorn.TwoPartOptimizer.adam(model.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
@@ -158,7 +158,7 @@ def test_the_two_parts_of_a_bridge_are_added():
     model = zorn.LanguageModel(7, 6)
     pairs = []
     for separate, every in ((False, 1), (True, 1), (True, 4)):
-        estimator = Bridge(truncation=2, epsilon=0.05, separate=separate, credit_every=every)
+        estimator = Bridge(truncation=2, epsilon=0.05, separate=separate, credit_every=every, draws=1)
         with sampling(model, batch(), TokenCrossEntropy(), estimator) as sampler:
             pairs.append((sampler.draw(1)[0], sampler.draw_noisy_part(1, 0.05), sampler.exact()))
         assert (estimator.separate, estimator.credit_every) == (separate, every)

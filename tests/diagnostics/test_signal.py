@@ -88,7 +88,7 @@ def test_a_zero_order_estimator_matches_theory():
     torch.manual_seed(0)
     model = torch.nn.Linear(30, 1, bias=False)
     batch = Batch(torch.randn(1, 30), torch.zeros(1))
-    estimator = CDRGE(population=8, epsilon=0.01, seed=1)
+    estimator = CDRGE(population=8, epsilon=0.01, seed=1, group_size=None)
 
     def output(outputs, targets):
         return outputs[:, 0] - targets

@@ -151,8 +151,8 @@ def test_ask_evaluate_and_tell_are_shared_too():
     [
         (lambda: PES(population=8, epsilon=0.1), "population of CDRGE", "8"),
         (lambda: NRES(population=8, epsilon=0.1), "estimator", "NRES"),
-        (lambda: ActivityCredit(epsilon=0.1, discount=0.9), "discount of ActivityCredit", "0.9"),
-        (lambda: Bridge(truncation=3, epsilon=0.1), "epsilon of Bridge", "0.1"),
+        (lambda: ActivityCredit(epsilon=0.1, discount=0.9, draws=1), "discount of ActivityCredit", "0.9"),
+        (lambda: Bridge(truncation=3, epsilon=0.1, draws=1, separate=False), "epsilon of Bridge", "0.1"),
         (lambda: weight_space("cd-rge", "dense"), "shaping of CDRGE", "none"),
     ],
 )

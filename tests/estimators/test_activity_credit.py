@@ -20,7 +20,7 @@ OBJECTIVE = TokenCrossEntropy()
 
 
 def estimated(model, batch=None, objective=OBJECTIVE, **options):
-    estimator = ActivityCredit(**{"epsilon": 1e-3, "seed": 4, **options})
+    estimator = ActivityCredit(**{"epsilon": 1e-3, "seed": 4, "draws": 1, **options})
     estimate = estimator.estimate(model, batch or language_batch(), objective)
     return gradients(model), estimate
 
@@ -45,7 +45,9 @@ def test_portions_change_nothing_but_speed(cell, options):
 def test_it_is_the_sum_over_kept_activations(exact):
     """A twin of one LSTM layer that keeps everything: what the replay makes again is the same."""
     model, batch, epsilon, discount = language_model(), language_batch(), 1e-2, 0.8
-    estimator = ActivityCredit(epsilon=epsilon, relative=False, discount=discount, seed=9, exact_output=exact)
+    estimator = ActivityCredit(
+        epsilon=epsilon, relative=False, discount=discount, seed=9, exact_output=exact, draws=1
+    )
     estimator.estimate(model, batch, OBJECTIVE)  # step 0; the twin is of step 1
     estimator.estimate(model, batch, OBJECTIVE)
     found = gradients(model)
@@ -162,7 +164,7 @@ def test_a_fused_update_moves_the_weights_by_the_gradient():
     model = language_model()
     other = copy.deepcopy(model)
     found, _ = estimated(model)
-    ActivityCredit(epsilon=1e-3, seed=4).estimate(
+    ActivityCredit(epsilon=1e-3, seed=4, draws=1).estimate(
         other, language_batch(), OBJECTIVE, update=FusedSGD(learning_rate=0.1)
     )
     moved = {name: weight - 0.1 * found[name] for name, weight in weights(model).items()}
@@ -198,7 +200,7 @@ def test_carried_state_is_that_of_the_whole_sequence_without_noise():
     batch = language_batch()
     whole = row_losses(model, batch, OBJECTIVE, normaliser=1.0).mean()
     halves = [Batch(*(part[:, i : i + 2].contiguous() for part in batch)) for i in (0, 2)]
-    estimator = ActivityCredit(epsilon=0.1, carry=True, micro_batch=3)
+    estimator = ActivityCredit(epsilon=0.1, carry=True, micro_batch=3, draws=1)
     total = 0.0
     for half in halves:
         counted = float((half.targets != -100).sum()) / len(half.targets)
@@ -260,7 +262,7 @@ def test_too_many_of_them_raise_and_change_nothing():
     model = language_model()
     estimated(model)
     before, held = weights(model), gradients(model)
-    estimator = ActivityCredit(epsilon=1e-3)
+    estimator = ActivityCredit(epsilon=1e-3, draws=1)
     with pytest.raises(NonFiniteLossError, match="3 of 4 sequences"):
         estimator.estimate(model, language_batch(), Nan(3))
     assert_same(weights(model), before)
@@ -366,7 +368,7 @@ def test_an_output_layer_that_changes_after_the_first_step_is_noticed():
 
     model = Model().double()
     batch = Batch(torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5)))
-    estimator = ActivityCredit(epsilon=0.01)
+    estimator = ActivityCredit(epsilon=0.01, draws=1)
     estimator.estimate(model, batch, OBJECTIVE)
     model.factor = 4.0
     with pytest.raises(ConfigError, match="no longer returns what its output layer puts out"):
@@ -377,7 +379,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     torch.manual_seed(0)
     model = recurrent(lambda model, h: model.head(h))
     inputs, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5))
-    estimator = ActivityCredit(epsilon=0.01)
+    estimator = ActivityCredit(epsilon=0.01, draws=1)
     estimator.estimate(model, Batch(inputs, targets), OBJECTIVE)
     before = weights(model)
     inputs, targets = inputs.clone(), targets.clone()
@@ -391,7 +393,7 @@ def test_a_first_batch_that_is_not_finite_poisons_nothing():
     torch.manual_seed(0)
     model = recurrent(lambda model, h: model.head(h))
     inputs, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5))
-    estimator = ActivityCredit(epsilon=0.01)
+    estimator = ActivityCredit(epsilon=0.01, draws=1)
     with pytest.raises(NonFiniteLossError, match="puts out numbers that are not finite"):
         estimator.estimate(model, Batch(torch.full_like(inputs, torch.nan), targets), OBJECTIVE)
     assert estimator.estimate(model, Batch(inputs, targets), OBJECTIVE).dropped == 0
@@ -434,7 +436,7 @@ def test_a_hook_on_a_map_inside_a_cell_puts_the_noise_on_the_maps():
 
 def test_sizes_follow_the_model():
     model, batch = language_model(), language_batch()
-    estimator = ActivityCredit(epsilon=0.01)
+    estimator = ActivityCredit(epsilon=0.01, draws=1)
     estimator.estimate(model, batch, OBJECTIVE)
     first = estimator.state_dict()["sizes"]
     with torch.no_grad():

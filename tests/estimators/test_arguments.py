@@ -34,7 +34,7 @@ def test_a_setting_of_another_type(kind, name, value):
 @pytest.mark.parametrize("value", [0.1, 1, np.float32(0.5), np.int64(2)])
 def test_an_epsilon_of_any_real_type(value):
     with without_type_checks():
-        estimator = CDRGE(population=4, epsilon=value)
+        estimator = CDRGE(population=4, epsilon=value, group_size=None)
     assert estimator.epsilon == float(value)
     assert type(estimator.epsilon) is float
 
@@ -51,7 +51,7 @@ def test_a_perturbation_that_is_none(perturbation, got):
     message = rf"perturbation must be zorn.RankOne\(\) or zorn.Dense\(\), {got}"
     with without_type_checks():
         with pytest.raises(ConfigError, match=message):
-            CDRGE(population=4, epsilon=0.1, perturbation=perturbation)
+            CDRGE(population=4, epsilon=0.1, perturbation=perturbation, group_size=None)
         with pytest.raises(ConfigError, match=message):
             smoothed_loss(
                 language_model(),
@@ -66,7 +66,7 @@ def test_a_perturbation_that_is_none(perturbation, got):
 def test_a_shaping_by_its_name():
     message = r"shaping must be a function, got 'zscore': see zorn.estimators.SHAPINGS"
     with without_type_checks(), pytest.raises(ConfigError, match=message):
-        CDRGE(population=4, epsilon=0.1, shaping="zscore")
+        CDRGE(population=4, epsilon=0.1, shaping="zscore", group_size=None)
 
 
 # ------------------------------------------------------------------------------------------------ calls
@@ -77,12 +77,16 @@ def smoothed(model, batch, objective):
 
 
 CALLS = {
-    "rank one": lambda *call: CDRGE(population=4, epsilon=0.1, perturbation=RankOne()).estimate(*call),
-    "dense": lambda *call: CDRGE(population=4, epsilon=0.1, perturbation=Dense()).estimate(*call),
+    "rank one": lambda *call: CDRGE(
+        population=4, epsilon=0.1, perturbation=RankOne(), group_size=None
+    ).estimate(*call),
+    "dense": lambda *call: CDRGE(population=4, epsilon=0.1, perturbation=Dense(), group_size=None).estimate(
+        *call
+    ),
     "bptt": lambda *call: BPTT().estimate(*call),
     "tbptt": lambda *call: TBPTT(truncation=2).estimate(*call),
-    "bridge": lambda *call: Bridge(truncation=2, epsilon=0.1).estimate(*call),
-    "activity": lambda *call: ActivityCredit(epsilon=0.1).estimate(*call),
+    "bridge": lambda *call: Bridge(truncation=2, epsilon=0.1, draws=1, separate=False).estimate(*call),
+    "activity": lambda *call: ActivityCredit(epsilon=0.1, draws=1).estimate(*call),
     "smoothed": smoothed,
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -124,7 +128,7 @@ def test_a_model_that_is_none(call, model):
 
 
 def test_a_model_that_is_none_in_ask_and_tell():
-    estimator = CDRGE(population=4, epsilon=0.1)
+    estimator = CDRGE(population=4, epsilon=0.1, group_size=None)
     population = estimator.ask(language_model())
     with without_type_checks():
         with pytest.raises(ConfigError, match="model must be"):
@@ -181,10 +185,10 @@ def test_a_model_with_a_lazy_layer(call):
 @pytest.mark.parametrize(
     ("estimator", "missing"),
     [
-        (CDRGE(population=4, epsilon=0.1), "seed, epsilon, population"),
+        (CDRGE(population=4, epsilon=0.1, group_size=None), "seed, epsilon, population"),
         (TBPTT(truncation=2, carry=True), "carried"),
-        (Bridge(truncation=2, epsilon=0.1), "seed, epsilon, mean_squares"),
-        (ActivityCredit(epsilon=0.1), "seed, epsilon, sizes, output, carried"),
+        (Bridge(truncation=2, epsilon=0.1, draws=1, separate=False), "seed, epsilon, mean_squares"),
+        (ActivityCredit(epsilon=0.1, draws=1), "seed, epsilon, sizes, output, carried"),
     ],
     ids=["cd-rge", "tbptt", "bridge", "activity"],
 )

@@ -35,7 +35,7 @@ each_estimator = pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15])
 
 def ask(kind, structure="rank one", **options):
     model = language_model()
-    options = {"population": POPULATION, "epsilon": 0.01, "seed": 3, **options}
+    options = {"population": POPULATION, "epsilon": 0.01, "seed": 3, "group_size": None, **options}
     estimator = kind(perturbation=STRUCTURES[structure], **options)
     return estimator, model, estimator.ask(model)
 
@@ -214,7 +214,7 @@ def test_losses_that_carry_a_graph_are_only_read():
 def test_a_parameter_that_the_fused_update_cannot_change_is_refused_before_any_work():
     model = nn.Linear(3, 2).half()
     calls = []
-    estimator = CDRGE(population=4, epsilon=0.1)
+    estimator = CDRGE(population=4, epsilon=0.1, group_size=None)
     batch_inputs = torch.zeros(4, 3, dtype=torch.float16)
     with pytest.raises(ConfigError, match=r"FusedSGD cannot update weight .*float16"):
         estimator.estimate(
@@ -228,6 +228,6 @@ def test_a_parameter_that_the_fused_update_cannot_change_is_refused_before_any_w
 
 def test_a_population_of_another_estimator_is_refused():
     model = torch.nn.Linear(3, 1)
-    population = CDRGE(population=4, epsilon=0.1).ask(model)
+    population = CDRGE(population=4, epsilon=0.1, group_size=None).ask(model)
     with pytest.raises(ConfigError, match=r"signs \(1, -1\), expected \(1, 0\)"):
-        FDRGE(population=4, epsilon=0.1).tell(model, population, torch.zeros(2, 4))
+        FDRGE(population=4, epsilon=0.1, group_size=None).tell(model, population, torch.zeros(2, 4))

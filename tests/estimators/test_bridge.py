@@ -42,7 +42,18 @@ CELLS = {
 
 
 def bridge(**options):
-    return Bridge(**{"truncation": 1, "epsilon": 0.1, "relative": False, "seed": 5, **options})
+    return Bridge(
+        **{
+            "truncation": 1,
+            "epsilon": 0.1,
+            "relative": False,
+            "seed": 5,
+            "draws": 1,
+            "separate": False,
+            "micro_batch": None,
+            **options,
+        }
+    )
 
 
 def credit_gradients(model):

@@ -58,7 +58,7 @@ each_zero_order = pytest.mark.parametrize(("name", "structure"), TABLE)
 
 
 def zero_order(name, structure, **options):
-    options = {"population": POPULATION, "epsilon": 0.01, "seed": 5, **options}
+    options = {"population": POPULATION, "epsilon": 0.01, "seed": 5, "group_size": None, **options}
     return ESTIMATORS[name](perturbation=STRUCTURES[structure], **options)
 
 

@@ -25,7 +25,9 @@ LOSSES = torch.arange(24.0, dtype=torch.float64).view(3, 8).square()
 
 def asked(kind, structure="rank one", **options):
     model = language_model()
-    estimator = kind(population=POPULATION, epsilon=0.1, perturbation=STRUCTURES[structure], **options)
+    estimator = kind(
+        population=POPULATION, epsilon=0.1, group_size=None, perturbation=STRUCTURES[structure], **options
+    )
     return estimator, model, estimator.ask(model)
 
 
@@ -135,7 +137,7 @@ def test_losses_too_large_for_the_gradient_change_nothing(update):
     def huge(outputs, targets):
         return outputs.double().sum(1) * 1e300
 
-    estimator = CDRGE(population=8, epsilon=0.01)
+    estimator = CDRGE(population=8, epsilon=0.01, group_size=None)
     with pytest.raises(NonFiniteLossError, match="too large for the gradient"):
         estimator.estimate(model, batch, huge, update=update)
     assert_same(weights(model), before)
@@ -154,7 +156,7 @@ def test_losses_too_large_for_the_gradient_change_nothing(update):
 def test_a_shaping_that_is_none_is_refused(shaping, error, message):
     model = torch.nn.Linear(3, 2)
     batch = Batch(torch.ones(4, 3), torch.ones(4, 2))
-    estimator = CDRGE(population=8, epsilon=0.01, shaping=shaping)
+    estimator = CDRGE(population=8, epsilon=0.01, shaping=shaping, group_size=None)
     with pytest.raises(error, match=message):
         estimator.estimate(model, batch, lambda outputs, targets: outputs.sum(1))
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -63,14 +63,14 @@ def test_the_settings_of_the_curvature(name, value):
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_population_is_checked_when_a_schedule_sets_it(value):
-    estimator = CDRGE(population=4, epsilon=0.1)
+    estimator = CDRGE(population=4, epsilon=0.1, group_size=None)
     with pytest.raises(ConfigError, match=f"population must be a whole number of at least 1, got {value}"):
         estimator.population = value
     assert estimator.population == 4
 
 
 def test_a_population_set_between_steps_is_the_next_ones():
-    model, estimator = language_model(), CDRGE(population=4, epsilon=0.1)
+    model, estimator = language_model(), CDRGE(population=4, epsilon=0.1, group_size=None)
     earlier = estimator.ask(model)
     estimator.population = 12
     assert (earlier.size, estimator.ask(model).size) == (4, 12)
@@ -80,7 +80,7 @@ def test_a_population_set_between_steps_is_the_next_ones():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_epsilon_is_checked_when_a_schedule_sets_it(value):
-    estimator = CDRGE(population=4, epsilon=0.1)
+    estimator = CDRGE(population=4, epsilon=0.1, group_size=None)
     with pytest.raises(ConfigError, match="epsilon"):
         estimator.epsilon = value
     assert estimator.epsilon == 0.1
@@ -138,14 +138,14 @@ def test_the_decay_of_the_fused_update(rate, decay):
         FusedSGD(learning_rate=rate, weight_decay=decay)
 
 
-@pytest.mark.parametrize("estimator", [CDRGE(population=4, epsilon=0.1), BPTT()])
+@pytest.mark.parametrize("estimator", [CDRGE(population=4, epsilon=0.1, group_size=None), BPTT()])
 def test_a_model_without_anything_to_train(estimator):
     model = language_model().requires_grad_(False)
     with pytest.raises(UncoveredParameterError, match="no parameter that requires a gradient"):
         estimator.estimate(model, language_batch(), TokenCrossEntropy())
 
 
-@pytest.mark.parametrize("estimator", [CDRGE(population=4, epsilon=0.1), BPTT()])
+@pytest.mark.parametrize("estimator", [CDRGE(population=4, epsilon=0.1, group_size=None), BPTT()])
 def test_a_batch_in_which_nothing_counts(estimator):
     batch = language_batch()
     batch.targets.fill_(-100)
@@ -155,7 +155,7 @@ def test_a_batch_in_which_nothing_counts(estimator):
 
 def test_rank_64_fits_the_streams():
     model = language_model(torch.float32)
-    CDRGE(population=1, epsilon=0.1, perturbation=RankOne(rank=64)).estimate(
+    CDRGE(population=1, epsilon=0.1, perturbation=RankOne(rank=64), group_size=None).estimate(
         model, language_batch(), TokenCrossEntropy()
     )
     assert model.head.weight.grad is not None

@@ -51,6 +51,7 @@ def test_of_a_quadratic(structure, epsilon, power, floor):
         perturbation=STRUCTURES[structure],
         curvature_power=power,
         curvature_floor=floor,
+        group_size=None,
     )
     population = estimator.ask(model)
     z = directions(population, model)
@@ -62,7 +63,7 @@ def test_of_a_quadratic(structure, epsilon, power, floor):
     torch.testing.assert_close(found.coefficients, expected, rtol=1e-8, atol=1e-10)
     written = gradients(model)
     assert_close(written, folded(population, model, expected / MEMBERS), rtol=1e-8, atol=1e-10)
-    plain = CDRGE(population=MEMBERS, epsilon=epsilon, perturbation=STRUCTURES[structure])
+    plain = CDRGE(population=MEMBERS, epsilon=epsilon, perturbation=STRUCTURES[structure], group_size=None)
     assert not torch.allclose(plain.estimate(model, IDENTITY, quadratic).coefficients, expected)
     assert not torch.allclose(gradients(model)["line.weight"], written["line.weight"])
 

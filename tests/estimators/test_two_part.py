@@ -217,7 +217,7 @@ def test_it_trains_on_what_the_bridge_leaves_and_resumes_bit_for_bit():
     def make():
         model = language_model(torch.float32)
         optimizer = TwoPartOptimizer.adam(model.parameters(), lr=0.05, credit_lr=0.01)
-        return model, Bridge(truncation=1, epsilon=0.1, separate=True, seed=5), optimizer
+        return model, Bridge(truncation=1, epsilon=0.1, separate=True, seed=5, draws=1), optimizer
 
     def train(model, estimator, optimizer, count):
         losses = []
@@ -242,9 +242,13 @@ def test_it_trains_on_what_the_bridge_leaves_and_resumes_bit_for_bit():
 def test_the_credit_of_an_earlier_estimate_is_not_stepped_again():
     model, batch = language_model(), language_batch()
     optimizer = TwoPartOptimizer.adam(model.parameters(), lr=0.01)
-    later = (BPTT(), ActivityCredit(epsilon=0.01), CDRGE(population=4, epsilon=0.01))
+    later = (
+        BPTT(),
+        ActivityCredit(epsilon=0.01, draws=1),
+        CDRGE(population=4, epsilon=0.01, group_size=None),
+    )
     for estimator in later:
-        Bridge(truncation=2, epsilon=0.1, separate=True).estimate(model, batch, TokenCrossEntropy())
+        Bridge(truncation=2, epsilon=0.1, separate=True, draws=1).estimate(model, batch, TokenCrossEntropy())
         estimator.estimate(model, batch, TokenCrossEntropy())
         with pytest.raises(ConfigError, match="credit_grad"):
             optimizer.step()

@@ -109,7 +109,9 @@ def test_a_loss_is_a_mean_over_tokens_where_rows_differ_in_length(rows):
     assert abs(expected - float((tokens.sum(1) / lengths).mean())) > 1e-4  # the fault would show
     exact = BPTT(micro_batch=rows).estimate(model, batch, objective)
     assert exact.loss == pytest.approx(expected, rel=1e-9)
-    whole = FDRGE(population=2, epsilon=0.01, micro_batch=rows).estimate(model, batch, objective)
+    whole = FDRGE(population=2, epsilon=0.01, micro_batch=rows, group_size=None).estimate(
+        model, batch, objective
+    )
     assert whole.loss == pytest.approx(expected, rel=1e-9)
     one_each = CDRGE(population=16, epsilon=1e-6, group_size=1, micro_batch=rows)
     assert one_each.estimate(model, batch, objective).loss == pytest.approx(expected, rel=1e-6)

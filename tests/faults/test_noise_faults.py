@@ -135,7 +135,7 @@ def test_frozen_parameters_and_buffers_are_never_perturbed(structure, layers):
     layers.norm.register_forward_pre_hook(look)
     for module in (layers.slope, layers.scale):
         module.register_forward_hook(look)
-    estimator = CDRGE(population=4, epsilon=0.25, perturbation=structure)
+    estimator = CDRGE(population=4, epsilon=0.25, perturbation=structure, group_size=None)
     estimator.estimate(layers, Batch(inputs(4), torch.zeros(4)), lambda y, _: y.square().mean(1))
     assert min(seen.values()) > 0
     look()

@@ -1,7 +1,6 @@
 """Known faults of public code: selection, defaults, scripts, comparisons. See `test_known_faults.py`."""
 
 import ast
-import dataclasses
 import importlib
 import math
 import runpy
@@ -11,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zorn.config import BudgetConfig, Choice, Config, PRESETS, RunConfig
 from zorn.cli.entry import COMMANDS
 from zorn.cli.entry import main as command_line
+from zorn.config import PRESETS, BudgetConfig, Choice, Config, RunConfig
 from zorn.models import DNCMemory, LanguageModel
 from zorn.tasks import SortTask, TextTask, TransductionTask
 from zorn.training import Trainer
@@ -99,15 +98,14 @@ def test_a_model_is_float32_unless_it_is_told_otherwise(cell):
 
 def test_epsilon_follows_the_learning_rate_in_the_paper_presets_alone():
     """The paper's code has lr = ε built in; the best of the two have nothing to do with each other."""
-    assert {name for name, preset in PRESETS.items() if preset.optimizer.tie_epsilon} == {
+    assert {name for name, preset in PRESETS.items() if preset.schedule.tie_epsilon} == {
         "paper-96",
         "paper-512",
     }
     for rate in (1e-4, 0.1, 10.0):
-        config = Choice("auto", learning_rate=rate)
-        assert {epsilon_at(config, 0.02, step, step / 8) for step in range(9)} == {0.02}
-        tied = dataclasses.replace(config, tie_epsilon=True)
-        assert epsilon_at(tied, 0.02, 8, 0.0) == rate
+        alone = ScheduleConfig(schedule="cosine", warmup_steps=3)
+        assert {epsilon_at(alone, 0.02, rate, step / 8) for step in range(9)} == {0.02}
+        assert epsilon_at(ScheduleConfig(tie_epsilon=True), 0.02, rate, 0.0) == rate
 
 
 # ---------------------------------------------------------------------------------------- scripts

@@ -88,7 +88,9 @@ def test_a_step_with_kernels_is_the_step_without(switch, device, cell, structure
     def step(on):
         calls, model = switch(on), model_of(cell, device)
         members = 2 if structure == "rank-one" else 1
-        estimator = zorn.CDRGE(population=members, epsilon=0.1, perturbation=STRUCTURES[structure])
+        estimator = zorn.CDRGE(
+            population=members, epsilon=0.1, perturbation=STRUCTURES[structure], group_size=None
+        )
         update = zorn.FusedSGD(learning_rate=0.01, weight_decay=0.1)
         found = estimator.estimate(model, batch_on(device), OBJECTIVE, update=update)
         assert {name for name, count in calls.items() if count} == (USED[cell, structure] if on else set())
@@ -176,7 +178,9 @@ def test_a_weight_that_two_modules_share_is_moved_as_a_copy(switch, device):
 def test_other_noise_keeps_to_torch(switch, device, structure):
     calls = switch(True)
     model = model_of("lstm", device)
-    zorn.CDRGE(population=1, epsilon=0.1, perturbation=structure).estimate(model, batch_on(device), OBJECTIVE)
+    zorn.CDRGE(population=1, epsilon=0.1, perturbation=structure, group_size=None).estimate(
+        model, batch_on(device), OBJECTIVE
+    )
     assert not any(calls.values())
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from zorn.config import PRESETS
 import zorn
 from zorn.cli import diagnose as diagnose_command
 from zorn.cli import inspect as inspect_command
@@ -20,6 +19,7 @@ from zorn.cli import tune as tune_command
 from zorn.cli.entry import COMMANDS
 from zorn.cli.parsing import _flags, parse
 from zorn.cli.train import settings
+from zorn.config import PRESETS
 from zorn.perturbations import rules
 
 ROOT = Path(__file__).parents[2]

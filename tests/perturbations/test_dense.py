@@ -135,7 +135,7 @@ def test_a_block_inside_inference_mode_leaves_plain_tensors():
 def test_the_padding_row_of_an_embedding_is_never_trained():
     embedding = nn.Embedding(5, 3, padding_idx=1)
     batch = Batch(torch.tensor([[0, 1], [1, 4]]), torch.zeros(2))
-    estimator = CDRGE(population=8, epsilon=0.1, perturbation=Dense())
+    estimator = CDRGE(population=8, epsilon=0.1, perturbation=Dense(), group_size=None)
     estimator.estimate(embedding, batch, lambda outputs, targets: outputs.square().sum((1, 2)))
     assert embedding.weight.grad is not None
     assert (embedding.weight.grad[1] == 0).all()

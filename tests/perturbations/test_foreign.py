@@ -192,7 +192,7 @@ def test_estimates_correlate_with_autograd_as_theory_says(name, structure, popul
     BPTT().estimate(model, data, row_cross_entropy)
     exact = gradient(model)
     square, size = exact.square().sum(), len(exact)
-    estimator = CDRGE(population=population, epsilon=1e-5, perturbation=structure, seed=2)
+    estimator = CDRGE(population=population, epsilon=1e-5, perturbation=structure, seed=2, group_size=None)
     along, norms = [], []
     for _ in range(20):
         norms.append(estimator.estimate(model, data, row_cross_entropy).gradient_norm ** 2)
@@ -229,7 +229,7 @@ def test_multihead_attention_is_named_as_uncovered():
     with pytest.raises(
         UncoveredParameterError, match=r"attention\.in_proj_weight \(in MultiheadAttention\)"
     ) as error:
-        CDRGE(population=4, epsilon=0.1).estimate(SelfAttention(), vectors(), mean_square)
+        CDRGE(population=4, epsilon=0.1, group_size=None).estimate(SelfAttention(), vectors(), mean_square)
     assert "attention.in_proj_bias" in str(error.value)
     assert "requires_grad_(False)" in str(error.value)
 
@@ -239,13 +239,15 @@ def test_a_weight_that_is_read_past_its_module_is_named():
     model.attention.in_proj_weight.requires_grad_(False)
     model.attention.in_proj_bias.requires_grad_(False)
     with pytest.raises(UncoveredParameterError, match=r"attention\.out_proj\.weight.*never called"):
-        CDRGE(population=4, epsilon=0.1).estimate(model, vectors(), mean_square)
+        CDRGE(population=4, epsilon=0.1, group_size=None).estimate(model, vectors(), mean_square)
     assert "forward" not in model.attention.out_proj.__dict__
 
 
 def test_multihead_attention_works_dense():
     model = SelfAttention()
-    CDRGE(population=4, epsilon=0.1, perturbation=Dense()).estimate(model, vectors(), mean_square)
+    CDRGE(population=4, epsilon=0.1, perturbation=Dense(), group_size=None).estimate(
+        model, vectors(), mean_square
+    )
     assert model.attention.in_proj_weight.grad is not None
     assert model.attention.in_proj_weight.grad.abs().sum() > 0
 
@@ -383,7 +385,7 @@ def _registered(monkeypatch):
 def test_a_registered_rule_serves_the_type_and_subclasses_that_keep_forward(kind):
     model = nn.Sequential(nn.Linear(4, 5), kind(5)).double()
     data, epsilon = Batch(*(part.double() for part in vectors())), 0.1
-    estimator = CDRGE(population=2, epsilon=epsilon)
+    estimator = CDRGE(population=2, epsilon=epsilon, group_size=None)
     found = estimator.estimate(model, data, mean_square).coefficients
     bound, draw = RankOne().bind(model), Draw(seed=0, step=0, epsilon=epsilon)
     for member in range(2):

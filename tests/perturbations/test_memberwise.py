@@ -313,7 +313,7 @@ def test_a_layer_that_writes_a_buffer_is_refused(in_place):
     register_rule(Counting, MemberwiseRule())
     batch = Batch(torch.ones(2, 4), torch.ones(2, 4))
     with pytest.raises(ConfigError, match="Counting runs member by member and writes a buffer"):
-        CDRGE(population=4, epsilon=0.1).estimate(
+        CDRGE(population=4, epsilon=0.1, group_size=None).estimate(
             Counting(in_place), batch, lambda outputs, targets: outputs.sum(1)
         )
 

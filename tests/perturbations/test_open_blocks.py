@@ -223,7 +223,7 @@ def test_a_block_that_was_forgotten_is_closed_and_nothing_keeps_the_model_alive(
 def test_a_block_in_which_the_model_never_runs_does_nothing(structure):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     before = snapshot(model)
-    population = CDRGE(population=2, epsilon=0.1, perturbation=structure).ask(model)
+    population = CDRGE(population=2, epsilon=0.1, perturbation=structure, group_size=None).ask(model)
     with population.perturbed(model, 1, -1):
         pass
     assert_unchanged(model, before)

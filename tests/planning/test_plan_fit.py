@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 import pytest
+from zorn.training.defaults import resolve
 
 from zorn.errors import ConfigError
 from zorn.planning import (
@@ -23,7 +24,6 @@ from zorn.planning.work import forward_passes, most_rows
 from zorn.tasks import TextTask
 from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, RunConfig, TaskConfig
 from zorn.training.build import build_estimator, build_model, build_task
-from zorn.training.defaults import resolve
 
 STEPS = 200
 

@@ -10,12 +10,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import planner as benchmark
+from zorn.training.defaults import resolve
 
 from zorn.models.sliced_head import LOGITS_AT_ONCE
 from zorn.planning import Memory, ModelSizes, Stage, step_memory
 from zorn.planning.kinds import compared
 from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, OptimizerConfig, TaskConfig
-from zorn.training.defaults import resolve
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 

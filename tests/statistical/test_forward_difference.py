@@ -34,7 +34,7 @@ def setting():
 def directions(structure, population):
     """z of each member, [n, d], from one-hot folds."""
     model, _ = setting()
-    estimator = FDRGE(population=population, epsilon=1.0, perturbation=structure, seed=8)
+    estimator = FDRGE(population=population, epsilon=1.0, perturbation=structure, seed=8, group_size=None)
     draw, bound = estimator.ask(model).draw, structure.bind(model)
     return torch.stack(
         [

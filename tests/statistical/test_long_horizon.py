@@ -90,7 +90,7 @@ def test_differences_of_single_windows_from_the_clean_state_are_truncated():
     """CD-RGE of each window from the state that θ itself left there: its mean is that of TBPTT."""
     model, batch = whole_sequence(rows=1)
     through_all, truncated = exact(BPTT(), model, batch), exact(TBPTT(truncation=LENGTH), model, batch)
-    estimator, rows = CDRGE(population=256, epsilon=1e-5, seed=11), []
+    estimator, rows = CDRGE(population=256, epsilon=1e-5, seed=11, group_size=None), []
     for _ in range(SEGMENTS):
         total, state = torch.zeros(()), model.initial_state(1)
         for window in windows(batch):

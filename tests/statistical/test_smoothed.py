@@ -267,7 +267,7 @@ def gradients_around(model, batch, count):
 def test_the_mean_of_cd_rge_is_the_gradient_of_the_smoothed_loss():
     model, batch = network()
     perturbation = Dense(noise="gaussian")
-    estimator = CDRGE(population=24, epsilon=EPSILON, perturbation=perturbation, seed=1)
+    estimator = CDRGE(population=24, epsilon=EPSILON, perturbation=perturbation, seed=1, group_size=None)
     found = estimates(estimator, model, batch, squared_error, 30)
     around = gradients_around(model, batch, 100_000)
     plain, smooth = gradients_around(model, batch, None), around.mean(0)

@@ -70,7 +70,7 @@ def test_of_members_that_share_the_batch(case):
 @pytest.mark.parametrize("structure", [RankOne(), Dense()])
 def test_a_direction_of_signs_has_squared_norm_d(structure):
     model, batch, _ = linear_loss()
-    estimator = CDRGE(population=1, epsilon=0.5, perturbation=structure)
+    estimator = CDRGE(population=1, epsilon=0.5, perturbation=structure, group_size=None)
     for _ in range(5):
         found = estimator.estimate(model, batch, dot)
         assert found.gradient_norm**2 == pytest.approx(WITH_BIAS * float(found.coefficients[0]) ** 2)
@@ -81,7 +81,9 @@ def test_the_mean_square_of_the_coefficients_is_the_squared_norm_of_the_gradient
     """E[z zᵀ] = I."""
     model, batch, rows = linear_loss()
     square = float(rows.mean(0).square().sum())
-    estimator = CDRGE(population=5000, epsilon=0.5, perturbation=structure, seed=9, micro_batch=8192)
+    estimator = CDRGE(
+        population=5000, epsilon=0.5, perturbation=structure, seed=9, micro_batch=8192, group_size=None
+    )
     found = estimator.estimate(model, batch, dot)
     assert_mean(found.coefficients.square(), square)
     assert_mean(found.coefficients, 0.0)

@@ -200,7 +200,7 @@ def test_a_reward_is_raised_by_training():
     model = torch.nn.Linear(4, 4)
     batch = zorn.Batch(torch.eye(4), torch.arange(4))
     objective = RowScore(lambda prediction, target: -float(prediction == target))
-    estimator = zorn.CDRGE(population=64, epsilon=0.5)
+    estimator = zorn.CDRGE(population=64, epsilon=0.5, group_size=None)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(60):
         estimator.estimate(model, batch, objective)

@@ -8,9 +8,6 @@ import typing
 from pathlib import Path
 
 import pytest
-
-from zorn.errors import ConfigError
-from zorn.training import groups, usage
 from zorn.training.checks import flag, without_none
 from zorn.training.config import (
     BudgetConfig,
@@ -26,6 +23,9 @@ from zorn.training.config import (
 from zorn.training.defaults import ADAM_RATES, SETTINGS
 from zorn.training.groups import EstimatorName
 from zorn.training.presets import PRESETS, PresetName
+
+from zorn.errors import ConfigError
+from zorn.training import groups, usage
 
 GROUPS = [TaskConfig, ModelConfig, EstimatorConfig, OptimizerConfig, BudgetConfig, RunConfig]
 

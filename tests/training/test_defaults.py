@@ -5,15 +5,15 @@ import typing
 
 import pytest
 from torch import nn
+from zorn.training.config import config_from_json, config_to_json
+from zorn.training.defaults import ADAM_RATES, SETTINGS, completed, resolve
+from zorn.training.groups import EstimatorName
+from zorn.training.presets import PRESETS
 
 from zorn.errors import ConfigError
 from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, OptimizerConfig, RunConfig
 from zorn.training import TaskConfig as Task
 from zorn.training.build import build_estimator, build_optimizer
-from zorn.training.config import config_from_json, config_to_json
-from zorn.training.defaults import ADAM_RATES, SETTINGS, completed, resolve
-from zorn.training.groups import EstimatorName
-from zorn.training.presets import PRESETS
 
 TRANSDUCTION = Task(task="copy")
 

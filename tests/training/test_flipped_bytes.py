@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.cli import main
+from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.errors import CheckpointError, JournalError
 from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 from rich.console import Console
+from zorn.training.config import config_to_json
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.training import Trainer, checkpoints, latest_checkpoint
-from zorn.training.config import config_to_json
 from zorn.training.journal import last_step
 from zorn.training.loggers import read_metrics
 

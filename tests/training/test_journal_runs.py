@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.errors import ConfigError, JournalError
 from zorn.tasks.task import Task
 from zorn.training import Trainer, checkpoints, latest_checkpoint
@@ -23,14 +23,15 @@ from zorn.training.step import move_weights
 
 def settings(out, *, steps=6, estimator="cd-rge", optimizer=None, model=None, options=None, **run):
     """Only the start and the end are saved, unless `run` says otherwise."""
-    return Config(
+    start = Config(
         task=Choice("copy", batch=4, minimum_length=1, maximum_length=2),
-        model=Choice("lstm", **{"hidden_size": 4} | (model or {})),
-        estimator=Choice(estimator, **{"population": 8} | (options or {})),
-        optimizer=Choice("auto", **optimizer or {}),
+        model=Choice("lstm", hidden_size=4),
+        estimator=Choice(estimator, population=8),
         budget=BudgetConfig(steps=steps),
-        run=RunConfig(**({"out": out, "evaluations": 2, "checkpoint_seconds": 1e6} | run)),
+        run=RunConfig(out=out, evaluations=2, checkpoint_seconds=1e6),
     )
+    groups = (model or {}, options or {}, optimizer or {}, run)
+    return change(start, **{name: value for group in groups for name, value in group.items()})
 
 
 def train(config):

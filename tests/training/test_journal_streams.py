@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
+from zorn.config import BudgetConfig, Choice, Config, change
 from zorn.errors import CheckpointError, ConfigError
 from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.journal import read_journal
@@ -46,14 +46,13 @@ def settings(tmp_path):
     def make(name, way, *, steps=8, **run):
         options, optimizer, format_ = WAYS[way]
         named = {"out": tmp_path / name, "evaluations": 2, "checkpoint_seconds": 1e6} | format_
-        return Config(
+        start = Config(
             task=Choice("text", source=str(text), batch=4, length=5, stream=STREAM),
             model=Choice("lstm", hidden_size=4),
-            estimator=Choice(way.split(",")[0], **{"population": 8} | options),
-            optimizer=Choice("auto", **optimizer),
+            estimator=Choice(way.split(",")[0], population=8),
             budget=BudgetConfig(steps=steps),
-            run=RunConfig(**(named | run)),
         )
+        return change(start, **options, **optimizer, **(named | run))
 
     return make
 

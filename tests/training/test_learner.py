@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, change, resolve
 from zorn.errors import NonFiniteLossError
 from zorn.training import Trainer
 from zorn.training.build import build_task
@@ -17,16 +17,15 @@ TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 200
 
 
 def settings(*, task=None, estimator=None, optimizer=None, run=None):
-    return resolve(
-        Config(
-            task=Choice("text", **{"task": "copy", "batch": 4, "maximum_length": 2} | (task or {})),
-            model=Choice("lstm", hidden_size=8),
-            estimator=Choice("auto", **{"estimator": "cd-rge", "population": 8} | (estimator or {})),
-            optimizer=Choice("auto", **optimizer or {}),
-            budget=BudgetConfig(steps=4),
-            run=RunConfig(**({"evaluations": 1} | (run or {}))),
-        )
-    )[0]
+    start = Config(
+        task=Choice("copy", batch=4, maximum_length=2),
+        model=Choice("lstm", hidden_size=8),
+        estimator=Choice("cd-rge", population=8),
+        budget=BudgetConfig(steps=4),
+        run=RunConfig(evaluations=1),
+    )
+    groups = (task or {}, estimator or {}, optimizer or {}, run or {})
+    return resolve(change(start, **{name: value for group in groups for name, value in group.items()}))[0]
 
 
 def learner(config):

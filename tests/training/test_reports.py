@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.cli import main
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.tasks.held_out import objective_value
 from zorn.training import Trainer, latest_checkpoint
@@ -18,14 +18,15 @@ from zorn.training.loggers import read_metrics
 
 
 def settings(out, *, steps=2, task=None, optimizer=None, estimator=None):
-    return Config(
-        task=Choice("text", **{"task": "copy", "batch": 4, "minimum_length": 1, "maximum_length": 2} | (task or {})),
+    start = Config(
+        task=Choice("copy", batch=4, minimum_length=1, maximum_length=2),
         model=Choice("lstm", hidden_size=8),
-        estimator=Choice("auto", **estimator or {"population": 8}),
-        optimizer=Choice("auto", **optimizer or {}),
+        estimator=Choice("auto", **({} if estimator else {"population": 8})),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(out=out, evaluations=1),
     )
+    groups = (task or {}, estimator or {}, optimizer or {})
+    return change(start, **{name: value for group in groups for name, value in group.items()})
 
 
 def train(config):

@@ -14,11 +14,11 @@ import sys
 import pytest
 import torch
 from rich.console import Console
+from zorn.training.config import config_to_json
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, ScheduleConfig
 from zorn.errors import CheckpointError, ConfigError
 from zorn.training import Trainer, checkpoints, latest_checkpoint
-from zorn.training.config import config_to_json
 from zorn.training.load import load_run, load_writer
 from zorn.training.loggers import read_metrics
 from zorn.training.run_lock import locked
@@ -32,7 +32,8 @@ def settings(out, *, steps=3, task=COPY, estimator="cd-rge", checkpoint_seconds=
         task=task,
         model=Choice("lstm", hidden_size=8),
         estimator=Choice(estimator, population=8),
-        optimizer=Choice("auto"), schedule=ScheduleConfig(schedule="cosine", epsilon_schedule="cosine"),
+        optimizer=Choice("auto"),
+        schedule=ScheduleConfig(schedule="cosine", epsilon_schedule="cosine"),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(out=out, evaluations=3, checkpoint_seconds=checkpoint_seconds),
     )

@@ -4,11 +4,10 @@ import math
 
 import pytest
 
-from zorn.config import Choice
+from zorn.config import ScheduleConfig
 from zorn.training.schedules import (
     cosine,
     epsilon_at,
-    learning_rate_at,
     population_at,
     rate_factor_at,
     warmup,
@@ -27,29 +26,23 @@ def test_cosine_falls_from_one_to_the_floor():
     assert cosine(1 / 3, 0.0) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
 
 
-def test_learning_rate_is_the_product_of_its_factors():
-    config = Choice("auto", learning_rate=0.08)
-    assert learning_rate_at(config, 0, 0.0) == pytest.approx(0.02)
-    assert learning_rate_at(config, 10, 0.5) == pytest.approx(0.04)
-    assert learning_rate_at(Choice("auto", learning_rate=0.08), 10, 0.5) == 0.08
+def test_the_rate_factor_is_the_product_of_its_factors():
+    schedule = ScheduleConfig(schedule="cosine", warmup_steps=4, schedule_floor=0.0)
+    assert rate_factor_at(schedule, 0, 0.0) == pytest.approx(0.25)
+    assert rate_factor_at(schedule, 10, 0.5) == pytest.approx(0.5)
+    assert rate_factor_at(ScheduleConfig(), 10, 0.5) == 1.0
 
 
 def test_epsilon_moves_alone_or_with_the_learning_rate():
-    alone = Choice("auto")
-    assert epsilon_at(alone, 0.02, 0, 0.7) == 0.02
-    falling = Choice("auto")
-    assert epsilon_at(falling, 0.02, 3, 1.0) == pytest.approx(0.01)
+    assert epsilon_at(ScheduleConfig(schedule="cosine", warmup_steps=5), 0.02, 0.1, 0.7) == 0.02
+    falling = ScheduleConfig(epsilon_schedule="cosine", schedule_floor=0.5)
+    assert epsilon_at(falling, 0.02, 0.1, 1.0) == pytest.approx(0.01)
     assert rate_factor_at(falling, 3, 1.0) == 1.0
-    tied = Choice("auto", learning_rate=0.04)
-    for step, progress in [(0, 0.0), (1, 0.2), (9, 0.9)]:
-        assert epsilon_at(tied, 0.5, step, progress) == learning_rate_at(tied, step, progress)
+    assert epsilon_at(ScheduleConfig(tie_epsilon=True), 0.5, 0.04, 0.2) == 0.04
 
 
 def test_the_population_moves_in_equal_ratios_and_whole_multiples():
-    grows = Choice("auto", population=8)
-    assert [population_at(grows, 8, share / 4) for share in range(5)] == [8, 16, 32, 64, 128]
-    assert [population_at(grows, 8, share / 8) for share in range(5)] == [8, 8, 16, 24, 32]
-    shrinks = Choice("auto", population=128)
-    assert [population_at(shrinks, 1, share / 8) for share in (0, 1, 8)] == [128, 91, 8]
-    assert population_at(Choice("auto", population=6), 1, 1.0) == 1
-    assert population_at(Choice("auto", population=6), 4, 0.9) == 6
+    assert [population_at(8, 128, 8, share / 4) for share in range(5)] == [8, 16, 32, 64, 128]
+    assert [population_at(8, 128, 8, share / 8) for share in range(5)] == [8, 8, 16, 24, 32]
+    assert [population_at(128, 64, 1, share / 8) for share in (0, 8)] == [128, 64]
+    assert population_at(6, None, 1, 1.0) == population_at(6, None, 4, 0.9) == 6

@@ -1,12 +1,10 @@
 """One step: schedules reach every estimator, state ends where sequences do, both parts are clipped."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
-from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, resolve
+from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, change, resolve
 from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.tasks import TextTask
 from zorn.training.build import build_estimator, build_model, build_optimizer, build_task
@@ -28,12 +26,13 @@ def test_schedules_reach_the_estimator_and_reset_comes_with_new_sequences(name):
         Config(
             task=Choice("text", batch=2, length=4, stream=3),
             estimator=STREAMED[name],
-            optimizer=Choice("auto", learning_rate=0.5, **falling), schedule=ScheduleConfig(warmup_steps=2),
+            optimizer=Choice("auto", learning_rate=0.5),
+            schedule=ScheduleConfig(warmup_steps=2, **falling),
             budget=BudgetConfig(steps=6),
         )
     )
     task = TextTask(source="python-docs", batch=2, length=4, seed=0, stream=3)
-    estimator = build_estimator(config.estimator, seed=0, carry=True)
+    estimator = build_estimator(config)
     resets = []
     estimator.reset = lambda: resets.append(step)
     for step in range(6):
@@ -50,22 +49,21 @@ def test_the_two_parts_of_a_bridge_have_rates_and_moments_of_their_own():
     config, _ = resolve(
         Config(
             task=Choice("copy", batch=2, maximum_length=2),
-            estimator=STREAMED["bridge"],
+            estimator=STREAMED["bridge"].but(credit_learning_rate=0.25, credit_momentum=0.9),
             optimizer=Choice("auto", learning_rate=0.5),
             budget=BudgetConfig(steps=4),
         )
     )
     task = build_task(config)
     model = build_model(config, task.vocabulary)
-    estimator = build_estimator(config.estimator, seed=0)
-    optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+    estimator = build_estimator(config)
+    optimizer = build_optimizer(config, model, estimator)
     update_weights(config, task, model, estimator, optimizer, task.training_batch(0), rate_factor=0.1)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.025]
     assert [group["betas"][0] for group in optimizer.param_groups] == [0.9, 0.9]
     assert all(parameter.credit_grad.isfinite().all() for parameter in model.parameters())
-    joint = dataclasses.replace(config.estimator, separate=False, credit_every=1)
-    config = dataclasses.replace(config, estimator=joint, optimizer=Choice("auto", learning_rate=0.5))
-    assert len(build_optimizer(config.optimizer, model, two_part=config.two_part).param_groups) == 1
+    joint = change(config, separate=False, credit_every=1)
+    assert len(build_optimizer(joint, model, build_estimator(joint)).param_groups) == 1
 
 
 def test_the_credit_of_a_bridge_has_adam_whatever_the_exact_part_has():

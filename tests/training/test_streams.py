@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.models import Batch, row_losses
 from zorn.training import Trainer, latest_checkpoint
 from zorn.training.loggers import read_metrics
@@ -34,14 +34,14 @@ def text_file(tmp_path):
 
 
 def settings(out, text_file, name, *, steps, stream=4, **optimizer):
-    return Config(
+    start = Config(
         task=Choice("text", source=str(text_file), batch=4, length=6, stream=stream),
         model=Choice("lstm", hidden_size=8),
         estimator=Choice(name, **ESTIMATORS[name]),
-        optimizer=Choice("auto", **optimizer),
         budget=BudgetConfig(steps=steps),
         run=RunConfig(out=out, evaluations=1, checkpoint_seconds=0.0),
     )
+    return change(start, **optimizer)
 
 
 def train(config):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.tasks import TextTask
 from zorn.training import Trainer, checkpoints, latest_checkpoint
@@ -21,14 +21,15 @@ TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 60
 
 def settings(out, *, steps=6, seconds=None, task=None, model=None, estimator=None, optimizer=None, **run):
     budget = BudgetConfig(steps=steps) if seconds is None else BudgetConfig(seconds=seconds)
-    return Config(
-        task=Choice("text", **{"task": "copy", "batch": 4, "minimum_length": 1, "maximum_length": 2} | (task or {})),
-        model=Choice("lstm", **{"hidden_size": 8} | (model or {})),
-        estimator=Choice("auto", **{"population": 8} if estimator is None else estimator),
-        optimizer=Choice("auto", **optimizer or {}),
+    start = Config(
+        task=Choice("copy", batch=4, minimum_length=1, maximum_length=2),
+        model=Choice("lstm", hidden_size=8),
+        estimator=Choice("auto", population=8) if estimator is None else Choice("auto"),
         budget=budget,
-        run=RunConfig(**({"out": out, "evaluations": 2, "checkpoint_seconds": 0.0} | run)),
+        run=RunConfig(out=out, evaluations=2, checkpoint_seconds=0.0),
     )
+    groups = (task or {}, model or {}, estimator or {}, optimizer or {}, run)
+    return change(start, **{name: value for group in groups for name, value in group.items()})
 
 
 COPY_SPLITS = ("validation", "validation-longer")

@@ -1,9 +1,9 @@
 """The settings that tuning compares."""
 
 import pytest
+from zorn.training.defaults import resolve
 
 from zorn.training import BudgetConfig, Config, EstimatorConfig, OptimizerConfig, RunConfig, TaskConfig
-from zorn.training.defaults import resolve
 from zorn.training.variants import differences, resized, shortened, variants, with_rate
 
 

@@ -17,21 +17,26 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from zorn.cli.parsing import UsageError, leading_flags, parse
-from zorn.config import AUTO, COMPONENTS, GROUPS, PRESETS, BudgetConfig, Choice, Config, component_settings
-from zorn.estimators import AUTOMATIC, ESTIMATORS
-from zorn.models import CELLS
-from zorn.optimizers import OPTIMIZERS
+from zorn.config import (
+    AUTO,
+    COMPONENTS,
+    GROUPS,
+    PRESETS,
+    REGISTRIES,
+    SELECTORS,
+    BudgetConfig,
+    Config,
+    change,
+    component_settings,
+    possible_settings,
+)
+from zorn.estimators import AUTOMATIC
 from zorn.registry import Registry
 from zorn.settings import FROM_THE_RUN, Setting, fields_of, flag
-from zorn.tasks import OBJECTIVES, TASKS
+from zorn.tasks import OBJECTIVES
 from zorn.training.run_folder import RunFolder, read_config
 
 Own = TypeVar("Own", bound=Any)
-
-REGISTRIES: dict[str, Any] = {"task": TASKS, "model": CELLS, "estimator": ESTIMATORS, "optimizer": OPTIMIZERS}
-
-SELECTORS = {"task": "task", "model": "cell", "estimator": "estimator", "optimizer": "optimizer"}
-"""Component -> the flag that names it."""
 
 HELP = {
     "task": "the task.",
@@ -91,33 +96,18 @@ def read(
     names = {kind: getattr(first, flag_) or getattr(start, kind).name for kind, flag_ in SELECTORS.items()}
     short = "--help" in words or "-h" in words
     words = ["--help" if word == "--help-all" else word for word in words]
-    asked_names = flag_names(words)
-    settings = {kind: _settings(kind, names[kind]) for kind in COMPONENTS if kind in parts}
-    _refuse_others(asked_names, settings, names, own, parts)
-    whole = _flags_type(own, settings, start, names, parts, short=short)
-    found = parse(whole, words, prog=prog)
-    values = {part: getattr(found, part) for part in parts}
+    given = flag_names(words)
+    settings = {kind: possible_settings(kind, names[kind]) for kind in COMPONENTS if kind in parts}
+    _refuse_others(given, settings, names, own, parts)
+    found = parse(_flags_type(own, settings, start, names, parts, short=short), words, prog=prog)
     changes: dict[str, Any] = {}
-    for kind in settings:
-        given = {key: value for key, value in getattr(start, kind).given.items() if key in settings[kind]}
-        given |= {
-            key: getattr(values[kind], key)
-            for key in settings[kind]
-            if key in asked_names and hasattr(values[kind], key)
-        }
-        changes[kind] = Choice(names[kind], **given)
-    if "task" in parts:
-        changes["objective"] = values["task"].objective
-    for group in GROUPS:
-        if group in parts:
-            changes[group] = GROUPS[group](
-                **{
-                    field.name: getattr(values[group], field.name)
-                    for field in dataclasses.fields(GROUPS[group])
-                }
-            )
+    for part in parts:
+        nested = getattr(found, part)
+        for field in dataclasses.fields(nested):
+            if field.name in given or part in GROUPS:
+                changes[field.name] = getattr(nested, field.name)
     made = {field.name: getattr(found, field.name) for field in dataclasses.fields(own)}
-    return own(**made), dataclasses.replace(start, **changes)
+    return own(**made), change(start, **changes)
 
 
 def start_settings(first: First) -> Config:
@@ -161,17 +151,6 @@ def given_flags(words: Sequence[str], parts: Sequence[str]) -> list[str]:
     for kind in parts:
         names |= {key for each in REGISTRIES[kind] for key in component_settings(kind, each)}
     return [flag(name) for name in sorted(flag_names(words) & names)]
-
-
-def _settings(kind: str, name: str) -> Mapping[str, Setting]:
-    """The settings of a component; of one that zorn chooses, those of all that it may be."""
-    if name != AUTO:
-        return component_settings(kind, name)
-    found: dict[str, Setting] = {}
-    for each in REGISTRIES[kind]:
-        for key, setting in component_settings(kind, each).items():
-            found.setdefault(key, setting)
-    return found
 
 
 def _refuse_others(

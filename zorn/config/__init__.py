@@ -1,5 +1,6 @@
 """The settings of a run: asked for, resolved, named, and as a file."""
 
+from zorn.config.change import REGISTRIES, SELECTORS, change, possible_settings
 from zorn.config.config import AUTO, COMPONENTS, GROUPS, Config, component_settings
 from zorn.config.files import from_json, from_plain, to_json, to_plain
 from zorn.config.groups import BudgetConfig, RunConfig, ScheduleConfig
@@ -12,14 +13,18 @@ __all__ = [
     "COMPONENTS",
     "GROUPS",
     "PRESETS",
+    "REGISTRIES",
+    "SELECTORS",
     "BudgetConfig",
     "Choice",
     "Config",
     "RunConfig",
     "ScheduleConfig",
+    "change",
     "component_settings",
     "from_json",
     "from_plain",
+    "possible_settings",
     "resolve",
     "to_json",
     "to_plain",
