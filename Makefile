@@ -2,9 +2,12 @@
 PYTHON ?= python3
 # More options for pip, for example a CPU-only torch: make train PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_OPTIONS ?=
+# Processes that run the tests, each with one thread of torch; "auto" is one a core.
+JOBS ?= auto
+PYTEST := -n $(JOBS) --maxprocesses 8 --dist worksteal
 BIN := .venv/bin
 
-.PHONY: help train test quick golden lint format docs docs-serve benchmarks clean
+.PHONY: help train test coverage quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -19,11 +22,14 @@ help:  ## list the targets
 train: .venv/.ready  ## the main job: an LSTM learns the Python documentation with forward passes only, about 3 minutes
 	$(BIN)/zorn train --preset quickstart --overwrite
 
-test: .venv/.ready  ## the whole test suite, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+test: .venv/.ready  ## the whole test suite, on every core
+	$(BIN)/python -m pytest $(PYTEST)
+
+coverage: .venv/.ready  ## the same, with the lines that no test reaches; fails under 90 %
+	$(BIN)/python -m pytest $(PYTEST) --cov --cov-report=term
 
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
-	$(BIN)/python -m pytest -x -q -m "not slow"
+	$(BIN)/python -m pytest $(PYTEST) -x -q -m "not slow"
 
 golden: .venv/.ready  ## make the golden runs anew and print what changed
 	$(BIN)/python tests/golden/record.py

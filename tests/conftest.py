@@ -2,7 +2,10 @@
 
 import importlib
 import importlib.util
+import os
 import signal
+
+os.environ["OMP_NUM_THREADS"] = "1"  # also for what tests start: each core has a worker, and models are tiny
 
 import pytest
 import torch
@@ -18,8 +21,9 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_configure() -> None:
-    """Signals as a terminal gives them: a process started in the background or by nohup ignores some, and so
-    would every run that the tests start and stop."""
+    """One thread, whatever imported torch before; and signals as a terminal gives them: a process started in
+    the background or by nohup ignores some, and so would every run that the tests start and stop."""
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
