@@ -1,10 +1,10 @@
 """A recurrent cell is one pure step; `run` takes it over a chunk of time."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from zorn.errors import ZornError
 from zorn.models.maps import Drive
@@ -38,6 +38,51 @@ class ParallelCell(RecurrentCell, Protocol):
     def parallel(self, drive: Drive, state: State) -> tuple[Tensor, State]:
         """All steps of a drive: outputs `[time, rows, H]` and the last state; equal to step after step."""
         ...
+
+
+class Cell(nn.Module):
+    """Base of cells: a `RecurrentCell` that says of itself what estimators and the command line ask.
+
+    A cell is made as `cell(input_size, hidden_size, num_heads, generator=…, **settings)`, its settings being
+    the further arguments of its constructor. It implements `initial_state`, `drive` and `step`. zorn's cells
+    are those of `CELLS`; `LanguageModel` takes the class of any other.
+
+    Noise on the state in place of noise on every gate (`zorn.ActivityCredit`) is for cells that say where
+    the state is: instead of `step` they implement `advance(drive_t, state)`, the new state `[rows, units]`,
+    and `read(new, state)`, the output and the state made of it.
+
+    Attributes:
+        input_maps: names of the modules inside that read the input alone.
+        state_maps: names of the modules inside whose last input is the state: the paths that `EProp` leaves
+            out. Nothing but a call may read the weights of these and of `input_maps`.
+    """
+
+    input_maps: ClassVar[tuple[str, ...]] = ()
+    state_maps: ClassVar[tuple[str, ...]]
+
+    def initial_state(self, rows: int) -> Any:
+        """The state before the first step; the first dimension of every tensor is rows."""
+        raise NotImplementedError
+
+    def drive(self, x: Tensor) -> Drive:
+        """The part of `[time, rows, k]` steps that needs no state; by default the input as it is."""
+        return (x,)
+
+    def step(self, drive_t: Drive, state: Any) -> tuple[Tensor, Any]:
+        """One step: output `[rows, H]` and the next state; by default `read` of what `advance` gives."""
+        return self.read(self.advance(drive_t, state), state)
+
+    def advance(self, drive_t: Drive, state: Any) -> Tensor:
+        """The new state of every unit, `[rows, units]`, a tensor of its own, differentiable."""
+        raise NotImplementedError
+
+    def read(self, new: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The output `[rows, H]` and the next state of what `advance` gave, with or without noise on it."""
+        raise NotImplementedError
+
+    def forward(self, x_t: Float[Tensor, "rows input_size"], state: Any) -> tuple[Tensor, Any]:
+        """One step from the raw input: output `[rows, H]` and the next state."""
+        return self.step(tuple(part[0] for part in self.drive(x_t.unsqueeze(0))), state)
 
 
 def run(

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from zorn.models.cell import Cell
 from zorn.models.maps import Drive, RecurrentMap, sum_forward
 from zorn.native import lstm_rollout, lstm_step, usable
 
@@ -20,7 +21,7 @@ class LSTMState(NamedTuple):
     cell: Float[Tensor, "rows hidden_size"]
 
 
-class LSTMCell(nn.Module):
+class LSTMCell(Cell):
     """One pure step of an LSTM; with one head the equations of `torch.nn.LSTM`, less its second, redundant,
     bias.
 
@@ -43,6 +44,8 @@ class LSTMCell(nn.Module):
     (torch.Size([5, 8]), True)
     """
 
+    state_maps = ("map",)
+
     def __init__(
         self,
         input_size: int,
@@ -58,11 +61,6 @@ class LSTMCell(nn.Module):
         self.hidden_size, self.num_heads = hidden_size, num_heads
         with torch.no_grad():
             self.map.bias.view(num_heads, 4, -1)[:, 1] += 1
-
-    @staticmethod
-    def num_parameters(input_size: int, hidden_size: int, num_heads: int) -> int:
-        """Parameters of a cell of these sizes, without building it."""
-        return 4 * hidden_size * (input_size + hidden_size // num_heads + 1)
 
     def initial_state(self, rows: int) -> LSTMState:
         """Zeros `[rows, H]` on the device of the weights, in their dtype; `cell` never below float32."""
@@ -111,9 +109,3 @@ class LSTMCell(nn.Module):
             return None
         y, cell = done
         return y, LSTMState(y[-1].clone(), cell)
-
-    def forward(
-        self, x_t: Float[Tensor, "rows input_size"], state: LSTMState
-    ) -> tuple[Float[Tensor, "rows hidden_size"], LSTMState]:
-        """One step from the raw input."""
-        return self.step(tuple(part[0] for part in self.drive(x_t.unsqueeze(0))), state)
