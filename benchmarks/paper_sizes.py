@@ -27,15 +27,15 @@ import torch
 from harness import Record, argument_parser, process_bytes, report, restart_peak
 from matplotlib.axes import Axes
 from torch import nn
+from zorn.training.groups import OptimizerConfig, RunConfig
 
 import zorn
 from zorn.errors import ConfigError
+from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import LSTMCell, run
-from zorn.models.flashrnn import use_flashrnn
 from zorn.perturbations import Draw
 from zorn.planning import ModelSizes, available_bytes, largest_micro_batch, show_bytes, step_memory
 from zorn.training import BudgetConfig, Config, EstimatorConfig, ModelConfig, TaskConfig, resolve
-from zorn.training.groups import OptimizerConfig, RunConfig
 from zorn.training.limits import out_of_memory
 
 INPUT = 100  # and vocabulary

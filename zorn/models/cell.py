@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zorn.errors import ZornError
+from zorn.models.fast_paths import fast_rollout
 from zorn.models.maps import Drive
 from zorn.models.state import State
 
@@ -94,7 +95,7 @@ def run(
     steps. A `ParallelCell` runs in parallel where gradients are recorded, as in BPTT: autograd keeps every
     step there anyway, so that memory proportional to time is no loss. Without gradients, as under every
     zero-order estimator, each cell goes step by step and holds no more than its state, its outputs and the
-    drive of a few steps; an LSTM on the CPU does so in one compiled call, where it can (`LSTMCell.rollout`).
+    drive of a few steps; where a cell has a fast path (`zorn.models.fast_paths`), that runs in place of it.
     The state that comes in is left as it was.
 
     Raises:
@@ -111,7 +112,7 @@ def run(
     if torch.is_grad_enabled() and isinstance(cell, ParallelCell):
         return cell.parallel(cell.drive(x), state)
     rollout = getattr(cell, "rollout", None)
-    done = None if rollout is None else rollout(x, state)
+    done = fast_rollout(cell, x, state) if rollout is None else rollout(x, state)
     if done is not None:
         return done
     outputs = []

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zorn.models.cell import Cell
+from zorn.models.fast_paths import fast_step
 from zorn.models.initialise import uniform_, without_values
-from zorn.models.maps import BlockLinear, Drive, sum_forward
+from zorn.models.maps import BlockLinear, Drive
 from zorn.models.sizes import head_size, require_positive
-from zorn.native import gru_step, usable
 
 
 class GRUState(NamedTuple):
@@ -79,13 +79,10 @@ class GRUCell(Cell):
 
         Compiled on the CPU where nothing is recorded; the step in torch below is its reference.
         """
+        done = fast_step(self, drive_t, state)
+        if done is not None:
+            return done
         (drive,) = drive_t
-        if state.hidden.dtype == torch.float32 and usable(drive):
-            summed = sum_forward(self.state_map, BlockLinear)
-            if summed is not None:
-                read = state.hidden.to(drive.dtype)
-                y, hidden = gru_step(drive, summed.summands(read), read, state.hidden)
-                return y, GRUState(hidden)
         dtype, gates = state.hidden.dtype, (len(drive), self.num_heads, 3, -1)
         x_r, x_z, x_n = drive.to(dtype).view(gates).unbind(2)
         h_r, h_z, h_n = self.state_map(state.hidden.to(drive.dtype)).to(dtype).view(gates).unbind(2)

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zorn.models.cell import Cell
-from zorn.models.maps import Drive, RecurrentMap, sum_forward
-from zorn.native import lstm_rollout, lstm_step, usable
+from zorn.models.fast_paths import fast_step
+from zorn.models.maps import Drive, RecurrentMap
 
 
 class LSTMState(NamedTuple):
@@ -76,11 +76,9 @@ class LSTMCell(Cell):
 
         Compiled on the CPU where nothing is recorded; the step in torch below is its reference.
         """
-        if state.cell.dtype == torch.float32 and usable(drive_t[0], state.hidden):
-            summed = sum_forward(self.map, RecurrentMap)
-            if summed is not None:
-                hidden, cell = lstm_step(drive_t[0], summed.summands(drive_t, state.hidden), *state)
-                return hidden, LSTMState(hidden, cell)
+        done = fast_step(self, drive_t, state)
+        if done is not None:
+            return done
         gates, dtype = self.map(drive_t, state.hidden), state.cell.dtype
         i, f, o, u = gates.view(len(gates), self.num_heads, 4, -1).unbind(2)
         # Gate by gate: a float32 copy of all four would fall out of the cache.
@@ -88,24 +86,3 @@ class LSTMCell(Cell):
         cell = cell.addcmul_(i.to(dtype).sigmoid(), u.to(dtype).tanh())
         hidden = (o.to(dtype).sigmoid() * cell.tanh()).to(state.hidden.dtype).flatten(1)
         return hidden, LSTMState(hidden, cell.flatten(1))
-
-    def rollout(
-        self, x: Float[Tensor, "time rows input_size"], state: LSTMState
-    ) -> tuple[Float[Tensor, "time rows hidden_size"], LSTMState] | None:
-        """All steps of a chunk in one compiled call on packed weights: see `lstm_rollout`.
-
-        None where it does not apply: gradients are recorded, someone has put a method or hook on the cell
-        or its map, or the processor or the sizes do not suit.
-        """
-        own = {"drive", "step"} & self.__dict__.keys() or type(self) is not LSTMCell
-        if own or ("drive" in self.map.__dict__ and "forward" not in self.map.__dict__):
-            return None
-        weights = self.map.weight_input, self.map.weight_state, self.map.bias
-        if not usable(x, state.hidden, *weights):
-            return None
-        summed = sum_forward(self.map, RecurrentMap)
-        done = summed and lstm_rollout(x, *state, weights, summed.lanes(x, state.hidden))
-        if not done:
-            return None
-        y, cell = done
-        return y, LSTMState(y[-1].clone(), cell)
