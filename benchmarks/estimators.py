@@ -26,7 +26,7 @@ import zorn
 from zorn.diagnostics import Signal, measure_signal
 from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT, ActivityCredit
 from zorn.estimators.bridge import Bridge
-from zorn.models import DNCMemory, LanguageModel
+from zorn.models import LanguageModel
 from zorn.tasks import TextTask
 from zorn.tasks.text import PYTHON_DOCS
 
@@ -104,8 +104,7 @@ def text(time: int, batch: int, *, seed: int) -> TextTask:
 
 def model_of(cell: str, vocabulary: int, sizes: Sizes) -> LanguageModel:
     """A fresh model."""
-    memory = DNCMemory(slots=16, width=16, read_heads=1) if cell == "dnc" else None
-    return LanguageModel(vocabulary, sizes.hidden, cell=cell, memory=memory, seed=0)
+    return LanguageModel(vocabulary, sizes.hidden, cell=cell, seed=0)
 
 
 def train(model: LanguageModel, sizes: Sizes) -> None:

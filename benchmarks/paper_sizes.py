@@ -31,8 +31,8 @@ from torch import nn
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 import zorn
 from zorn.errors import ConfigError
+from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import LSTMCell, run
-from zorn.models.flashrnn import use_flashrnn
 from zorn.perturbations import Draw
 from zorn.planning import ModelSizes, available_bytes, largest_micro_batch, show_bytes, step_memory
 from zorn.training.limits import out_of_memory

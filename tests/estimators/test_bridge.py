@@ -27,7 +27,7 @@ from zorn.estimators import BPTT, TBPTT
 from zorn.estimators.bridge import RMS_DECAY, Bridge
 from zorn.estimators.carry import state_tensors
 from zorn.estimators.two_part import TwoPartOptimizer
-from zorn.models import Batch, DNCMemory, map_state
+from zorn.models import Batch, map_state
 from zorn.perturbations import FusedSGD
 from zorn.random import normals, signs
 from zorn.tasks import TokenCrossEntropy
@@ -36,7 +36,7 @@ CELLS = {
     "lstm": {},
     "gru": {"cell": "gru", "num_heads": 2},
     "min-gru": {"cell": "min-gru"},
-    "dnc": {"cell": "dnc", "memory": DNCMemory(slots=3, width=3)},
+    "dnc": {"cell": "dnc", "cell_settings": {"memory_slots": 3, "memory_width": 3}},
     "layers": {"tie_embedding": True, "num_layers": 2},
 }
 
@@ -228,7 +228,7 @@ def test_the_scale_follows_the_state_and_not_the_noise():
 
 
 def test_a_state_of_zeros_gets_noise_too():
-    model = language_model(cell="dnc", memory=DNCMemory(slots=3, width=3))
+    model = language_model(cell="dnc", cell_settings={"memory_slots": 3, "memory_width": 3})
     estimator = bridge(relative=True, truncation=1)
     batch = long_batch(2)
     found = estimator.estimate(model, batch, TokenCrossEntropy())  # no slot is linked after the first token

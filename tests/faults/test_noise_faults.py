@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zorn.estimators import CDRGE, FDRGE, SPSA15
-from zorn.models import Batch, DNCMemory, LanguageModel, row_losses
+from zorn.models import Batch, LanguageModel, row_losses
 from zorn.perturbations import Dense, Draw, MemberwiseRule, RankOne, dense, register_rule, rules
 from zorn.perturbations.perturbation import FOLD_ELEMENTS
 from zorn.tasks import TokenCrossEntropy
@@ -238,8 +238,11 @@ def test_epsilon_is_that_of_the_question_when_a_schedule_has_moved(kind):
 
 MODELS: dict[str, dict] = {
     **{cell: {"cell": cell} for cell in ("lstm", "gru", "min-gru")},
-    "dnc": {"cell": "dnc", "memory": DNCMemory(slots=5, width=4, read_heads=2)},
-    "dnc, simple memory": {"cell": "dnc", "memory": DNCMemory(slots=5, width=4, simple=True)},
+    "dnc": {"cell": "dnc", "cell_settings": {"memory_slots": 5, "memory_width": 4, "read_heads": 2}},
+    "dnc, simple memory": {
+        "cell": "dnc",
+        "cell_settings": {"memory_slots": 5, "memory_width": 4, "simple_memory": True},
+    },
     "stack": {"num_layers": 2, "num_heads": 2, "norm": "layer", "residual": True},
     "tied stack": {"cell": "gru", "num_layers": 2, "norm": "rms", "tie_embedding": True},
 }

@@ -12,8 +12,8 @@ import torch
 
 from zorn.cli.entry import COMMANDS
 from zorn.cli.entry import main as command_line
-from zorn.config import PRESETS, BudgetConfig, Choice, Config, RunConfig
-from zorn.models import DNCMemory, LanguageModel
+from zorn.config import PRESETS, BudgetConfig, Choice, Config, RunConfig, ScheduleConfig
+from zorn.models import LanguageModel
 from zorn.tasks import SortTask, TextTask, TransductionTask
 from zorn.training import Trainer
 from zorn.training.schedules import epsilon_at
@@ -89,8 +89,8 @@ def test_no_benchmark_or_example_names_the_test_split(benchmark, splits_seen):
 @pytest.mark.parametrize("cell", ["lstm", "gru", "min-gru", "dnc", "dnc, simple memory"])
 def test_a_model_is_float32_unless_it_is_told_otherwise(cell):
     """The LSTM of public code is bfloat16 by default, in which small perturbations and updates are lost."""
-    memory = DNCMemory(simple=True) if cell == "dnc, simple memory" else None
-    model = LanguageModel(7, 8, cell=cell.split(",")[0], memory=memory)
+    settings = {"simple_memory": True} if cell == "dnc, simple memory" else None
+    model = LanguageModel(7, 8, cell=cell.split(",")[0], cell_settings=settings)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
     assert RunConfig().dtype == "float32"
     assert {preset.run.dtype for preset in PRESETS.values()} == {"float32"}

@@ -17,6 +17,7 @@ import zorn.perturbations.standard_rules
 from zorn.errors import ConfigError
 from zorn.models import BlockLinear, GRUCell, LSTMCell, run
 from zorn.native import LaneNoise, Summands, available, gru_step, has_rollout, loading, lstm_step
+from zorn.native import cells as native_cells
 from zorn.perturbations import Draw, RankOne
 
 compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels were not built")
@@ -69,7 +70,7 @@ def test_whole_trajectories_equal_those_of_torch(cell_class, packed, sizes, dtyp
     hidden, heads, rank, inputs, group = sizes
     cell, x = made(cell_class, hidden, heads, inputs, 6 * group, dtype)
     if not packed:
-        monkeypatch.setattr(zorn.models.lstm, "lstm_rollout", lambda *arguments: None)
+        monkeypatch.setattr(native_cells, "lstm_rollout", lambda *arguments: None)
     found = trajectories(cell, x, rank, group)
     in_torch(monkeypatch)
     wanted = trajectories(cell, x, rank, group)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from zorn.models import DNCCell, DNCMemory
+from zorn.models import DNCCell, DNCSettings
 
 TIME, ROWS, INPUT, HIDDEN = 9, 3, 3, 6
 KINDS = {
-    "whole": DNCMemory(slots=5, width=4, read_heads=1),
-    "whole, heads": DNCMemory(slots=4, width=3, read_heads=3),
-    "whole, one slot": DNCMemory(slots=1, width=1, read_heads=1),
-    "simple": DNCMemory(slots=5, width=4, read_heads=1, simple=True),
-    "simple, heads": DNCMemory(slots=4, width=3, read_heads=2, simple=True),
+    "whole": DNCSettings(memory_slots=5, memory_width=4, read_heads=1),
+    "whole, heads": DNCSettings(memory_slots=4, memory_width=3, read_heads=3),
+    "whole, one slot": DNCSettings(memory_slots=1, memory_width=1, read_heads=1),
+    "simple": DNCSettings(memory_slots=5, memory_width=4, read_heads=1, simple_memory=True),
+    "simple, heads": DNCSettings(memory_slots=4, memory_width=3, read_heads=2, simple_memory=True),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -20,7 +20,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 def random_cell(kind: str, seed: int = 7, dtype: torch.dtype = torch.float64) -> DNCCell:
     """Weights large enough for gates to open and close, and norms with gains and biases of all kinds."""
     generator = torch.Generator().manual_seed(seed)
-    cell = DNCCell(INPUT, HIDDEN, memory=KINDS[kind], generator=generator)
+    cell = DNCCell(INPUT, HIDDEN, **vars(KINDS[kind]), generator=generator)
     with torch.no_grad():
         for name, parameter in cell.named_parameters():
             if "norm" in name:

@@ -33,7 +33,7 @@ def test_the_cell_is_the_slow_reference(kind: str, seed: int) -> None:
     """Outputs and every part of the state, step by step, in float64."""
     cell, x = random_cell(kind, seed), random_input()
     weights = {name: parameter.tolist() for name, parameter in cell.named_parameters()}
-    step = reference.simple_step if KINDS[kind].simple else reference.step
+    step = reference.simple_step if KINDS[kind].simple_memory else reference.step
     state = cell.initial_state(ROWS)
     twins = [
         reference.row_state(map_state(lambda part, row=row: part[row : row + 1], state))
@@ -77,8 +77,8 @@ def tell(cell: DNCCell, start: int, stop: int, value: float) -> None:
 
 def gates(kind: str) -> dict[str, tuple[int, int]]:
     """Where the gates lie in the interface."""
-    width, heads = KINDS[kind].width, KINDS[kind].read_heads
-    if KINDS[kind].simple:
+    width, heads = KINDS[kind].memory_width, KINDS[kind].read_heads
+    if KINDS[kind].simple_memory:
         start = (heads + 2) * width
         return {"erase": (start, start + width), "write": (start + width, start + width + 1)}
     start = (heads + 2) * width
@@ -130,17 +130,17 @@ def test_open_gates_fill_the_memory_slot_by_slot_and_overwrite_whole() -> None:
     for name, value in {"allocation": OPEN, "write": OPEN, "erase": OPEN, "free": CLOSED}.items():
         tell(cell, *gates(kind)[name], value)
     state, x = cell.initial_state(ROWS), random_input()
-    for t in range(sizes.slots):
+    for t in range(sizes.memory_slots):
         before = state
         _, state = cell(x[t], state)
         external = state.external
-        assert torch.equal(external.write_weights, torch.eye(sizes.slots).double()[t].expand(ROWS, -1))
-        untouched = torch.arange(sizes.slots) != t
+        assert torch.equal(external.write_weights, torch.eye(sizes.memory_slots).double()[t].expand(ROWS, -1))
+        untouched = torch.arange(sizes.memory_slots) != t
         assert torch.equal(external.memory[:, untouched], before.external.memory[:, untouched])
         assert torch.equal(external.precedence, external.write_weights)
         if t > 0:
             assert (external.link[:, t, t - 1] == 1).all()
-    _, last = cell(x[sizes.slots], state)
+    _, last = cell(x[sizes.memory_slots], state)
     assert (last.external.usage == 1).all()
     assert torch.equal(last.external.memory, state.external.memory)  # nowhere is free
 
@@ -276,31 +276,23 @@ def test_gradients_through_time_are_right(kind: str) -> None:
 def test_gradients_from_the_first_state_are_finite_and_reach_every_parameter(
     kind: str, dtype: torch.dtype
 ) -> None:
-    cell = DNCCell(INPUT, HIDDEN, memory=KINDS[kind], generator=torch.Generator().manual_seed(0)).to(dtype)
+    cell = DNCCell(INPUT, HIDDEN, **vars(KINDS[kind]), generator=torch.Generator().manual_seed(0)).to(dtype)
     y, last = run(cell, random_input(time=12, dtype=dtype), cell.initial_state(ROWS))
     (y.square().sum() + last.external.memory.square().sum()).backward()
     for name, parameter in cell.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0 or KINDS[kind].width == 1, name
+        assert parameter.grad.abs().sum() > 0 or KINDS[kind].memory_width == 1, name
 
 
 # --------------------------------------------------------------------------------- building
 
 
 @every_kind
-@pytest.mark.parametrize("heads", [1, 2])
-def test_number_of_parameters(kind: str, heads: int) -> None:
-    cell = DNCCell(INPUT, HIDDEN, heads, memory=KINDS[kind])
-    built = sum(parameter.numel() for parameter in cell.parameters())
-    assert DNCCell.num_parameters(INPUT, HIDDEN, heads, KINDS[kind]) == built
-
-
-@every_kind
 def test_first_values_depend_on_the_generator_alone(kind: str) -> None:
     before = torch.get_rng_state()
     cells = [
-        DNCCell(INPUT, HIDDEN, memory=KINDS[kind], generator=torch.Generator().manual_seed(seed))
+        DNCCell(INPUT, HIDDEN, **vars(KINDS[kind]), generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     ]
     assert torch.equal(torch.get_rng_state(), before)
@@ -311,7 +303,7 @@ def test_first_values_depend_on_the_generator_alone(kind: str) -> None:
 
 
 def test_heads_divide_the_controller() -> None:
-    cell = DNCCell(INPUT, HIDDEN, 3, memory=KINDS["whole"])
+    cell = DNCCell(INPUT, HIDDEN, 3, **vars(KINDS["whole"]))
     assert cell.controller.map.weight_state.shape == (3, 4 * HIDDEN // 3, HIDDEN // 3)
 
 

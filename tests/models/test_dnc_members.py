@@ -62,7 +62,7 @@ def test_members_side_by_side_equal_each_member_alone(kind: str, structure: Rank
 PARAMETERS = [
     (kind, name)
     for kind in ("whole, heads", "simple, heads")
-    for name, _ in DNCCell(INPUT, HIDDEN, memory=KINDS[kind]).named_parameters()
+    for name, _ in DNCCell(INPUT, HIDDEN, **vars(KINDS[kind])).named_parameters()
 ]
 
 
@@ -86,7 +86,7 @@ def test_the_perturbation_of_each_parameter_alone_changes_the_output(kind: str, 
 def test_a_member_reaches_every_part_of_the_interface(part: int) -> None:
     """Read keys, write key, vector, erase, free, allocation, write, read strengths, write strength, modes."""
     sizes = KINDS["whole, heads"]
-    width, heads = sizes.width, sizes.read_heads
+    width, heads = sizes.memory_width, sizes.read_heads
     lengths = [heads * width, width, width, width, heads, 1, 1, heads, 1, 3 * heads]
     start = sum(lengths[:part])
     cell, x = random_cell("whole, heads"), random_input()

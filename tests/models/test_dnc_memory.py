@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from zorn.errors import ConfigError
-from zorn.models import DNCMemory, dnc_memory
+from zorn.models import DNCSettings, dnc_memory
 from zorn.models.dynamic_memory import interface_parts, interface_size
 from zorn.models.simple_memory import slot_codes
 
@@ -164,7 +164,7 @@ def test_read_vectors_by_hand(heads: int) -> None:
 
 
 def test_the_interface_is_cut_where_its_docstring_says() -> None:
-    sizes = DNCMemory(slots=3, width=2, read_heads=2)
+    sizes = DNCSettings(memory_slots=3, memory_width=2, read_heads=2)
     # Read keys 0-3, write key 4-5, vector 6-7, erase 8-9, free 10-11, allocation 12, write 13,
     # read strengths 14-15, write strength 16, modes 17-22.
     assert interface_size(sizes) == 23
@@ -287,21 +287,21 @@ def test_gradients_of_allocation_are_finite_at_its_corners(usage: list[float]) -
 # --------------------------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize("name", ["slots", "width", "read_heads"])
+@pytest.mark.parametrize("name", ["memory_slots", "memory_width", "read_heads"])
 def test_sizes_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0"):
-        DNCMemory(**{name: 0})
+        DNCSettings(**{name: 0})
 
 
 def test_a_simple_memory_of_two_numbers_a_slot_is_refused() -> None:
     with pytest.raises(ConfigError, match="layer-normalised over its width"):
-        DNCMemory(width=2, simple=True)
-    assert DNCMemory(width=1).width == 1
+        DNCSettings(memory_width=2, simple_memory=True)
+    assert DNCSettings(memory_width=1).memory_width == 1
 
 
 def test_a_kind_that_is_a_text_is_refused():
-    memory = object.__new__(DNCMemory)  # past the type checks of pytest
-    for name, value in {"slots": 4, "width": 4, "read_heads": 1, "simple": "no"}.items():
+    memory = object.__new__(DNCSettings)  # past the type checks of pytest
+    for name, value in (DNCSettings().__dict__ | {"simple_memory": "no"}).items():
         object.__setattr__(memory, name, value)
-    with pytest.raises(ConfigError, match="simple must be True or False, got 'no'"):
+    with pytest.raises(ConfigError, match="simple_memory must be True or False, got 'no'"):
         memory.__post_init__()

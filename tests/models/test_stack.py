@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from zorn.errors import ConfigError
-from zorn.models import CELLS, DNCMemory, LanguageModel, map_state, parameter_count, sample
+from zorn.models import CELLS, DNCSettings, LanguageModel, map_state, parameter_count, sample
 from zorn.perturbations import Draw, RankOne
 from zorn.perturbations.perturbation import BoundPerturbation
 
 VOCABULARY, HIDDEN = 11, 8
-MEMORY = DNCMemory(slots=5, width=4, read_heads=2)
+MEMORY = {"memory_slots": 5, "memory_width": 4, "read_heads": 2}
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 every_norm = pytest.mark.parametrize("norm", ["none", "layer", "rms"])
@@ -22,7 +22,7 @@ every_residual = pytest.mark.parametrize("residual", [False, True])
 
 def build(cell: str, **options) -> LanguageModel:
     if cell == "dnc":
-        options["memory"] = MEMORY
+        options["cell_settings"] = MEMORY
     return LanguageModel(VOCABULARY, HIDDEN, cell=cell, num_layers=2, **options)
 
 
@@ -100,7 +100,7 @@ def test_the_dial_counts_every_parameter(
     cell: str, norm: str, tie_embedding: bool, residual: bool, parameters: int
 ) -> None:
     options = {"cell": cell, "norm": norm, "tie_embedding": tie_embedding, "residual": residual}
-    options |= {"num_layers": 2, "memory": MEMORY if cell == "dnc" else None}
+    options |= {"num_layers": 2, "cell_settings": MEMORY if cell == "dnc" else None}
     wanted = parameter_count(LanguageModel(VOCABULARY, 24, **options))
     model = LanguageModel.with_parameters(wanted, VOCABULARY, **options)
     assert (model.head.in_features, parameter_count(model)) == (24, wanted)
@@ -205,7 +205,13 @@ def test_members_side_by_side_equal_each_member_alone(cell: str, norm: str, resi
     [
         ({"norm": "batch"}, "norm is 'batch', but it must be one of none, layer, rms"),
         ({"residual": True, "embedding_size": 5}, "embedding_size 5 differs from hidden_size 8.*residual"),
-        ({"memory": MEMORY}, "memory is DNCMemory.* for the cell 'lstm', but only a \"dnc\" has a memory"),
+        ({"cell_settings": MEMORY}, "memory_slots: cell lstm has no such setting, it has none"),
+        (
+            {"cell": "dnc", "cell_settings": {"slots": 3}},
+            "slots: cell dnc has no such setting, it has me",
+        ),
+        ({"cell": "dnc", "cell_settings": {"memory_slots": 0}}, "memory_slots is 0"),
+        ({"cell": "rnn"}, "cell must be one of lstm, gru, min-gru, dnc, or .*, got 'rnn'"),
         ({"cell": "min-gru", "num_heads": 2}, "num_heads is 2"),
     ],
 )
@@ -218,10 +224,11 @@ def test_options_are_checked(options: dict, message: str) -> None:
             LanguageModel.with_parameters(10_000, VOCABULARY, **options)
 
 
-def test_the_memory_reaches_the_cell() -> None:
-    small, large = (DNCMemory(slots=4, width=3), DNCMemory(slots=9, width=7))
-    sizes = [parameter_count(LanguageModel(VOCABULARY, HIDDEN, cell="dnc", memory=m)) for m in (small, large)]
+def test_the_settings_reach_the_cell() -> None:
+    small, large = ({"memory_slots": 4, "memory_width": 3}, {"memory_slots": 9, "memory_width": 7})
+    sizes = [
+        parameter_count(LanguageModel(VOCABULARY, HIDDEN, cell="dnc", cell_settings=settings))
+        for settings in (small, large, None, vars(DNCSettings()))
+    ]
     assert sizes[0] < sizes[1]
-    default = LanguageModel(VOCABULARY, HIDDEN, cell="dnc")
-    same = LanguageModel(VOCABULARY, HIDDEN, cell="dnc", memory=DNCMemory())
-    assert parameter_count(default) == parameter_count(same)
+    assert sizes[2] == sizes[3]

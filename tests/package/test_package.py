@@ -16,10 +16,10 @@ PACKAGE = Path(zorn.__file__).parent
 ORDER = [
     "errors",
     "checks",
-    "native",
     "random",
-    "kernels",
     "models",
+    "native",
+    "kernels",
     "perturbations",
     "estimators",
     "diagnostics",

@@ -103,6 +103,9 @@ class RunConfig:
     """Device to compute on, in torch's words: cpu, cuda, cuda:1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights."""
+    kernels: Literal["own", "flashrnn"] = "own"
+    """own: zorn's own. flashrnn: LSTMs on a GPU by FlashRNN, with structure dense and in evaluations, the
+    parts of a run that it can do."""
     threads: int | None = None
     """CPU threads, at least 1. None: 1 for small models, else torch's choice."""
     evaluations: int = 20

@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
 from zorn.estimators.tbptt import ChunkedGradient
-from zorn.models import Batch, BlockLinear, GRUCell, MinGRUCell
-from zorn.models.maps import Drive, RecurrentMap
+from zorn.models import Batch, RecurrentCell
 from zorn.perturbations import Objective
 from zorn.perturbations.attach import replaced_methods
 
 
 @final
 class EProp(ChunkedGradient):
-    """The gradient without the paths through recurrent matrices. For models of zorn's cells: LSTM, GRU, DNC
-    (its memory's paths stay) and minGRU, which has no recurrent matrix, so that it is `BPTT`; and for an
-    objective that adds up over tokens.
+    """The gradient without the paths through recurrent matrices. For models of cells that say which of their
+    modules read the state (`zorn.models.Cell.state_maps`): LSTM, GRU, DNC (its memory's paths stay) and
+    minGRU, which has no recurrent matrix, so that it is `BPTT`; and for an objective that adds up over
+    tokens.
 
     Args:
         truncation: k, steps after which the units' own paths are cut too, at least 1; None: not within the
@@ -66,10 +66,14 @@ class EProp(ChunkedGradient):
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         super()._check(model, batch, objective)
-        if not any(isinstance(module, RecurrentMap | GRUCell | MinGRUCell) for module in model.modules()):
+        cells = [module for module in model.modules() if isinstance(module, RecurrentCell)]
+        silent = [type(cell).__name__ for cell in cells if not hasattr(cell, "state_maps")]
+        if silent or not cells:
+            found = f"{silent[0]} does not say" if silent else f"{type(model).__name__} has no cell that says"
             raise ConfigError(
-                f"EProp knows the recurrent matrices of LSTMCell, GRUCell, MinGRUCell and DNCCell, and "
-                f"{type(model).__name__} has none of these cells: use TBPTT, or build the model of them"
+                f"EProp cuts what recurrent matrices read, and {found} which of its modules read the state: "
+                "give the cell state_maps = ('name', …), () where none does (help(zorn.models.Cell)), or use "
+                "TBPTT"
             )
 
     def _losses(
@@ -89,26 +93,13 @@ def _own_paths(model: nn.Module) -> Iterator[None]:
     """Within the `with` block recurrent matrices read the state without what made it."""
     with replaced_methods() as replace:
         for module in model.modules():
-            if isinstance(module, RecurrentMap):
-                replace(module, "forward", _detached_state(module))
-            elif isinstance(module, GRUCell):
-                replace(module.state_map, "forward", _detached_input(module.state_map))
+            for name in getattr(module, "state_maps", ()):
+                map = module.get_submodule(name)
+                replace(map, "forward", _detached_state(map))
         yield
 
 
-def _detached_state(module: RecurrentMap) -> Any:
-    plain = module.forward
-
-    def forward(drive_t: Drive, h: Tensor) -> Tensor:
-        return plain(drive_t, h.detach())
-
-    return forward
-
-
-def _detached_input(module: BlockLinear) -> Any:
-    plain = module.forward
-
-    def forward(x: Tensor) -> Tensor:
-        return plain(x.detach())
-
-    return forward
+def _detached_state(map: nn.Module) -> Any:
+    """The module's forward, its last input without what made it."""
+    plain = map.forward
+    return lambda *inputs: plain(*inputs[:-1], inputs[-1].detach())

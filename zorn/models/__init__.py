@@ -1,11 +1,12 @@
 """Recurrent models with explicit state, and the rollout of any model over a batch."""
 
-from zorn.models.cell import ParallelCell, RecurrentCell, run
+from zorn.models.cell import Cell, ParallelCell, RecurrentCell, run
+from zorn.models.cell_registry import CELLS, cell_settings, find_cell
 from zorn.models.dnc import DNCCell, DNCState
-from zorn.models.dnc_memory import DNCMemory
+from zorn.models.dnc_memory import DNCSettings
 from zorn.models.generate import sample
 from zorn.models.gru import GRUCell, GRUState
-from zorn.models.language_model import CELLS, LanguageModel, cell_settings, parameter_count
+from zorn.models.language_model import LanguageModel, parameter_count
 from zorn.models.lstm import LSTMCell, LSTMState
 from zorn.models.maps import BlockLinear, Drive, RecurrentMap
 from zorn.models.min_gru import MinGRUCell, MinGRUState
@@ -26,8 +27,9 @@ __all__ = [
     "CELLS",
     "Batch",
     "BlockLinear",
+    "Cell",
     "DNCCell",
-    "DNCMemory",
+    "DNCSettings",
     "DNCState",
     "Drive",
     "GRUCell",
@@ -46,6 +48,7 @@ __all__ = [
     "TokenObjective",
     "cell_settings",
     "evaluation_mode",
+    "find_cell",
     "linear_scan",
     "linear_slice",
     "map_state",

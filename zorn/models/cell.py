@@ -1,12 +1,13 @@
 """A recurrent cell is one pure step; `run` takes it over a chunk of time."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from zorn.errors import ZornError
+from zorn.models.fast_paths import fast_rollout
 from zorn.models.maps import Drive
 from zorn.models.state import State
 
@@ -40,6 +41,51 @@ class ParallelCell(RecurrentCell, Protocol):
         ...
 
 
+class Cell(nn.Module):
+    """Base of cells: a `RecurrentCell` that says of itself what estimators and the command line ask.
+
+    A cell is made as `cell(input_size, hidden_size, num_heads, generator=…, **settings)`, its settings being
+    the further arguments of its constructor. It implements `initial_state`, `drive` and `step`. zorn's cells
+    are those of `CELLS`; `LanguageModel` takes the class of any other.
+
+    Noise on the state in place of noise on every gate (`zorn.ActivityCredit`) is for cells that say where
+    the state is: instead of `step` they implement `advance(drive_t, state)`, the new state `[rows, units]`,
+    and `read(new, state)`, the output and the state made of it.
+
+    Attributes:
+        input_maps: names of the modules inside that read the input alone.
+        state_maps: names of the modules inside whose last input is the state: the paths that `EProp` leaves
+            out. Nothing but a call may read the weights of these and of `input_maps`.
+    """
+
+    input_maps: ClassVar[tuple[str, ...]] = ()
+    state_maps: ClassVar[tuple[str, ...]]
+
+    def initial_state(self, rows: int) -> Any:
+        """The state before the first step; the first dimension of every tensor is rows."""
+        raise NotImplementedError
+
+    def drive(self, x: Tensor) -> Drive:
+        """The part of `[time, rows, k]` steps that needs no state; by default the input as it is."""
+        return (x,)
+
+    def step(self, drive_t: Drive, state: Any) -> tuple[Tensor, Any]:
+        """One step: output `[rows, H]` and the next state; by default `read` of what `advance` gives."""
+        return self.read(self.advance(drive_t, state), state)
+
+    def advance(self, drive_t: Drive, state: Any) -> Tensor:
+        """The new state of every unit, `[rows, units]`, a tensor of its own, differentiable."""
+        raise NotImplementedError
+
+    def read(self, new: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The output `[rows, H]` and the next state of what `advance` gave, with or without noise on it."""
+        raise NotImplementedError
+
+    def forward(self, x_t: Float[Tensor, "rows input_size"], state: Any) -> tuple[Tensor, Any]:
+        """One step from the raw input: output `[rows, H]` and the next state."""
+        return self.step(tuple(part[0] for part in self.drive(x_t.unsqueeze(0))), state)
+
+
 def run(
     cell: RecurrentCell, x: Float[Tensor, "time rows input_size"], state: State
 ) -> tuple[Float[Tensor, "time rows hidden_size"], State]:
@@ -49,7 +95,7 @@ def run(
     steps. A `ParallelCell` runs in parallel where gradients are recorded, as in BPTT: autograd keeps every
     step there anyway, so that memory proportional to time is no loss. Without gradients, as under every
     zero-order estimator, each cell goes step by step and holds no more than its state, its outputs and the
-    drive of a few steps; an LSTM on the CPU does so in one compiled call, where it can (`LSTMCell.rollout`).
+    drive of a few steps; where a cell has a fast path (`zorn.models.fast_paths`), that runs in place of it.
     The state that comes in is left as it was.
 
     Raises:
@@ -66,7 +112,7 @@ def run(
     if torch.is_grad_enabled() and isinstance(cell, ParallelCell):
         return cell.parallel(cell.drive(x), state)
     rollout = getattr(cell, "rollout", None)
-    done = None if rollout is None else rollout(x, state)
+    done = fast_rollout(cell, x, state) if rollout is None else rollout(x, state)
     if done is not None:
         return done
     outputs = []

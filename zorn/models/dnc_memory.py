@@ -21,37 +21,34 @@ COSINE_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class DNCMemory:
-    """Sizes of the external memory of a `DNCCell`, and its kind.
+class DNCSettings:
+    """Sizes of the external memory of a `DNCCell`, and its kind: see there.
 
-    Args:
-        slots: N, at least 1.
-        width: W, numbers in a slot, at least 1; at least 3 where `simple`, whose layer norm leaves of one
-            number nothing and of two only which is larger.
-        read_heads: R, at least 1.
-        simple: the simplified, layer-normalised memory of arXiv 2505.17852 (2025), `SimpleMemory`, instead of
-            that of Graves et al. (2016), `DynamicMemory`.
+    A simple memory is at least 3 numbers wide: its layer norm leaves of one number nothing, and of two only
+    which is larger.
 
     Raises:
-        ConfigError: a size below its least, or a `simple` that is neither True nor False.
+        ConfigError: a size below its least, or a `simple_memory` that is neither True nor False.
 
-    >>> DNCMemory(slots=32)
-    DNCMemory(slots=32, width=16, read_heads=1, simple=False)
+    >>> DNCSettings(memory_slots=32)
+    DNCSettings(memory_slots=32, memory_width=16, read_heads=1, simple_memory=False)
     """
 
-    slots: int = 16
-    width: int = 16
+    memory_slots: int = 16
+    memory_width: int = 16
     read_heads: int = 1
-    simple: bool = False
+    simple_memory: bool = False
 
     def __post_init__(self) -> None:
-        require_positive(slots=self.slots, width=self.width, read_heads=self.read_heads)
-        check_switch("simple", self.simple)
-        if self.simple and self.width < 3:
+        require_positive(
+            memory_slots=self.memory_slots, memory_width=self.memory_width, read_heads=self.read_heads
+        )
+        check_switch("simple_memory", self.simple_memory)
+        if self.simple_memory and self.memory_width < 3:
             raise ConfigError(
-                f"width is {self.width}, but a simple memory is layer-normalised over its width, which "
-                "leaves too little of one or two numbers to tell slots apart: give width=3 or more, or "
-                "simple=False."
+                f"memory_width is {self.memory_width}, but a simple memory is layer-normalised over its "
+                "width, which leaves too little of one or two numbers to tell slots apart: give "
+                "memory_width=3 or more, or simple_memory=False."
             )
 
 

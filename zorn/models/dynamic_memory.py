@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zorn.models import dnc_memory as addressing
-from zorn.models.dnc_memory import DNCMemory
+from zorn.models.dnc_memory import DNCSettings
 from zorn.models.initialise import uniform_, without_values
 
 
@@ -50,28 +50,28 @@ class Interface(NamedTuple):
     """Shares of backward, content and forward reading, together 1."""
 
 
-def interface_size(memory: DNCMemory) -> int:
+def interface_size(memory: DNCSettings) -> int:
     """Numbers that the controller emits for a step: R W + 3 W + 5 R + 3.
 
-    >>> interface_size(DNCMemory(slots=16, width=16, read_heads=1))
+    >>> interface_size(DNCSettings(memory_slots=16, memory_width=16, read_heads=1))
     72
     """
-    width, heads = memory.width, memory.read_heads
+    width, heads = memory.memory_width, memory.read_heads
     return heads * width + 3 * width + 5 * heads + 3
 
 
-def interface_parts(emitted: Float[Tensor, "rows size"], memory: DNCMemory) -> Interface:
+def interface_parts(emitted: Float[Tensor, "rows size"], memory: DNCSettings) -> Interface:
     """Cut what the controller emitted into its parts, and bring each into its range.
 
     They lie by what is done to them: read keys, write key and vector [R W + 2 W], as they are; erase, free
     gates, allocation gate and write gate [W + R + 2], sigmoid; read strengths and write strength [R + 1],
     oneplus, 1 + log(1 + eˣ); modes [3 R], softmax of each head's three.
 
-    >>> parts = interface_parts(torch.zeros(5, 72), DNCMemory())
+    >>> parts = interface_parts(torch.zeros(5, 72), DNCSettings())
     >>> parts.read_keys.shape, parts.modes[0], round(parts.write_strength[0].item(), 4)
     (torch.Size([5, 1, 16]), tensor([[0.3333, 0.3333, 0.3333]]), 1.6931)
     """
-    width, heads = memory.width, memory.read_heads
+    width, heads = memory.memory_width, memory.read_heads
     vectors, gates, strengths, modes = emitted.split(
         [(heads + 2) * width, width + heads + 2, heads + 1, 3 * heads], dim=1
     )
@@ -106,14 +106,14 @@ class DynamicMemory(nn.Module):
         sizes: of the memory.
         generator: source of the first values, Uniform(−1/√H, 1/√H); None is torch's global one.
 
-    >>> memory = DynamicMemory(8, DNCMemory(slots=4, width=3, read_heads=2))
+    >>> memory = DynamicMemory(8, DNCSettings(memory_slots=4, memory_width=3, read_heads=2))
     >>> reads, state = memory(torch.ones(5, 8), memory.initial_state(rows=5))
     >>> reads.shape, state.link.shape
     (torch.Size([5, 2, 3]), torch.Size([5, 4, 4]))
     """
 
     def __init__(
-        self, hidden_size: int, sizes: DNCMemory, *, generator: torch.Generator | None = None
+        self, hidden_size: int, sizes: DNCSettings, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         self.interface = without_values(nn.Linear(hidden_size, interface_size(sizes), device="meta"))
@@ -121,25 +121,20 @@ class DynamicMemory(nn.Module):
             uniform_(parameter, hidden_size**-0.5, generator)
         self.sizes = sizes
 
-    @staticmethod
-    def num_parameters(hidden_size: int, sizes: DNCMemory) -> int:
-        """Parameters of a memory of these sizes, without building it."""
-        return (hidden_size + 1) * interface_size(sizes)
-
     def initial_state(self, rows: int) -> DynamicMemoryState:
         """An empty memory: zeros, as in the paper, on the device of the weights, never below float32.
 
         All content looks alike then, and it is allocation that tells slots apart: it takes free ones by
         number.
         """
-        weight, slots, heads = self.interface.weight, self.sizes.slots, self.sizes.read_heads
+        weight, slots, heads = self.interface.weight, self.sizes.memory_slots, self.sizes.read_heads
         dtype = torch.promote_types(weight.dtype, torch.float32)
 
         def zeros(*shape: int) -> Tensor:
             return weight.new_zeros(rows, *shape, dtype=dtype)
 
         return DynamicMemoryState(
-            memory=zeros(slots, self.sizes.width),
+            memory=zeros(slots, self.sizes.memory_width),
             usage=zeros(slots),
             precedence=zeros(slots),
             link=zeros(slots, slots),

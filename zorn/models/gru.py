@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zorn.models.cell import Cell
+from zorn.models.fast_paths import fast_step
 from zorn.models.initialise import uniform_, without_values
-from zorn.models.maps import BlockLinear, Drive, sum_forward
+from zorn.models.maps import BlockLinear, Drive
 from zorn.models.sizes import head_size, require_positive
-from zorn.native import gru_step, usable
 
 
 class GRUState(NamedTuple):
@@ -21,7 +22,7 @@ class GRUState(NamedTuple):
     hidden: Float[Tensor, "rows hidden_size"]
 
 
-class GRUCell(nn.Module):
+class GRUCell(Cell):
     """One pure step of a GRU; with one head the equations of `torch.nn.GRU`.
 
     (x_r, x_z, x_n) = W x + b;  (h_r, h_z, h_n) = R h + b', R block-diagonal over heads;
@@ -43,6 +44,9 @@ class GRUCell(nn.Module):
     (torch.Size([5, 8]), True)
     """
 
+    input_maps = ("input_map",)
+    state_maps = ("state_map",)
+
     def __init__(
         self,
         input_size: int,
@@ -60,11 +64,6 @@ class GRUCell(nn.Module):
         self.state_map = BlockLinear(hidden_size, 3 * hidden_size, num_heads, generator=generator)
         self.hidden_size, self.num_heads = hidden_size, num_heads
 
-    @staticmethod
-    def num_parameters(input_size: int, hidden_size: int, num_heads: int) -> int:
-        """Parameters of a cell of these sizes, without building it."""
-        return 3 * hidden_size * (input_size + hidden_size // num_heads + 2)
-
     def initial_state(self, rows: int) -> GRUState:
         """Zeros `[rows, H]` on the device of the weights, in their dtype but never below float32."""
         weight = self.state_map.weight
@@ -80,22 +79,13 @@ class GRUCell(nn.Module):
 
         Compiled on the CPU where nothing is recorded; the step in torch below is its reference.
         """
+        done = fast_step(self, drive_t, state)
+        if done is not None:
+            return done
         (drive,) = drive_t
-        if state.hidden.dtype == torch.float32 and usable(drive):
-            summed = sum_forward(self.state_map, BlockLinear)
-            if summed is not None:
-                read = state.hidden.to(drive.dtype)
-                y, hidden = gru_step(drive, summed.summands(read), read, state.hidden)
-                return y, GRUState(hidden)
         dtype, gates = state.hidden.dtype, (len(drive), self.num_heads, 3, -1)
         x_r, x_z, x_n = drive.to(dtype).view(gates).unbind(2)
         h_r, h_z, h_n = self.state_map(state.hidden.to(drive.dtype)).to(dtype).view(gates).unbind(2)
         candidate = torch.addcmul(x_n, (x_r + h_r).sigmoid(), h_n).tanh()
         hidden = candidate.lerp(state.hidden.view(candidate.shape), (x_z + h_z).sigmoid()).flatten(1)
         return hidden.to(drive.dtype), GRUState(hidden)
-
-    def forward(
-        self, x_t: Float[Tensor, "rows input_size"], state: GRUState
-    ) -> tuple[Float[Tensor, "rows hidden_size"], GRUState]:
-        """One step from the raw input."""
-        return self.step(tuple(part[0] for part in self.drive(x_t.unsqueeze(0))), state)

@@ -2,7 +2,8 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,19 +12,10 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.models.cell import run
-from zorn.models.dnc import DNCCell
-from zorn.models.dnc_memory import DNCMemory
-from zorn.models.gru import GRUCell
+from zorn.models.cell_registry import check_cell_settings, find_cell
 from zorn.models.initialise import allocation, normal_, uniform_, without_values
-from zorn.models.lstm import LSTMCell
-from zorn.models.min_gru import MinGRUCell
 from zorn.models.sizes import device_of, head_size, require_floating, require_positive
 from zorn.models.state import State
-from zorn.settings import Setting, settings_of, takes
-
-CELLS: dict[str, Any] = {"lstm": LSTMCell, "gru": GRUCell, "min-gru": MinGRUCell, "dnc": DNCCell}
-"""The cells that a `LanguageModel` can be built of, by name: classes called with (input size, hidden size,
-heads, generator=…), whose static `num_parameters` of the same three sizes counts without building."""
 
 NORMS: dict[str, Any] = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 """The norms before each layer and before the head, by name: classes that are called with (size, eps=…)."""
@@ -48,8 +40,9 @@ class LanguageModel(nn.Module):
         vocabulary: V, number of tokens.
         hidden_size: H, units of every layer, a multiple of `num_heads`.
         embedding_size: size of a token's vector; None is `hidden_size`.
-        cell: "lstm", "gru", "min-gru" or "dnc"; see `CELLS`.
-        memory: sizes of the memory of a "dnc"; None is `DNCMemory()`, and the only choice for other cells.
+        cell: "lstm", "gru", "min-gru" or "dnc" (see `CELLS`), or the class of another `Cell`.
+        cell_settings: the cell's further arguments, by name, such as {"memory_slots": 8} for a "dnc"; what
+            is left out has its default.
         num_layers: recurrent layers, one above the other.
         num_heads: blocks of the recurrent weights, those of its controller in a "dnc"; 1 is dense, and the
             only choice for "min-gru".
@@ -63,8 +56,8 @@ class LanguageModel(nn.Module):
 
     Raises:
         ConfigError: a size below 1, an unknown cell, norm or device, a dtype that is not floating,
-            heads that do not divide H, a memory for a cell without one, or a tied embedding or residuals with
-            another embedding size than H.
+            heads that do not divide H, a setting that the cell does not have or refuses, or a tied embedding
+            or residuals with another embedding size than H.
 
     >>> model = LanguageModel(50, hidden_size=16, cell="gru", num_layers=2, norm="rms", residual=True)
     >>> logits, state = model(torch.zeros(2, 7, dtype=torch.int64))
@@ -80,8 +73,8 @@ class LanguageModel(nn.Module):
         hidden_size: int,
         *,
         embedding_size: int | None = None,
-        cell: str = "lstm",
-        memory: DNCMemory | None = None,
+        cell: str | Callable[..., Any] = "lstm",
+        cell_settings: Mapping[str, Any] | None = None,
         num_layers: int = 1,
         num_heads: int = 1,
         norm: str = "none",
@@ -94,7 +87,9 @@ class LanguageModel(nn.Module):
         embedding_size = hidden_size if embedding_size is None else embedding_size
         require_positive(vocabulary=vocabulary, embedding_size=embedding_size, num_layers=num_layers)
         head_size(hidden_size, num_heads)
-        cell_class, further = _cell_class(cell, memory)
+        make_cell = find_cell(cell)
+        further = dict(cell_settings or {})
+        check_cell_settings(cell, further)
         norm_class = _norm_class(norm)
         if residual and embedding_size != hidden_size:
             raise ConfigError(
@@ -120,8 +115,7 @@ class LanguageModel(nn.Module):
             self.norms = nn.ModuleList(norm_class(size, eps=NORM_EPSILON) for size in sizes[:-1])
             self.final_norm = norm_class(hidden_size, eps=NORM_EPSILON)
             self.cells = nn.ModuleList(
-                cell_class(size, hidden_size, num_heads, generator=generator, **further)
-                for size in sizes[:-1]
+                make_cell(size, hidden_size, num_heads, generator=generator, **further) for size in sizes[:-1]
             )
             self.head = without_values(nn.Linear(hidden_size, vocabulary, device="meta"))
             for parameter in self.head.parameters():
@@ -134,25 +128,12 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def with_parameters(
-        cls,
-        parameters: int,
-        vocabulary: int,
-        *,
-        cell: str = "lstm",
-        memory: DNCMemory | None = None,
-        num_layers: int = 1,
-        num_heads: int = 1,
-        norm: str = "none",
-        residual: bool = False,
-        tie_embedding: bool = False,
-        seed: int = 0,
-        dtype: Any = None,
-        device: Any = None,
+        cls, parameters: int, vocabulary: int, *, num_heads: int = 1, device: Any = None, **options: Any
     ) -> "LanguageModel":
         """The model whose number of parameters is closest to `parameters`: one dial for the size.
 
         The embedding is as wide as the hidden layers. Hidden sizes are multiples of `num_heads`, and above
-        64 of 8.
+        64 of 8. The other options are those of the class.
 
         Raises:
             ConfigError: `parameters` below those of the smallest model, and whatever the class itself
@@ -161,19 +142,14 @@ class LanguageModel(nn.Module):
         >>> parameter_count(LanguageModel.with_parameters(100_000, vocabulary=256))
         92736
         """
-        require_positive(
-            parameters=parameters, vocabulary=vocabulary, num_layers=num_layers, num_heads=num_heads
-        )
-        cell_class, further = _cell_class(cell, memory)
-        norm_vectors = sum(
-            parameter.numel() for parameter in _norm_class(norm)(1, eps=NORM_EPSILON).parameters()
-        )
+        require_positive(parameters=parameters, num_heads=num_heads)
 
+        def make(hidden_size: int, device: Any) -> LanguageModel:
+            return cls(vocabulary, hidden_size, num_heads=num_heads, device=device, **options)
+
+        @cache
         def count(hidden_size: int) -> int:
-            tables = (1 if tie_embedding else 2) * vocabulary * hidden_size + vocabulary
-            norms = (num_layers + 1) * norm_vectors * hidden_size
-            layer = cell_class.num_parameters(hidden_size, hidden_size, num_heads, **further)
-            return tables + norms + num_layers * layer
+            return parameter_count(make(hidden_size, "meta"))
 
         if parameters < count(num_heads):
             raise ConfigError(
@@ -184,23 +160,8 @@ class LanguageModel(nn.Module):
         multiple = num_heads if parameters <= count(64) else math.lcm(num_heads, 8)
         sizes = range(multiple, LARGEST_HIDDEN_SIZE, multiple)
         above = bisect_left(sizes, parameters, key=count)
-        hidden_size = min(
-            sizes[max(above - 1, 0) : above + 1], key=lambda size: abs(count(size) - parameters)
-        )
-        return cls(
-            vocabulary,
-            hidden_size,
-            cell=cell,
-            memory=memory,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            norm=norm,
-            residual=residual,
-            tie_embedding=tie_embedding,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-        )
+        nearest = min(sizes[max(above - 1, 0) : above + 1], key=lambda size: abs(count(size) - parameters))
+        return make(nearest, device)
 
     def initial_state(self, rows: int) -> State:
         """The state before the first token: one cell state per layer."""
@@ -232,19 +193,6 @@ class LanguageModel(nn.Module):
         return self.final_norm(x).contiguous(), tuple(after)
 
 
-def cell_settings(name: str) -> dict[str, Setting]:
-    """The settings of a cell beside its sizes, by name.
-
-    >>> list(cell_settings("dnc")), list(cell_settings("gru"))
-    (['memory_slots', 'memory_width', 'read_heads', 'simple_memory'], [])
-    """
-    if not takes(CELLS[name], "memory"):
-        return {}
-    names = {"slots": "memory_slots", "width": "memory_width", "simple": "simple_memory"}
-    found = settings_of(DNCMemory)
-    return {names.get(key, key): replace(setting, name=names.get(key, key)) for key, setting in found.items()}
-
-
 def parameter_count(model: nn.Module) -> int:
     """Number of trained parameters, a shared one counted once.
 
@@ -252,18 +200,6 @@ def parameter_count(model: nn.Module) -> int:
     16
     """
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _cell_class(name: str, memory: DNCMemory | None) -> tuple[Any, dict[str, DNCMemory]]:
-    """The class of a cell, and the keywords that it takes beside its sizes."""
-    if name not in CELLS:
-        raise ConfigError(f"cell is {name!r}, but it must be one of {', '.join(CELLS)}.")
-    if memory is not None and name != "dnc":
-        raise ConfigError(
-            f'memory is {memory} for the cell {name!r}, but only a "dnc" has a memory: leave memory out, or '
-            'take cell="dnc".'
-        )
-    return CELLS[name], {} if memory is None else {"memory": memory}
 
 
 def _norm_class(name: str) -> Any:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from zorn.models.maps import Drive, RecurrentMap, sum_forward
-from zorn.native import lstm_rollout, lstm_step, usable
+from zorn.models.cell import Cell
+from zorn.models.fast_paths import fast_step
+from zorn.models.maps import Drive, RecurrentMap
 
 
 class LSTMState(NamedTuple):
@@ -20,7 +21,7 @@ class LSTMState(NamedTuple):
     cell: Float[Tensor, "rows hidden_size"]
 
 
-class LSTMCell(nn.Module):
+class LSTMCell(Cell):
     """One pure step of an LSTM; with one head the equations of `torch.nn.LSTM`, less its second, redundant,
     bias.
 
@@ -43,6 +44,8 @@ class LSTMCell(nn.Module):
     (torch.Size([5, 8]), True)
     """
 
+    state_maps = ("map",)
+
     def __init__(
         self,
         input_size: int,
@@ -59,11 +62,6 @@ class LSTMCell(nn.Module):
         with torch.no_grad():
             self.map.bias.view(num_heads, 4, -1)[:, 1] += 1
 
-    @staticmethod
-    def num_parameters(input_size: int, hidden_size: int, num_heads: int) -> int:
-        """Parameters of a cell of these sizes, without building it."""
-        return 4 * hidden_size * (input_size + hidden_size // num_heads + 1)
-
     def initial_state(self, rows: int) -> LSTMState:
         """Zeros `[rows, H]` on the device of the weights, in their dtype; `cell` never below float32."""
         hidden = self.map.bias.new_zeros(rows, self.hidden_size)
@@ -78,11 +76,9 @@ class LSTMCell(nn.Module):
 
         Compiled on the CPU where nothing is recorded; the step in torch below is its reference.
         """
-        if state.cell.dtype == torch.float32 and usable(drive_t[0], state.hidden):
-            summed = sum_forward(self.map, RecurrentMap)
-            if summed is not None:
-                hidden, cell = lstm_step(drive_t[0], summed.summands(drive_t, state.hidden), *state)
-                return hidden, LSTMState(hidden, cell)
+        done = fast_step(self, drive_t, state)
+        if done is not None:
+            return done
         gates, dtype = self.map(drive_t, state.hidden), state.cell.dtype
         i, f, o, u = gates.view(len(gates), self.num_heads, 4, -1).unbind(2)
         # Gate by gate: a float32 copy of all four would fall out of the cache.
@@ -90,30 +86,3 @@ class LSTMCell(nn.Module):
         cell = cell.addcmul_(i.to(dtype).sigmoid(), u.to(dtype).tanh())
         hidden = (o.to(dtype).sigmoid() * cell.tanh()).to(state.hidden.dtype).flatten(1)
         return hidden, LSTMState(hidden, cell.flatten(1))
-
-    def rollout(
-        self, x: Float[Tensor, "time rows input_size"], state: LSTMState
-    ) -> tuple[Float[Tensor, "time rows hidden_size"], LSTMState] | None:
-        """All steps of a chunk in one compiled call on packed weights: see `lstm_rollout`.
-
-        None where it does not apply: gradients are recorded, someone has put a method or hook on the cell
-        or its map, or the processor or the sizes do not suit.
-        """
-        own = {"drive", "step"} & self.__dict__.keys() or type(self) is not LSTMCell
-        if own or ("drive" in self.map.__dict__ and "forward" not in self.map.__dict__):
-            return None
-        weights = self.map.weight_input, self.map.weight_state, self.map.bias
-        if not usable(x, state.hidden, *weights):
-            return None
-        summed = sum_forward(self.map, RecurrentMap)
-        done = summed and lstm_rollout(x, *state, weights, summed.lanes(x, state.hidden))
-        if not done:
-            return None
-        y, cell = done
-        return y, LSTMState(y[-1].clone(), cell)
-
-    def forward(
-        self, x_t: Float[Tensor, "rows input_size"], state: LSTMState
-    ) -> tuple[Float[Tensor, "rows hidden_size"], LSTMState]:
-        """One step from the raw input."""
-        return self.step(tuple(part[0] for part in self.drive(x_t.unsqueeze(0))), state)

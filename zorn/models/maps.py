@@ -4,72 +4,16 @@ Letters: H = heads · d hidden units, d = units per head, k = input size. Block-
 state's weights from H² to H² / heads per gate (arXiv 2505.17852, 2025).
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
 
 from zorn.models.initialise import uniform_
 from zorn.models.sizes import head_size, require_positive
-from zorn.native import LaneNoise, Summands
 
 Drive = tuple[Tensor, ...]
 """A cell's input, made ready: tensors `[time, rows, …]`, or `[rows, …]` for one step; opaque to cells."""
-
-
-LaneNoises = tuple[LaneNoise | None, LaneNoise | None]
-
-
-class SumForward:
-    """A `forward` in place of a map's own, which can also give the parts of its sum: see `sum_forward`.
-
-    Args:
-        forward: the sum, computed by a call.
-        summands: its parts, from the same arguments.
-        lanes: of a `RecurrentMap`, (x, h) to the noise of W and b and that of R; others have none.
-    """
-
-    def __init__(
-        self,
-        forward: Callable[..., Tensor],
-        summands: Callable[..., Summands],
-        lanes: Callable[[Tensor, Tensor], LaneNoises] = lambda x, h: (None, None),
-    ) -> None:
-        self._forward, self.summands, self.lanes = forward, summands, lanes
-
-    def __call__(self, *inputs: Any) -> Tensor:
-        """The sum."""
-        return self._forward(*inputs)
-
-
-def sum_forward(module: Any, kind: type[nn.Module]) -> SumForward | None:
-    """The parts of `module(…)`, for a kernel that adds them up; None where a call may not be their sum.
-
-    None means that the module is not exactly a `kind`, has hooks, or has been given a `forward` that is not
-    a `SumForward`.
-    """
-    if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
-        return None
-    if torch_module._has_any_global_hook():
-        return None
-    own = module.__dict__.get("forward")
-    if own is None:
-        plain: Any = module
-        return SumForward(plain.forward, plain.summands)
-    inner = getattr(own, "func", None)  # of a method that a rule has put there
-    return inner if isinstance(inner, SumForward) else None
-
-
-def products(weight: Float[Tensor, "heads outside inside"], x: Float[Tensor, "rows columns"]) -> Tensor:
-    """A_h x of every head h, `[heads, rows, outside]`."""
-    heads, _, inside = weight.shape
-    if heads == 1:
-        return torch.mm(x, weight[0].t()).unsqueeze(0)
-    return torch.bmm(x.unflatten(-1, (heads, inside)).transpose(0, 1), weight.mT)
 
 
 class BlockLinear(nn.Module):
@@ -118,10 +62,6 @@ class BlockLinear(nn.Module):
         blocks = x.reshape(-1, heads, inside).transpose(0, 1)
         y = torch.bmm(blocks, self.weight.mT).transpose(0, 1).reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
-
-    def summands(self, x: Float[Tensor, "rows in_features"]) -> Summands:
-        """The parts that a call adds up."""
-        return Summands(products(self.weight, x), self.bias, None, None)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(model)`."""
@@ -189,11 +129,6 @@ class RecurrentMap(nn.Module):
             return drive.clone().addmm_(h, self.weight_state[0].t())  # faster than addmm, which copies too
         recurrent = torch.bmm(h.unflatten(-1, (heads, size)).transpose(0, 1), self.weight_state.mT)
         return (drive.unflatten(-1, (heads, -1)) + recurrent.transpose(0, 1)).flatten(1)
-
-    def summands(self, drive_t: Drive, h: Float[Tensor, "rows hidden_size"]) -> Summands:
-        """The parts that a call adds to `drive_t[0]`."""
-        (_,) = drive_t
-        return Summands(products(self.weight_state, h), None, None, None)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(model)`."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
+from zorn.models.cell import Cell
 from zorn.models.initialise import uniform_, without_values
 from zorn.models.maps import Drive
 from zorn.models.scan import linear_scan
@@ -22,7 +23,7 @@ class MinGRUState(NamedTuple):
     hidden: Float[Tensor, "rows hidden_size"]
 
 
-class MinGRUCell(nn.Module):
+class MinGRUCell(Cell):
     """One pure step of a minGRU, in the form whose state stays positive (appendix of the paper).
 
     (k, c) = W x + b;  z = σ(k);  h̃ = c + ½ where c ≥ 0, else σ(c);  h' = (1 − z) h + z h̃.
@@ -45,6 +46,9 @@ class MinGRUCell(nn.Module):
     (torch.Size([5, 8]), True)
     """
 
+    input_maps = ("input_map",)
+    state_maps = ()
+
     def __init__(
         self,
         input_size: int,
@@ -60,12 +64,6 @@ class MinGRUCell(nn.Module):
         for parameter in self.input_map.parameters():
             uniform_(parameter, input_size**-0.5, generator)
         self.hidden_size, self.num_heads = hidden_size, num_heads
-
-    @staticmethod
-    def num_parameters(input_size: int, hidden_size: int, num_heads: int = 1) -> int:
-        """Parameters of a cell of these sizes, without building it; `ConfigError` for more than one head."""
-        _require_one_head(num_heads)
-        return 2 * hidden_size * (input_size + 1)
 
     def initial_state(self, rows: int) -> MinGRUState:
         """Halves `[rows, H]` on the device of the weights, in their dtype but never below float32."""
@@ -96,12 +94,6 @@ class MinGRUCell(nn.Module):
         hidden = linear_scan(1 - z, z * candidate, state.hidden)
         # The state is a copy: a view would keep the whole chunk in memory.
         return hidden.to(self.input_map.weight.dtype), MinGRUState(hidden[-1].clone())
-
-    def forward(
-        self, x_t: Float[Tensor, "rows input_size"], state: MinGRUState
-    ) -> tuple[Float[Tensor, "rows hidden_size"], MinGRUState]:
-        """One step from the raw input."""
-        return self.step(tuple(part[0] for part in self.drive(x_t.unsqueeze(0))), state)
 
 
 def _require_one_head(num_heads: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zorn.models.dnc_memory import DNCMemory, memory_after, read_vectors
+from zorn.models.dnc_memory import DNCSettings, memory_after, read_vectors
 from zorn.models.initialise import uniform_, without_values
 
 
@@ -49,29 +49,25 @@ class SimpleMemory(nn.Module):
         sizes: of the memory.
         generator: source of the first values of the map, Uniform(−1/√H, 1/√H); None is torch's global one.
 
-    >>> memory = SimpleMemory(8, DNCMemory(slots=4, width=3, read_heads=2, simple=True))
+    >>> sizes = DNCSettings(memory_slots=4, memory_width=3, read_heads=2, simple_memory=True)
+    >>> memory = SimpleMemory(8, sizes)
     >>> reads, state = memory(torch.ones(5, 8), memory.initial_state(rows=5))
     >>> reads.shape, state.memory.shape
     (torch.Size([5, 2, 3]), torch.Size([5, 4, 3]))
     """
 
     def __init__(
-        self, hidden_size: int, sizes: DNCMemory, *, generator: torch.Generator | None = None
+        self, hidden_size: int, sizes: DNCSettings, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        size = (sizes.read_heads + 3) * sizes.width + 1
+        size = (sizes.read_heads + 3) * sizes.memory_width + 1
         self.interface = without_values(nn.Linear(hidden_size, size, device="meta"))
         for parameter in self.interface.parameters():
             uniform_(parameter, hidden_size**-0.5, generator)
-        self.read_key_norm = nn.LayerNorm(sizes.width)
-        self.write_key_norm = nn.LayerNorm(sizes.width)
-        self.memory_norm = nn.LayerNorm(sizes.width, bias=False)
+        self.read_key_norm = nn.LayerNorm(sizes.memory_width)
+        self.write_key_norm = nn.LayerNorm(sizes.memory_width)
+        self.memory_norm = nn.LayerNorm(sizes.memory_width, bias=False)
         self.sizes = sizes
-
-    @staticmethod
-    def num_parameters(hidden_size: int, sizes: DNCMemory) -> int:
-        """Parameters of a memory of these sizes, without building it."""
-        return (hidden_size + 1) * ((sizes.read_heads + 3) * sizes.width + 1) + 5 * sizes.width
 
     def initial_state(self, rows: int) -> SimpleMemoryState:
         """The memory before the first write: `slot_codes`, never below float32.
@@ -80,7 +76,7 @@ class SimpleMemory(nn.Module):
         that start equal stay equal, and N of them remember no more than one.
         """
         weight = self.interface.weight
-        codes = slot_codes(self.sizes.slots, self.sizes.width)
+        codes = slot_codes(self.sizes.memory_slots, self.sizes.memory_width)
         codes = codes.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         return SimpleMemoryState(codes.repeat(rows, 1, 1))
 
@@ -88,7 +84,7 @@ class SimpleMemory(nn.Module):
         self, h: Float[Tensor, "rows hidden_size"], state: SimpleMemoryState
     ) -> tuple[Float[Tensor, "rows heads width"], SimpleMemoryState]:
         """One step: write, then read."""
-        width, heads, dtype = self.sizes.width, self.sizes.read_heads, state.memory.dtype
+        width, heads, dtype = self.sizes.memory_width, self.sizes.read_heads, state.memory.dtype
         keys, vector, gates = self.interface(h).split([(heads + 1) * width, width, width + 1], dim=1)
         read_keys, write_key = keys.unflatten(1, (-1, width)).split([heads, 1], dim=1)
         erase, write_gate = gates.to(dtype).sigmoid().split([width, 1], dim=1)

@@ -130,7 +130,7 @@ def _is_like(factor: Tensor, other: Tensor) -> bool:
 
 
 class Summands(NamedTuple):
-    """The parts whose sum is the result of a recurrent map, not yet added up; see `summands` of the maps.
+    """The parts whose sum is the result of a recurrent map, not yet added up; see `zorn.native.sums`.
 
     Attributes:
         product: R h, `[heads, rows, gates · d]`; of any strides but in its last dimension.

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zorn.models import GRUCell, LSTMCell, LSTMState, MinGRUCell
+from zorn.models import Cell, GRUCell, LSTMCell, LSTMState, MinGRUCell, map_state
 from zorn.models.gru import GRUState
 from zorn.models.maps import Drive
 from zorn.models.min_gru import MinGRUState
@@ -210,7 +210,39 @@ class MinGRURule(CellRule):
         return {"input_map.weight": total.mT @ x, "input_map.bias": total.sum(0)}
 
 
+class StateRule(CellRule):
+    """Noise on what `advance` gives; the derivative of one step is autograd's. For any cell that has
+    `advance` and `read`."""
+
+    def active(self, cell: Cell, site: SiteActivity) -> Methods:
+        """`drive` and `step`."""
+
+        def step(drive_t: Drive, state: State) -> tuple[Tensor, State]:
+            *drive, x = drive_t
+            new = cell.advance(tuple(drive), state)
+            parts: list[Tensor] = []
+            map_state(lambda part: parts.append(part) or part, state)
+            return cell.read(site.at(new, x, *parts), state)
+
+        return {"drive": _carrying_input(cell), "step": step}
+
+    def pullback(self, cell: Cell, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """Autograd of `advance`, called again with the input and the state."""
+        named = {name: p for name, p in cell.named_parameters() if p.requires_grad}
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            x, *parts = (tensor.clone() for tensor in inputs)
+            left = iter(parts)
+            state = map_state(lambda _: next(left), cell.initial_state(1))
+            drive = type(cell).drive(cell, x.unsqueeze(0))
+            new = cell.advance(tuple(part[0] for part in drive), state)
+            found = torch.autograd.grad(
+                new, list(named.values()), gradient.clone().to(new.dtype), materialize_grads=True
+            )
+        return dict(zip(named, found, strict=True))
+
+
 _RULES: dict[type[nn.Module], CellRule] = {LSTMCell: LSTMRule(), GRUCell: GRURule(), MinGRUCell: MinGRURule()}
+"""What is faster than `StateRule`, or has a unit of its own, by the type of the cell."""
 
 
 def find_cell_rule(module: nn.Module) -> CellRule | None:
@@ -218,5 +250,9 @@ def find_cell_rule(module: nn.Module) -> CellRule | None:
     on it or on a map inside."""
     if any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules()):
         return None
-    own = any(not isinstance(module.__dict__.get(name), Replaced | None) for name in ("drive", "step"))
-    return None if own else _RULES.get(type(module))
+    if any(not isinstance(module.__dict__.get(name), Replaced | None) for name in ("drive", "step")):
+        return None
+    known = _RULES.get(type(module))
+    if known is None and isinstance(module, Cell) and type(module).advance is not Cell.advance:
+        return StateRule()
+    return known

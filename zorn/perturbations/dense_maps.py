@@ -1,8 +1,8 @@
 """Maps of recurrent cells under a dense direction on a GPU: the direction is made inside the product, so that
 no moved copy of their weights exists.
 
-Only maps that a cell of `zorn.models` owns alone: what else reads a weight, a module that shares it or a
-forward that reads it by itself, needs the moved copy.
+Only maps that a cell declares (`zorn.models.Cell`) and owns alone: what else reads a weight, a module that
+shares it or a forward that reads it by itself, needs the moved copy.
 """
 
 from collections import Counter
@@ -15,16 +15,11 @@ from torch import Tensor, nn
 from zorn.errors import ConfigError
 from zorn.kernels import PERTURBED_LINEAR
 from zorn.kernels.availability import SWITCH, available
-from zorn.models import BlockLinear, GRUCell, LSTMCell, MinGRUCell, RecurrentMap
+from zorn.models import BlockLinear, RecurrentMap
 from zorn.models.maps import Drive
 from zorn.perturbations.attach import Replace
 from zorn.perturbations.draw import Draw, stream_of
 
-_MAPS: dict[type[nn.Module], tuple[str, ...]] = {
-    LSTMCell: ("map",),
-    GRUCell: ("input_map", "state_map"),
-    MinGRUCell: ("input_map",),
-}
 _WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = {
     RecurrentMap: ("weight_input", "weight_state"),
     BlockLinear: ("weight",),
@@ -41,10 +36,12 @@ def maps_in_kernels(model: nn.Module) -> list[nn.Module]:
 
 
 def _maps(model: nn.Module) -> Iterator[nn.Module]:
-    """The maps of zorn's own cells, as their classes run them."""
+    """The maps of cells that declare them, in the class itself, and run as their class says."""
     for cell in model.modules():
         if not {"forward", "drive", "step", "rollout", "parallel"} & cell.__dict__.keys():
-            yield from (getattr(cell, name) for name in _MAPS.get(type(cell), ()))
+            declared = vars(type(cell))
+            names = (*declared.get("input_maps", ()), *declared.get("state_maps", ()))
+            yield from (cell.get_submodule(name) for name in names)
 
 
 def _serves(map: nn.Module, uses: Counter[int]) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.models import BlockLinear, RecurrentMap, linear_slice
-from zorn.models.maps import SumForward, products
 from zorn.native import LaneNoise, Summands, scores, usable
+from zorn.native.sums import SumForward, products
 from zorn.perturbations.layout import Layout
 from zorn.perturbations.member_noise import MemberNoise
 from zorn.perturbations.rules import Rule, register_rule

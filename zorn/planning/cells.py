@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zorn.models import DNCMemory
+from zorn.models import DNCSettings
 from zorn.models.cell import DRIVE_STEPS
 from zorn.perturbations.site_activity import STEPS_AHEAD
 
@@ -42,7 +42,7 @@ class CellBytes:
     copies: int
 
 
-def cell_bytes(cell: str, k: int, hidden: int, heads: int, e: int, memory: DNCMemory | None) -> CellBytes:
+def cell_bytes(cell: str, k: int, hidden: int, heads: int, e: int, memory: DNCSettings | None) -> CellBytes:
     """The bytes of a cell; `memory` only with "dnc".
 
     lstm: the drive is 4 H; a step makes the gates (4 H), f σ c, tanh and the like (4 H in float32); kept are
@@ -94,7 +94,7 @@ def cell_bytes(cell: str, k: int, hidden: int, heads: int, e: int, memory: DNCMe
             copies=copies,
         )
     assert memory is not None
-    slots, width, reads = memory.slots, memory.width, memory.read_heads
+    slots, width, reads = memory.memory_slots, memory.memory_width, memory.read_heads
     seen = k + reads * width
     numbers = 2 * slots * (slots + width) + (17 + 6 * reads) * slots + (5 + 4 * reads) * width
     return CellBytes(

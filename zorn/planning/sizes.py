@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zorn.estimators.carry import state_tensors
-from zorn.models import DNCMemory, LanguageModel
+from zorn.models import DNCSettings, LanguageModel
 from zorn.perturbations.drawn_factors import LARGEST_TABLE
 from zorn.perturbations.targets import structured_sites
 from zorn.random.draws import SIGNS_PER_BLOCK
@@ -44,7 +44,7 @@ class ModelSizes:
     heads: int
     norm: str
     residual: bool
-    memory: DNCMemory | None
+    memory: DNCSettings | None
     element: int
     parameters: Mapping[str, int]
     state_bytes: int

@@ -10,7 +10,7 @@ from zorn.config import Config
 from zorn.errors import ConfigError
 from zorn.estimators import ESTIMATORS, Estimator
 from zorn.estimators.two_part import TwoPartOptimizer
-from zorn.models import DNCMemory, LanguageModel
+from zorn.models import LanguageModel, cell_settings
 from zorn.optimizers import optimizer_kind
 from zorn.perturbations import FusedSGD
 from zorn.settings import Choice, takes
@@ -67,9 +67,8 @@ def model_of(model: Choice, vocabulary: int, **options: Any) -> LanguageModel:
     Raises ConfigError for sizes that do not fit each other.
     """
     given = {"cell": model.name, **model.given, **options}
-    memory = {name: given.pop(name) for name in MEMORY if name in given}
-    if memory:
-        given["memory"] = DNCMemory(**{MEMORY[name]: value for name, value in memory.items()})
+    own = [name for name in cell_settings(model.name) if name in given]
+    given["cell_settings"] = {name: given.pop(name) for name in own}
     parameters, hidden_size = given.pop("parameters", None), given.pop("hidden_size", 64)
     if parameters is None:
         return LanguageModel(vocabulary, hidden_size, **given)
@@ -78,14 +77,6 @@ def model_of(model: Choice, vocabulary: int, **options: Any) -> LanguageModel:
             "embedding_size must be None with --parameters, which chooses all sizes: leave it out"
         )
     return LanguageModel.with_parameters(parameters, vocabulary, **given)
-
-
-MEMORY = {
-    "memory_slots": "slots",
-    "memory_width": "width",
-    "read_heads": "read_heads",
-    "simple_memory": "simple",
-}
 
 
 def build_estimator(config: Config) -> Estimator:

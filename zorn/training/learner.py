@@ -14,6 +14,7 @@ from torch import nn
 from zorn.config import Config
 from zorn.errors import NonFiniteLossError
 from zorn.estimators import Estimate, Estimator
+from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import Batch
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
@@ -64,9 +65,11 @@ class Learner:
     def build(cls, config: Config, task: Task) -> Learner:
         """A learner at its first step, from settings that leave nothing open (see `resolve`).
 
-        Raises ConfigError for settings that cannot work.
+        Raises ConfigError for settings that cannot work, and for kernels that are not there.
         """
         model = build_model(config, task.vocabulary)
+        if config.run.kernels == "flashrnn":
+            use_flashrnn(model)
         estimator = build_estimator(config)
         optimizer = build_optimizer(config, model, estimator)
         return cls(config, task, model, estimator, optimizer)

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 import zorn
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.errors import ConfigError
+from zorn.kernels.flashrnn import FlashRollout, from_flashrnn, to_flashrnn, use_flashrnn
 from zorn.models import LSTMCell, LSTMState, run
-from zorn.models.flashrnn import FlashRollout, from_flashrnn, to_flashrnn, use_flashrnn
 from zorn.perturbations import Draw
+from zorn.training.build import build_task
+from zorn.training.learner import Learner
 
 DRAW = Draw(seed=1, step=2, epsilon=0.3)
 
@@ -34,7 +37,7 @@ def case(heads, function=documented, backend="of this test"):
     torch.manual_seed(0)
     plain = LSTMCell(5, 6, heads)
     flash = copy.deepcopy(plain)
-    flash.__dict__["rollout"] = FlashRollout(flash, function, backend)
+    flash.rollout = FlashRollout(flash, function, backend)
     return plain, flash, torch.randn(4, 3, 5), LSTMState(torch.randn(3, 6), torch.randn(3, 6))
 
 
@@ -121,6 +124,14 @@ def test_what_cannot_be_is_named(monkeypatch, cell, backend, installed, message)
     with pytest.raises(ConfigError, match=message):
         use_flashrnn(model, backend)
     assert "rollout" not in model.cells[0].__dict__
+
+
+def test_a_run_asks_for_it_by_a_flag(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashrnn", None)
+    asked = Config(task=Choice("copy"), budget=BudgetConfig(steps=1), run=RunConfig(kernels="flashrnn"))
+    config, _ = resolve(asked)
+    with pytest.raises(ConfigError, match=r"FlashRNN cannot be imported.*--kernels own"):
+        Learner.build(config, build_task(config))
 
 
 def test_it_can_be_turned_off():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zorn.errors import ConfigError
-from zorn.models.lstm import LSTMCell, LSTMState
+from zorn.models import LSTMCell, LSTMState
 
 BACKENDS = ("cuda_fused", "cuda", "triton_fused")
 """Of FlashRNN: one kernel for all steps; one product a step, for any head size; Triton, for d up to 64."""
@@ -62,7 +62,7 @@ def use_flashrnn(model: nn.Module, backend: Any = "cuda_fused") -> int:
     if not cells:
         raise ConfigError(
             f"FlashRNN runs LSTM cells, and {type(model).__name__} has none: build it with cell='lstm', or "
-            "leave use_flashrnn out"
+            "leave it out (zorn train --kernels own)"
         )
     if backend is None:
         for cell in cells:
@@ -77,7 +77,7 @@ def use_flashrnn(model: nn.Module, backend: Any = "cuda_fused") -> int:
 
 
 class FlashRollout:
-    """All steps of a chunk by FlashRNN, in place of `LSTMCell.rollout`.
+    """All steps of a chunk by FlashRNN, in place of the cell's own steps.
 
     Args:
         cell: whose weights are read at every call.
@@ -162,7 +162,7 @@ def _flashrnn() -> Callable[..., tuple[Tensor, Tensor]]:
     except ImportError as error:
         raise ConfigError(
             f"FlashRNN cannot be imported ({error}): pip install 'zorn[flashrnn]' (licence Apache-2.0), or "
-            "leave use_flashrnn out"
+            "leave it out (zorn train --kernels own)"
         ) from None
 
 
@@ -171,13 +171,13 @@ def _check(weight: Tensor) -> None:
     if not weight.is_cuda:
         raise ConfigError(
             f"FlashRNN needs a CUDA device, and the LSTM's weights are on {weight.device}: move the model "
-            "with .to('cuda'), or leave use_flashrnn out"
+            "with .to('cuda'), or leave it out (zorn train --kernels own)"
         )
     capability = torch.cuda.get_device_capability(weight.device)
     if capability < (8, 0):
         raise ConfigError(
             f"FlashRNN needs compute capability 8.0 or more, got {capability[0]}.{capability[1]}: take a "
-            "newer GPU, or leave use_flashrnn out"
+            "newer GPU, or leave it out (zorn train --kernels own)"
         )
     if weight.dtype not in _DTYPES:
         raise ConfigError(
