@@ -46,15 +46,37 @@ class SumForward:
         return self._forward(*inputs)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """True where a call of the module runs more than its forward: it has a forward hook, or all modules have
+    a hook.
+
+    `register_module_forward_hook` and its kin keep the hooks of all modules in these four dictionaries, in
+    every version of torch from 2.0 on.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> has_hooks(layer)
+    False
+    >>> handle = layer.register_forward_hook(lambda module, inputs, output: None)
+    >>> has_hooks(layer)
+    True
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
 def sum_forward(module: Any, kind: type[nn.Module]) -> SumForward | None:
     """The parts of `module(…)`, for a kernel that adds them up; None where a call may not be their sum.
 
     None means that the module is not exactly a `kind`, has hooks, or has been given a `forward` that is not
     a `SumForward`.
     """
-    if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
-        return None
-    if torch_module._has_any_global_hook():
+    if type(module) is not kind or has_hooks(module):
         return None
     own = module.__dict__.get("forward")
     if own is None:
