@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import signal
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ def pytest_sessionstart() -> None:
         if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
             patch.setenv("TRITON_INTERPRET", "1")
         importlib.import_module("zorn.kernels.language")
+
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be slow, or busy
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
