@@ -1,5 +1,6 @@
 """Language modelling of one text: a file, or the documentation that ships with Python."""
 
+import codecs
 import math
 import pydoc_data.topics
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from zorn.tasks.task import (
     check_split,
     data_stream,
 )
-from zorn.tasks.tokenizers import AlphabetTokenizer, BpeTokenizer, ByteTokenizer, Tokenizer
+from zorn.tasks.tokenizers import AlphabetTokenizer, BpeTokenizer, ByteTokenizer, Tokenizer, utf8
 
 PYTHON_DOCS = "python-docs"
 """The source that needs no file: the text of `pydoc_data.topics`, about 465,000 characters."""
@@ -155,7 +156,7 @@ class TextTask(Task):
 
     def encode(self, text: str) -> Int[Tensor, " time"]:
         """The tokens of a text, int64."""
-        return self.tokenizer.encode(text.encode()).long()
+        return self.tokenizer.encode(utf8(text)).long()
 
     def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
         """The text of some tokens; bytes that are not UTF-8 become U+FFFD."""
@@ -176,7 +177,7 @@ def read_source(source: str | Path) -> bytes:
             their keys, as UTF-8 (466,117 bytes in Python 3.11.7; other versions differ a little).
 
     Raises:
-        ConfigError: no such file, not a file, not readable, or empty.
+        ConfigError: no such file, not a file, not readable, empty, or in UTF-16 or UTF-32.
 
     Example:
         >>> len(read_source("python-docs")) > 400_000
@@ -197,7 +198,28 @@ def read_source(source: str | Path) -> bytes:
         raise ConfigError(f"the text source {str(source)!r} cannot be read ({reason}); {advice}") from error
     if not text:
         raise ConfigError(f"the text source {str(source)!r} is empty; {advice}")
+    if (encoding := _wide_encoding(text)) is not None:
+        raise ConfigError(
+            f"the text source {str(source)!r} is {encoding} (it begins with its byte order mark), of which "
+            f"every second byte or more would say nothing: convert it, for example with iconv -f {encoding} "
+            f"-t UTF-8"
+        )
     return text
+
+
+def _wide_encoding(text: bytes) -> str | None:
+    """The encoding of more than one byte a letter whose mark a text begins with; None where it is no such
+    text."""
+    marks = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"))
+    marks += ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
+    for mark, encoding in marks:
+        if text.startswith(mark):
+            try:
+                text.decode(encoding)
+            except UnicodeDecodeError:  # a file of another kind that begins alike
+                continue
+            return encoding
+    return None
 
 
 def _cut(text: bytes, validation_fraction: float, test_fraction: float) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from zorn.config import Config
 from zorn.models import LanguageModel
 from zorn.tasks import ByteTokenizer, Task, Tokenizer
+from zorn.tasks.tokenizers import utf8
 from zorn.training.build import build_model, build_task, set_threads
 from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, read_progress
 from zorn.training.identity import check_settings, check_text, check_tokenizer
@@ -35,7 +36,12 @@ class TextCodec:
 
     def encode(self, text: str) -> Int[Tensor, " time"]:
         """The tokens of a text, int64."""
-        return self._tokenizer.encode(text.encode()).long()
+        return self._tokenizer.encode(utf8(text)).long()
+
+    def unknown(self, text: str) -> str:
+        """The characters of a text, each once, that the text of the run did not have: they are read as an
+        escape."""
+        return "".join(letter for letter in dict.fromkeys(text) if self._tokenizer.unknown(utf8(letter)))
 
     def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
         """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
