@@ -12,7 +12,7 @@ from pathlib import Path
 from zorn.config import Config, from_json, to_json
 from zorn.errors import ConfigError
 from zorn.tasks import Tokenizer, tokenizer_from_json
-from zorn.training.run_lock import LOCK
+from zorn.training.run_lock import LOCK, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,10 @@ class RunFolder:
                 ) from error
 
     def check_resumable(self) -> None:
-        """Raise ConfigError unless the files of the run can be written; changes nothing."""
+        """Raise ConfigError unless the files of the run can be written, and no process trains there."""
         _check_writable(self.path, "change its permissions, or copy the run")
+        with locked(self.path):
+            pass
 
     def create(self, asked: Config, config: Config, *, overwrite: bool, tokenizer: str | None = None) -> None:
         """Make the folder and write the settings, and a tokenizer's JSON where one was learned; removes the
