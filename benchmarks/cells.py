@@ -4,7 +4,7 @@
   must be able to do, and the paper's Figure 1 (arXiv 2505.17852);
 - transduction: fresh sequences at every step, lengths 2 to 10 ("copy-10": always 10), judged on the
   validation split and at lengths 50 above;
-- text: bytes of a text, the documentation that ships with Python or a file.
+- text: bytes of a text, the documentation of Python that ships with zorn or a file.
 
 Settings are searched on seeds from `TUNING_SEED` on, for a text also on a piece of the training text that no
 result is taken from.

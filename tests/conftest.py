@@ -7,6 +7,7 @@ import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # also for what tests start: each core has a worker, and models are tiny
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,10 @@ def pytest_sessionstart() -> None:
         if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
             patch.setenv("TRITON_INTERPRET", "1")
         importlib.import_module("zorn.kernels.language")
+
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be slow, or busy
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

@@ -6,6 +6,19 @@ from typing import Any
 
 from zorn.errors import ConfigError
 
+MOST_NAMED = 5
+"""Names that a message lists before it counts the rest."""
+
+
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """A list for a message: the first names, and how many more there are.
+
+    >>> some(["a", "b"]), some(["a", "b", "c", "d", "e", "f", "g"])
+    ('a, b', 'a, b, c, d, e and 2 more')
+    """
+    rest = len(names) - MOST_NAMED
+    return separator.join(names[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
 
 def check_whole_number(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> None:
     """Checks a setting that counts something.

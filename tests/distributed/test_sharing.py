@@ -78,8 +78,17 @@ def test_a_port_in_use_is_told(place):
 
 def test_processes_that_do_not_come_are_told(place):
     place(RANK=0, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
-    with pytest.raises(ConfigError, match=r"rank 0 of 2 did not meet the others at 127.0.0.1:\d+ within 1 s"):
+    told = r"rank 0 of 2 did not meet the others at 127.0.0.1:\d+ and gave up after \d+ s of 1 "
+    with pytest.raises(ConfigError, match=told):
         start(timeout=1)
+
+
+def test_an_interface_that_is_not_there_is_named_at_once(monkeypatch):
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9", "RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in {**meeting, "GLOO_SOCKET_IFNAME": "lo,wire77"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"GLOO_SOCKET_IFNAME must name .*\(.*lo.*\), got 'lo,wire77'"):
+        start(timeout=600)
 
 
 def test_a_process_group_that_exists_must_send_what_is_on_the_cpu(monkeypatch):

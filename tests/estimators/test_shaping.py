@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zorn.estimators.shaping import SHAPINGS, none, sign, std, zscore
+from zorn.estimators.shaping import OF_SEVERAL, SHAPINGS, none, sign, std, zscore
 
 coefficients = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20).map(
     lambda values: torch.tensor(values, dtype=torch.float64)
@@ -47,6 +47,20 @@ def test_zscore_std_and_sign_do_not_depend_on_the_scale_of_the_loss(c, scale):
 def test_equal_coefficients_give_zeros_and_no_nan(shaping, value):
     assert shaping(torch.full((5,), value, dtype=torch.float64)).tolist() == [0] * 5
     assert shaping(torch.tensor([value])).tolist() == [0]
+
+
+@given(st.floats(-100, 100), st.integers(1, 700))
+def test_equal_coefficients_give_zeros_however_their_mean_is_rounded(value, members):
+    c = torch.full((members,), value, dtype=torch.float64)
+    for shaping in (zscore, std):
+        assert torch.count_nonzero(shaping(c)) == 0
+
+
+@given(st.floats(-100, 100))
+def test_the_shapings_of_several_make_nothing_of_one(value):
+    one = torch.tensor([value], dtype=torch.float64)
+    assert {name for name, shaping in SHAPINGS.items() if not shaping(one + 1e3).any()} == {"zscore", "std"}
+    assert {shaping.__name__ for shaping in OF_SEVERAL} == {"zscore", "std"}
 
 
 @given(coefficients)

@@ -54,6 +54,17 @@ def test_nothing_larger_than_a_slice_is_made_beside_the_weights(monkeypatch):
     assert max(size for size, _, _ in sizes) < 64 + 16
 
 
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_every_parameter_is_made_on_the_device_that_is_named_or_the_default(tie, named):
+    if named:
+        model = zorn.LanguageModel(9, 6, tie_embedding=tie, device="meta")
+    else:
+        with torch.device("meta"):
+            model = zorn.LanguageModel(9, 6, tie_embedding=tie)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 def test_on_the_meta_device_a_model_has_shapes_and_no_values():
     model = zorn.LanguageModel(100, 350 * 850, embedding_size=100, num_heads=350, device="meta")
     assert all(parameter.is_meta for parameter in model.parameters())

@@ -1,9 +1,14 @@
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules import module as for_all_modules
 from torch.testing import assert_close
 
 from zorn.errors import ConfigError
 from zorn.models import BlockLinear, RecurrentMap
+from zorn.models.maps import has_hooks, sum_forward
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -73,3 +78,24 @@ def test_sizes_are_checked(make, message: str) -> None:
 def test_printed_sizes() -> None:
     assert repr(BlockLinear(6, 9, 3)) == "BlockLinear(6, 9, num_heads=3, bias=True)"
     assert repr(RecurrentMap(3, 8, 4, 2)) == "RecurrentMap(3, 8, num_gates=4, num_heads=2)"
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        for_all_modules.register_module_forward_hook,
+        for_all_modules.register_module_forward_pre_hook,
+        for_all_modules.register_module_full_backward_hook,
+        for_all_modules.register_module_full_backward_pre_hook,
+    ],
+)
+def test_a_hook_on_all_modules_is_seen(register: Callable) -> None:
+    layer = BlockLinear(4, 4)
+    assert sum_forward(layer, BlockLinear) is not None
+    handle = register(lambda *_: None)
+    try:
+        assert has_hooks(layer)
+        assert sum_forward(layer, BlockLinear) is None
+    finally:
+        handle.remove()
+    assert not has_hooks(nn.Linear(2, 2))

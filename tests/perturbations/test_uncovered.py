@@ -209,3 +209,23 @@ def test_a_forward_on_the_instance_is_none_that_a_rule_would_serve():
     message, ways = ways_out(model_with(layer))
     assert "has a forward that was replaced on the instance" in message
     assert "Run" not in ways
+
+
+def test_a_deep_model_is_not_listed_whole_and_the_code_still_frees_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), *(Scale(4) for _ in range(40)), nn.Linear(4, 2))
+    batch = zorn.Batch(torch.randn(4, 3), torch.zeros(4).long())
+    estimator = zorn.CDRGE(**EXAMPLE_ESTIMATOR)
+    with pytest.raises(UncoveredParameterError) as refused:
+        estimator.estimate(model, batch, nn.CrossEntropyLoss(reduction="none"))
+    told = str(refused.value)
+    assert "1.gain (in Scale), 2.gain (in Scale)" in told
+    assert "and 35 more" in told
+    assert len(told.splitlines()) < 14
+    lines = told.splitlines()
+    start = lines.index("- Freeze what need not be trained:") + 1
+    exec("\n".join(line[4:] for line in lines[start : start + 4]), {"model": model})
+    assert {name for name, each in model.named_parameters() if each.requires_grad} == {
+        *("0.weight", "0.bias", "41.weight", "41.bias")
+    }
+    estimator.estimate(model, batch, nn.CrossEntropyLoss(reduction="none"))

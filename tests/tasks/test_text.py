@@ -1,4 +1,6 @@
+import hashlib
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -309,3 +311,11 @@ def test_overfitting_with_escapes_tells_what_they_leave_untold(tmp_path):
     other.write_bytes(b"y" * 100)
     task = _task(source=other, length=4, tokenizer=tokenizer.tokenizer, overfit=True)
     assert task.evaluation_data("test").untold_nats == pytest.approx(16 * math.log(256 - 2))
+
+
+def test_the_text_that_ships_with_zorn_is_the_same_on_every_python(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data", None)  # the interpreter's own documentation
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    text = read_source("python-docs")
+    assert len(text) == 466_117
+    assert hashlib.sha256(text).hexdigest().startswith("37d06970fc926e60c16dff401e441b84")

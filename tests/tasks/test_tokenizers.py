@@ -101,3 +101,16 @@ def test_an_escape_costs_what_it_leaves_untold():
 def test_an_empty_alphabet_is_an_error():
     with pytest.raises(ConfigError, match="at least one byte"):
         AlphabetTokenizer(b"")
+
+
+@pytest.mark.parametrize("text", ["z" * 5000, "字" * 5000, "ab" * 2000 + " " + "c" * 3000])
+def test_no_merge_is_longer_than_the_longest_word_and_nothing_is_lost(text):
+    tokenizer = BpeTokenizer.train(text.encode(), vocabulary_size=300)
+    assert 16 < int(tokenizer.token_bytes().max()) <= 240
+    assert tokenizer.decode(tokenizer.encode(text.encode()).tolist()) == text
+
+
+def test_a_word_of_240_bytes_is_still_one():
+    tokenizer = BpeTokenizer.train(b"x" * 240, vocabulary_size=300)
+    assert tokenizer.encode(b"x" * 240).tolist() == tokenizer.encode(b"x" * 240 + b" ").tolist()[:-1]
+    assert int(tokenizer.token_bytes().max()) > 64

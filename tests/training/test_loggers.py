@@ -64,3 +64,20 @@ def test_reading_stops_at_a_line_that_is_no_record(tmp_path, damage):
     first = {"kind": "train", "step": 1}
     path.write_bytes(json.dumps(first).encode() + b"\n" + damage + json.dumps(first).encode() + b"\n")
     assert read_metrics(path) == [first]
+
+
+def test_a_clock_that_went_back_does_not_hide_what_was_logged_later(tmp_path, monkeypatch):
+    metrics, events = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    now = iter([5e8, 4e8, 4e8, 9e8])
+    for done in range(4):
+        start = next(now)
+        monkeypatch.setattr("zorn.training.loggers.time.time", lambda start=start: start)
+        with MetricsLog(metrics, events, step=done) as log:
+            log.write(record(done + 1, float(done)))
+    found = EventAccumulator(str(events)).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [
+        (1, 0.0),
+        (2, 1.0),
+        (3, 2.0),
+        (4, 3.0),
+    ]

@@ -10,7 +10,6 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -126,8 +125,7 @@ def start_settings(first: First) -> Config:
     if first.steps is not None or first.seconds is not None:
         changes["budget"] = BudgetConfig(steps=first.steps, seconds=first.seconds)
     if first.preset is None:
-        new = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
-        changes["run"] = dataclasses.replace(start.run, out=new)
+        changes["run"] = dataclasses.replace(start.run, out=None)
     return dataclasses.replace(start, **changes)
 
 

@@ -10,7 +10,7 @@ import tyro
 from zorn.cli.parsing import UsageError, parse
 from zorn.models import sample
 from zorn.tasks import TransductionTask
-from zorn.training.load import load_writer
+from zorn.training.load import TextCodec, load_writer
 
 SEPARATOR = "|"
 """What stands between a source and its answer in every task but text."""
@@ -45,6 +45,8 @@ def command(words: Sequence[str]) -> int:
     device = next(model.parameters()).device
     prompt = asked.prompt or writer.prompt
     tokens = writer.encode(prompt).unsqueeze(0).to(device)
+    if isinstance(writer, TextCodec) and (unknown := writer.unknown(prompt)):
+        _note(f"the text of the run has no {unknown!r}: the model reads an escape in place of each")
     if isinstance(writer, TransductionTask) and SEPARATOR not in prompt:
         raise UsageError(
             f"prompt must end its source with the separator {SEPARATOR!r}, got {prompt!r}: for example "
@@ -56,4 +58,17 @@ def command(words: Sequence[str]) -> int:
         before, end, _ = answer.partition(END)
         answer = before + end
     sys.stdout.write(prompt + answer + "\n")
+    _note_what_is_lost(prompt + answer)
     return 0
+
+
+def _note_what_is_lost(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        _note(f"some characters are not in {encoding} and came out as ?: set PYTHONIOENCODING=utf-8")
+
+
+def _note(line: str) -> None:
+    print(f"zorn: {line}", file=sys.stderr)

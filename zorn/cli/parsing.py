@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import shlex
 import types
 import typing
 from collections.abc import Sequence
@@ -99,12 +100,23 @@ def _mistake(kind: type, words: Sequence[str]) -> str | None:
             hint = closest(name, list(flags))
             return f"unknown flag {word}" + (f" (did you mean {hint}?)" if hint else "")
         if not value:
-            if not waiting or waiting[0].startswith("--"):
-                return f"{word} needs a value, {_wanted(flags[name])}"
-            value = waiting.pop(0)
+            after = waiting.pop(0) if waiting else ""
+            if not after or (after.startswith("-") and not _is_number(after)):
+                known = after.partition("=")[0].replace("_", "-") in {"", *flags}
+                fix = "" if known else f": one that begins with - is written {word}={shlex.quote(after)}"
+                return f"{word} needs a value, {_wanted(flags[name])}{fix}"
+            value = after
         if not _fits(value, flags[name]):
             return f"{word} must be {_wanted(flags[name])}, got {value!r}"
     return "the run's folder is missing" if words_wanted - places < words_needed else None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _positionals(kind: type) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def prepare() -> None:
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(Output(sys.stdout.fileno(), "wb", closefd=False)),
         encoding=sys.stdout.encoding,
-        errors=sys.stdout.errors,
+        errors="replace",  # what the terminal's encoding lacks must not end a run
         line_buffering=sys.stdout.isatty(),
     )
 

@@ -7,6 +7,7 @@ Numbers that suit an estimator stand in its class, with the measurement that the
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from zorn.config.config import AUTO, Config, component_settings
 from zorn.errors import ConfigError
@@ -172,7 +173,9 @@ def _check_schedule(config: Config, kind: type[Estimator]) -> None:
             )
     final = schedule.final_population
     if final is not None and config.task.get("batch") is not None:
-        multiple = kind(**config.estimator.given).population_multiple(config.task.batch)
+        estimator: Any = kind(**config.estimator.given)
+        estimator.population = final  # refuses what the last step would
+        multiple = estimator.population_multiple(config.task.batch)
         if final % multiple:
             raise ConfigError(
                 f"final_population must be a multiple of {multiple} (batch / group size), so that all "

@@ -1,6 +1,7 @@
 """Joining the group that `torchrun` (or any launcher that sets its environment) has started."""
 
 import os
+import socket
 import time
 import uuid
 from datetime import timedelta
@@ -74,11 +75,12 @@ def _join(rank: int, size: int, of_node: int, device: torch.device, timeout: int
             f"{missing[0]} is not set, but RANK and WORLD_SIZE are: start the processes with torchrun, or "
             f"set {' and '.join(MEETING)} to where rank 0 listens"
         )
+    _check_interfaces()
     place = f"{os.environ['MASTER_ADDR']}:{_number('MASTER_PORT', least=1, most=HIGHEST_PORT)}"
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.device_count() >= of_node else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
-    patience = timedelta(seconds=timeout)
+    patience, began = timedelta(seconds=timeout), time.monotonic()
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=patience))
         store = _of_this_start(store, rank, size, timeout)
@@ -93,10 +95,23 @@ def _join(rank: int, size: int, of_node: int, device: torch.device, timeout: int
                 "(torchrun: --master-port, or --standalone for one machine) to a free one"
             ) from error
         raise ConfigError(
-            f"rank {rank} of {size} did not meet the others at {place} within {timeout:g} s ({reason}): "
+            f"rank {rank} of {size} did not meet the others at {place} and gave up after "
+            f"{time.monotonic() - began:.0f} s of {timeout:g} ({reason}): "
             "check that all processes were started, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, "
             "and that the port is reachable"
         ) from error
+
+
+def _check_interfaces() -> None:
+    """Raise ConfigError where GLOO_SOCKET_IFNAME names an interface that this machine does not have."""
+    present = [name for _, name in socket.if_nameindex()]
+    wanted = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    lacking = [name for name in wanted.split(",") if name and name not in present]
+    if lacking:
+        raise ConfigError(
+            f"GLOO_SOCKET_IFNAME must name network interfaces of this machine ({', '.join(present)}), got "
+            f"{wanted!r}: set it to one of them, or unset it"
+        )
 
 
 def _of_this_start(store: Store, rank: int, size: int, timeout: int | float) -> Store:

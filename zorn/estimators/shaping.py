@@ -6,6 +6,7 @@ shrinks the estimate by (n − 1) / n and changes its direction in nothing but n
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,8 +31,7 @@ def zscore(coefficients: Float[Tensor, " population"]) -> Float[Tensor, " popula
     >>> zscore(torch.tensor([2.0, 0.0]))
     tensor([ 1., -1.])
     """
-    centred = coefficients - coefficients.mean()
-    return _divided(centred, centred.square().mean().sqrt())
+    return _over_deviation(coefficients - coefficients.mean(), coefficients)
 
 
 def sign(coefficients: Float[Tensor, " population"]) -> Float[Tensor, " population"]:
@@ -51,12 +51,19 @@ def std(coefficients: Float[Tensor, " population"]) -> Float[Tensor, " populatio
     >>> std(torch.tensor([4.0, 2.0]))
     tensor([4., 2.])
     """
-    return _divided(coefficients, (coefficients - coefficients.mean()).square().mean().sqrt())
+    return _over_deviation(coefficients, coefficients)
 
 
-def _divided(values: Tensor, deviation: Tensor) -> Tensor:
-    return values / deviation if deviation > 0 else values * 0
+def _over_deviation(values: Tensor, coefficients: Tensor) -> Tensor:
+    """`values` over the standard deviation of the coefficients. Equal ones are compared, as their mean is
+    rounded: the deviation from it is then some 1e-17, not 0."""
+    deviation = (coefficients - coefficients.mean()).square().mean().sqrt()
+    spread = bool((coefficients != coefficients[:1]).any()) and bool(deviation > 0)
+    return values / deviation if spread else torch.zeros_like(values)
 
 
 SHAPINGS: dict[str, Shaping] = {"none": none, "zscore": zscore, "sign": sign, "std": std}
 """The shapings by the names that configurations use."""
+
+OF_SEVERAL: tuple[Shaping, ...] = (zscore, std)
+"""The shapings that make 0 of a single coefficient, whatever it is."""

@@ -22,7 +22,7 @@ from zorn.estimators.arguments import (
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.fold import Fold
-from zorn.estimators.shaping import SHAPINGS, Shaping
+from zorn.estimators.shaping import OF_SEVERAL, SHAPINGS, Shaping
 from zorn.perturbations import (
     Dense,
     Draw,
@@ -45,7 +45,8 @@ class WeightNoise(Estimator):
     """An estimator whose gradient is a weighted sum of directions, ĝ = (1/n) Σ_j c_j z_j, from losses alone.
 
     Args:
-        population: n, members a step, at least 1. With sequences in B / g groups, a multiple of B / g.
+        population: n, members a step, at least 1 (2 with shaping "zscore" or "std"). With sequences in B / g
+            groups, a multiple of B / g.
         epsilon: ε > 0, the standard deviation of one weight's perturbation.
         perturbation: structure of the directions: "rank-one" (all members in one forward pass), "dense" (one
             member at a time, the paper's), or what `RankOne()` or `Dense()` made.
@@ -94,6 +95,7 @@ class WeightNoise(Estimator):
             check_whole_number("group_size", group_size, minimum=1)
         check_seed(seed)
         check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
+        self._shape = _shaping(shaping)
         self.population = population
         self.epsilon = epsilon
         self.perturbation = _structure(perturbation, noise)
@@ -102,7 +104,6 @@ class WeightNoise(Estimator):
         self.seed = seed
         self.micro_batch = micro_batch
         self.shaping = shaping
-        self._shape = _shaping(shaping)
         self.maximum_nonfinite_share = maximum_nonfinite_share
         self.step = 0
 
@@ -141,6 +142,11 @@ class WeightNoise(Estimator):
     @population.setter
     def population(self, members: int) -> None:
         check_whole_number("population", members, minimum=1)
+        if members == 1 and self._shape in OF_SEVERAL:
+            raise ConfigError(
+                f"population must be at least 2 with shaping {self._shape.__name__}, which makes 0 of a "
+                "single coefficient, got 1, so that nothing would be learned: for example 64, or shaping none"
+            )
         self._population = members
 
     @property

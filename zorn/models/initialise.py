@@ -5,7 +5,7 @@ and in every dtype, and nothing is held beside the weights but a slice.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -34,7 +34,7 @@ def allocation(dtype: torch.dtype | None, device: torch.device | None) -> Iterat
     >>> layer.weight.dtype, layer.bias.dtype
     (torch.bfloat16, torch.float32)
     """
-    with torch.device(torch.get_default_device() if device is None else device), _Matrices(dtype):
+    with nullcontext() if device is None else torch.device(device), _Matrices(dtype):
         yield
 
 
@@ -65,7 +65,7 @@ def without_values(module: Module) -> Module:
     >>> without_values(nn.Linear(3, 4, device="meta")).weight.shape
     torch.Size([4, 3])
     """
-    return module.to_empty(device=torch.get_default_device())
+    return module.to_empty(device=torch.empty(0).device)  # get_default_device of torch 2.6 misses a `with`
 
 
 @torch.no_grad()

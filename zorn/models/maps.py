@@ -8,12 +8,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
 
 from zorn.models.initialise import uniform_
 from zorn.models.sizes import head_size, require_positive
 
 Drive = tuple[Tensor, ...]
 """A cell's input, made ready: tensors `[time, rows, …]`, or `[rows, …]` for one step; opaque to cells."""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True where a call of the module runs more than its forward: it has a forward hook, or all modules have
+    a hook.
+
+    `register_module_forward_hook` and its kin keep the hooks of all modules in these four dictionaries, in
+    every version of torch from 2.0 on.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> has_hooks(layer)
+    False
+    >>> handle = layer.register_forward_hook(lambda module, inputs, output: None)
+    >>> has_hooks(layer)
+    True
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
 
 
 class BlockLinear(nn.Module):

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from zorn.models import BlockLinear, RecurrentMap
-from zorn.models.maps import Drive
+from zorn.models.maps import Drive, has_hooks
 from zorn.native.arguments import LaneNoise, Summands
 
 LaneNoises = tuple[LaneNoise | None, LaneNoise | None]
@@ -44,9 +43,7 @@ def sum_forward(map: Any) -> SumForward | None:
     given a `forward` that is not a `SumForward`.
     """
     summands = _PLAIN.get(type(map))
-    if summands is None or map._forward_hooks or map._forward_pre_hooks:
-        return None
-    if torch_module._has_any_global_hook():
+    if summands is None or has_hooks(map):
         return None
     own = map.__dict__.get("forward")
     if own is None:

@@ -36,7 +36,7 @@ def refuse_silent(names: Sequence[str]) -> None:
     """Raise for parameters whose modules the model's forward never called."""
     if names:
         raise UncoveredParameterError(
-            f"{', '.join(names)} would be perturbed, but the model's forward never called the module(s) that "
+            f"{some(names)} would be perturbed, but the model's forward never called the module(s) that "
             "hold them (it may read their weights directly, as nn.MultiheadAttention does): freeze them with "
             "requires_grad_(False), register a rule for the module that reads them, or use the Dense "
             "structure"

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
 
 from zorn.kernels import GRU_STEP, LSTM_STEP, MIN_GRU_STEPS, RankOneNoise, sign_words
 from zorn.models import (
@@ -26,7 +25,7 @@ from zorn.models import (
     RecurrentMap,
 )
 from zorn.models.cell import DRIVE_STEPS
-from zorn.models.maps import Drive
+from zorn.models.maps import Drive, has_hooks
 from zorn.models.state import State
 from zorn.perturbations.attach import Replace
 from zorn.perturbations.draw import Draw
@@ -49,14 +48,12 @@ class _Map(NamedTuple):
 
     def takes(self, *tensors: Tensor) -> bool:
         """True if a kernel may do the map's share of a step; the tensors must have the weight's dtype."""
-        own, module = self.module.__dict__.get("forward"), self.module
+        own = self.module.__dict__.get("forward")
         return (
             not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and isinstance(own, Replaced)
-            and not (
-                module._forward_hooks or module._forward_pre_hooks or torch_module._has_any_global_hook()
-            )
+            and not has_hooks(self.module)
             and all(tensor.dtype == self.weight.dtype for tensor in tensors)
         )
 

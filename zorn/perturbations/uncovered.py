@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from zorn.checks import MOST_NAMED, some
 from zorn.perturbations.memberwise import obstacle
 from zorn.perturbations.rules import has_own_forward
 
@@ -53,7 +54,7 @@ def explain(uncovered: Sequence[Uncovered]) -> str:
         - Perturb all weights densely, one member at a time, without rules:
             estimator = zorn.CDRGE(population=64, epsilon=0.01, perturbation=zorn.Dense())
     """
-    named = ", ".join(f"{one.name} (in {type(one.module).__name__})" for one in uncovered)
+    named = some([f"{one.name} (in {type(one.module).__name__})" for one in uncovered])
     lines = [f"no perturbation rule covers {named}. Ways out:"]
     reasons = {id(one.module): _why_not(one.module) for one in uncovered}
     runnable = {type(one.module): one for one in uncovered if reasons[id(one.module)] is None}
@@ -65,15 +66,29 @@ def explain(uncovered: Sequence[Uncovered]) -> str:
     stuck = [one for one in uncovered if reasons[id(one.module)] is not None]
     if stuck:
         lines.append("- MemberwiseRule, which runs a layer member by member, does not serve all of them:")
-        lines += [f"  {one.name}: {type(one.module).__name__} {reasons[id(one.module)]}." for one in stuck]
+        why = [f"  {one.name}: {type(one.module).__name__} {reasons[id(one.module)]}." for one in stuck]
+        lines += some(why, "\n").splitlines()
     if any(_is_the_users(one.module) for one in stuck):
         lines.append("  Hold such a parameter of your own in a small module, and read it as self.held(x):")
         lines += _HELD.splitlines()
     lines.append("- Freeze what need not be trained:")
-    lines += [f'    model.get_parameter("{one.name}").requires_grad_(False)' for one in uncovered]
+    lines += _freezing(uncovered)
     lines.append("- Perturb all weights densely, one member at a time, without rules:")
     lines.append("    estimator = zorn.CDRGE(population=64, epsilon=0.01, perturbation=zorn.Dense())")
     return "\n".join(lines)
+
+
+def _freezing(uncovered: Sequence[Uncovered]) -> list[str]:
+    """Code that freezes these parameters: by name where they are few, else by the types of their modules."""
+    if len(uncovered) <= MOST_NAMED:
+        return [f'    model.get_parameter("{one.name}").requires_grad_(False)' for one in uncovered]
+    kinds = sorted({type(one.module).__name__ for one in uncovered})
+    return [
+        "    for module in model.modules():",
+        f"        if type(module).__name__ in {kinds}:",
+        "            for parameter in module.parameters(recurse=False):",
+        "                parameter.requires_grad_(False)",
+    ]
 
 
 def _is_the_users(module: nn.Module) -> bool:

@@ -111,7 +111,7 @@ def signs_at(
     """
     _check_signed(dtype)
     _check_names(seed, step, members, stream)
-    index = index.to(device or torch.get_default_device())
+    index = index.to(device or torch.empty(0).device)
     if index.numel():
         _check("index", int(index.min()), SIGNS_PER_BLOCK * _WORD_VALUES - 1)
         _check("index", int(index.max()), SIGNS_PER_BLOCK * _WORD_VALUES - 1)

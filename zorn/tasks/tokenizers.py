@@ -10,11 +10,34 @@ from typing import final
 import numpy
 import torch
 from jaxtyping import Float64, Int64, Integer
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BpeModel
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from zorn.errors import ConfigError
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of a text.
+
+    Raises:
+        ConfigError: a text that UTF-8 cannot hold, such as a word of the command line in another encoding.
+
+    >>> utf8("né")
+    b'n\\xc3\\xa9'
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"a text must be Unicode, got {text[:60]!r} with {text[error.start]!r}, a byte that the "
+            "terminal's encoding could not read: write it in UTF-8, and set a UTF-8 locale (LC_ALL=C.UTF-8)"
+        ) from error
+
+
+_LONGEST_WORD = 240
+"""Bytes of a word: the time to learn merges grows with the square of it. A multiple of 2, 3 and 4, the bytes
+of a letter, so that a run of letters of one size is cut between two."""
 
 _PIECE = 2**20  # characters that the tokenizers library is given at once: bounds its memory
 
@@ -41,6 +64,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens; bytes that are no UTF-8 (a generated text may hold some) become U+FFFD."""
+
+    def unknown(self, text: bytes) -> bytes:
+        """The bytes of a text, each once, that become an escape: the model cannot tell them apart."""
+        del text
+        return b""
 
     @abstractmethod
     def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
@@ -129,6 +157,10 @@ class AlphabetTokenizer(Tokenizer):
         self._numbers[list(self._alphabet)] = torch.arange(len(self._alphabet), dtype=torch.int32)
         self.vocabulary = len(self._alphabet) + (len(self._alphabet) < 256)
 
+    def unknown(self, text: bytes) -> bytes:
+        """The bytes that the alphabet lacks."""
+        return bytes(sorted(set(text) - set(self._alphabet)))
+
     def encode(self, text: bytes) -> Integer[Tensor, " time"]:
         """Places in the sorted alphabet; the last token for any other byte."""
         bytes_ = torch.from_numpy(numpy.frombuffer(text, dtype=numpy.uint8).copy())
@@ -159,7 +191,7 @@ class BpeTokenizer(Tokenizer):
     """Byte-level byte-pair encoding (Sennrich, Haddow & Birch 2016; on bytes: Radford et al. 2019).
 
     The 256 bytes are tokens, so any text can be written; the others are merges of frequent neighbours inside
-    words.
+    words. A word of more than 240 bytes, as in a text without spaces, is cut into words of 240.
 
     Args:
         model: a byte-level BPE model of the tokenizers library; most callers use `train` or
@@ -196,7 +228,9 @@ class BpeTokenizer(Tokenizer):
                 f"got {vocabulary_size}; for 256 use tokenizer='bytes'"
             )
         model = BpeModel(models.BPE())
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        cut = pre_tokenizers.Split(Regex(f".{{1,{_LONGEST_WORD}}}"), behavior="isolated")
+        model.pre_tokenizer = pre_tokenizers.Sequence([words, cut])
         model.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary_size,

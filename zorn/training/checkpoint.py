@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import zorn
+from zorn.checks import some
 from zorn.errors import CheckpointError
 from zorn.training.tensor_file import TensorFiles, synchronise, write_tensors
 from zorn.training.tensor_tree import join_tree, split_tree, store_once
@@ -151,6 +152,15 @@ def latest_checkpoint(folder: Path) -> Path:
             f"the manifest of the newest checkpoint {found[-1]} is damaged{_way_out(found[-1])}"
         )
     return found[-1]
+
+
+def newest_mark(folder: Path) -> tuple[Path, int] | None:
+    """What changes when a checkpoint is saved, also one of the same step; None where there is none."""
+    try:
+        newest = _candidates(folder)[-1]
+        return newest, (newest / MANIFEST).stat().st_mtime_ns
+    except (IndexError, FileNotFoundError):
+        return None
 
 
 def read_progress(path: Path) -> Progress:
@@ -285,7 +295,7 @@ def _check_table(path: Path, saved: dict[str, str], wanted: dict[str, str]) -> N
     ]
     if problems:
         raise CheckpointError(
-            f"{path} is of another model: {'; '.join(problems)}; "
+            f"{path} is of another model: {some(problems, '; ')}; "
             "build the model with the settings that the checkpoint was trained with"
         )
 

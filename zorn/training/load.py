@@ -1,19 +1,26 @@
 """A trained model back from its run, for evaluation and generation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 from jaxtyping import Int
 from torch import Tensor
 
 from zorn.config import Config
+from zorn.errors import CheckpointError, ConfigError
 from zorn.models import LanguageModel
 from zorn.tasks import ByteTokenizer, Task, Tokenizer
+from zorn.tasks.tokenizers import utf8
 from zorn.training.build import build_model, build_task, set_threads
-from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, read_progress
+from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, newest_mark, read_progress
 from zorn.training.identity import check_settings, check_text, check_tokenizer
 from zorn.training.run_folder import RunFolder
+
+Loaded = TypeVar("Loaded")
+
+TRIES = 10
+"""Times that a run is read, at most, while a process that trains there replaces what is being read."""
 
 
 @final
@@ -35,7 +42,12 @@ class TextCodec:
 
     def encode(self, text: str) -> Int[Tensor, " time"]:
         """The tokens of a text, int64."""
-        return self._tokenizer.encode(text.encode()).long()
+        return self._tokenizer.encode(utf8(text)).long()
+
+    def unknown(self, text: str) -> str:
+        """The characters of a text, each once, that the text of the run did not have: they are read as an
+        escape."""
+        return "".join(letter for letter in dict.fromkeys(text) if self._tokenizer.unknown(utf8(letter)))
 
     def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
         """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
@@ -48,6 +60,10 @@ def load_run(path: Path) -> tuple[Task, LanguageModel]:
     Raises ConfigError when the folder is no run's, or its settings or its text were changed since the run
     started; CheckpointError when the checkpoint is missing or damaged.
     """
+    return _undisturbed(path, _load_run)
+
+
+def _load_run(path: Path) -> tuple[Task, LanguageModel]:
     folder, config, checkpoint = _opened(path)
     task = build_task(config, folder)
     check_text(read_progress(checkpoint).text, task, config.task.get("source", ""), folder.tokenizer_json())
@@ -59,6 +75,10 @@ def load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
 
     Raises what `load_run` raises, but for the text.
     """
+    return _undisturbed(path, _load_writer)
+
+
+def _load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
     folder, config, checkpoint = _opened(path)
     if "tokenizer" in config.task.given:
         check_tokenizer(read_progress(checkpoint).text, folder.tokenizer_json())
@@ -67,6 +87,23 @@ def load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
     else:
         writer = build_task(config, folder)
     return writer, _model(config, writer.vocabulary, checkpoint)
+
+
+def _undisturbed(path: Path, load: Callable[[Path], Loaded]) -> Loaded:
+    """What `load` reads from a run; read again where it failed and the newest checkpoint is another one than
+    before: a process that trains there has saved, and removed what was being read."""
+    checkpoints = RunFolder(path).checkpoints
+    for _ in range(TRIES):
+        before = newest_mark(checkpoints)
+        try:
+            return load(path)
+        except (CheckpointError, ConfigError, FileNotFoundError):
+            if newest_mark(checkpoints) == before:
+                raise
+    raise CheckpointError(
+        f"{path} is written faster than it can be read, {TRIES} times in a row: stop the process that trains "
+        "there, or start it with a larger --keep or --checkpoint-seconds"
+    )
 
 
 def _opened(path: Path) -> tuple[RunFolder, Config, Path]:

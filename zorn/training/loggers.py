@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+_EVENTS = "events.out.tfevents.{}.zorn"
+
 Record = dict[str, Any]
 """One line: `kind` ("train" or "evaluation"), `step` (steps done), `seconds`, `forward_passes`, numbers. An
 evaluation has its `split`, too: there is one record for each of the task's validation splits."""
@@ -37,6 +39,14 @@ def truncate_metrics(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
+def _next_file(folder: Path) -> Path:
+    """A new file of events. TensorBoard reads them in order of their names, which tell the time; so the name
+    is later than those there, also where the clock is behind."""
+    names = [path.name for path in folder.glob(_EVENTS.format("*"))]
+    stamps = [float(name.removeprefix("events.out.tfevents.").removesuffix(".zorn")) for name in names]
+    return folder / _EVENTS.format(f"{max([time.time(), *(stamp + 1e-3 for stamp in stamps)]):.6f}")
+
+
 class MetricsLog:
     """Appends records to `metrics.jsonl` and to TensorBoard; close it, or use it in a `with` block.
 
@@ -54,8 +64,7 @@ class MetricsLog:
         tensorboard.mkdir(exist_ok=True)
         with contextlib.ExitStack() as files:
             self._metrics = files.enter_context(metrics.open("a", encoding="utf-8", buffering=1))
-            name = f"events.out.tfevents.{time.time():.6f}.zorn"  # TensorBoard reads files in order of name
-            self._events = RecordWriter(files.enter_context((tensorboard / name).open("wb")))
+            self._events = RecordWriter(files.enter_context(_next_file(tensorboard).open("xb")))
             self._log_event(file_version="brain.Event:2")
             self._log_event(step=step + 1, session_log=events.SessionLog(status=events.SessionLog.START))
             self._files = files.pop_all()

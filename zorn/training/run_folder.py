@@ -1,16 +1,18 @@
 """The folder of a run: what lies where, and the checks before anything is written or removed."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from zorn.config import Config, from_json, to_json
 from zorn.errors import ConfigError
 from zorn.tasks import Tokenizer, tokenizer_from_json
-from zorn.training.run_lock import LOCK
+from zorn.training.run_lock import LOCK, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,10 @@ class RunFolder:
                 ) from error
 
     def check_resumable(self) -> None:
-        """Raise ConfigError unless the files of the run can be written; changes nothing."""
+        """Raise ConfigError unless the files of the run can be written, and no process trains there."""
         _check_writable(self.path, "change its permissions, or copy the run")
+        with locked(self.path):
+            pass
 
     def create(self, asked: Config, config: Config, *, overwrite: bool, tokenizer: str | None = None) -> None:
         """Make the folder and write the settings, and a tokenizer's JSON where one was learned; removes the
@@ -162,6 +166,26 @@ class RunFolder:
                 "restore it from a copy or train again"
             )
         return tokenizer_from_json(text)
+
+
+def free_path(runs: Path = Path("runs")) -> Path:
+    """Where a run without a name goes: the time of the start, with a number after it where that is taken."""
+    return next(path for path in _names(runs / f"{datetime.now():%Y-%m-%d-%H%M%S}") if not path.exists())
+
+
+def claimed(path: Path) -> Path:
+    """Make a new folder of this name, or with a number after it where another process made it first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in _names(path):
+        with suppress(FileExistsError):
+            name.mkdir()
+            return name
+    raise AssertionError("there is always a further number")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
 
 
 def read_config(path: Path) -> tuple[Config, Config]:

@@ -1,10 +1,10 @@
 """The end of a run in numbers: `summary.json`, and the table that is printed."""
 
 import json
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +13,12 @@ from rich.table import Table
 from zorn.tasks import Task, TextTask, bigram_bits_per_byte, unigram_bits_per_byte
 from zorn.training.loggers import Record
 from zorn.training.progress_display import clock, shorten
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 Summary = dict[str, Any]
 
@@ -38,7 +44,8 @@ def make_summary(
     """The summary of a run from its last evaluations, one record for each split, the main one first.
 
     Bits are per byte of text, losses in nats per token, `forward_passes` in rows, memory in bytes. What a
-    task does not have (bits per byte and yardsticks but for text, sequence accuracy for text) is left out.
+    task does not have (bits per byte and yardsticks but for text, sequence accuracy for text) is left out, as
+    is the memory where the system does not count it.
     The main split's name stands before its loss, bits and objective: `validation_loss`, or where one batch is
     overfitted `overfit_batch_loss`. The figures of a further split carry its name: `validation_longer_loss`
     is of `validation-longer`. The value of the objective is there where it is not cross-entropy.
@@ -74,12 +81,15 @@ def _name(record: Record) -> str:
     return record["split"].replace("-", "_").replace(" ", "_")
 
 
-def peak_memory_bytes() -> int:
-    """The most memory that this process has had in use, in bytes, as the system counts it.
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has had in use, in bytes, as the system counts it; None on Windows.
 
-    >>> peak_memory_bytes() > 1_000_000
+    >>> peak = peak_memory_bytes()
+    >>> peak is None or peak > 1_000_000
     True
     """
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import Any, final
 
@@ -47,7 +46,7 @@ from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.replay import after_entry, journal_identity, replay_steps
 from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics, used
-from zorn.training.run_folder import RunFolder
+from zorn.training.run_folder import RunFolder, claimed, free_path
 from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
 from zorn.training.step import prepare_step, update_weights
@@ -103,7 +102,7 @@ class Trainer:
         self.asked = _with_absolute_names(config)
         config, self.choices = resolve(on_device_of(self.group, self.asked))
         self.config = config
-        self.folder = RunFolder(config.run.out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
+        self.folder = RunFolder(config.run.out or free_path())
         self.console = (console or Console()) if self.group.is_main else Console(quiet=True)
         self._overwrite, self._resumed = overwrite, resume
         self._parent = os.getppid()
@@ -207,6 +206,8 @@ class Trainer:
             with Interruption() as interruption, self.group.together():
                 check_same_settings(self.group, self.config)
                 main = self.group.is_main
+                if self.config.run.out is None and main:
+                    self.folder = RunFolder(claimed(self.folder.path))
                 with locked(self.folder.path) if main else nullcontext():
                     if main:
                         self._open_folder()
