@@ -24,9 +24,10 @@ from zorn.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-HISTORY = ("docs/log.md", "docs/results/", "docs/architecture.md")
+HISTORY = ("docs/log/", "docs/results/", "docs/architecture.md")
 """Pages that tell what was, or sketch what is: their code is not for running."""
 
+FINDINGS = [page for page in PAGES if page.startswith("docs/log/") and not page.endswith("/index.md")]
 GUIDES = [page for page in PAGES if not page.startswith(HISTORY)]
 FOREIGN_FLAGS = {
     *("--extra-index-url", "--quick", "--setting", "--help", "--version"),
@@ -166,6 +167,21 @@ def test_the_page_of_names_links_to_where_they_are():
     assert sorted(name for name, _ in places) == sorted(zorn.__all__)
     for name, room in places:
         assert getattr(importlib.import_module(room), name) is getattr(zorn, name)
+
+
+@pytest.mark.parametrize("page", FINDINGS)
+def test_a_finding_has_its_date_question_command_and_decision(page):
+    title, _, *head = (ROOT / page).read_text().splitlines()[:8]
+    assert title.startswith("# ")
+    names = re.findall(r"^\| \*\*(\w+)\*\* \| .+ \|$", "\n".join(head), re.MULTILINE)
+    assert names == ["Date", "Question", "Command", "Decision"]
+    assert re.search(r"\| \*\*Date\*\* \| \d{4}-\d\d-\d\d \|", head[2])
+    index = (ROOT / "docs/log/index.md").read_text()
+    assert index.count(f"[{title[2:]}]({page.removeprefix('docs/log/')})") == 1
+
+
+def test_the_readme_fits_on_a_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
 
 
 def test_doctests_stand_in_fences():
