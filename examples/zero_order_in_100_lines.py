@@ -6,7 +6,7 @@ random-vector gradient estimation") measures the slope c_j of the loss along ran
     c_j = (L(θ + ε z_j) − L(θ − ε z_j)) / 2ε,        ĝ = (1/n) Σ_j c_j z_j.
 
 To first order in ε the slope is zᵀ∇L, so the mean of c_j z_j is E[z zᵀ] ∇L = ∇L. zorn gives the same numbers
-(`zorn.CDRGE(perturbation=zorn.Dense())`). Run it: python examples/zero_order_in_100_lines.py
+(`zorn.CDRGE(perturbation=zorn.Dense(), group_size=None)`). Run: python examples/zero_order_in_100_lines.py
 """
 
 from collections.abc import Callable, Sequence

@@ -117,7 +117,8 @@ def test_the_method_on_one_page_is_cd_rge_with_dense_directions(load):
         model, (inputs, targets) = page.Network(hidden=6).double(), page.copy_batch()
     twin = copy.deepcopy(model)
     parameters, steps = list(model.parameters()), 3
-    estimator = zorn.CDRGE(population=5, epsilon=0.02, perturbation=zorn.Dense(), seed=7, group_size=None)
+    dense = zorn.Dense()
+    estimator = zorn.CDRGE(population=5, group_size=None, epsilon=0.02, perturbation=dense, seed=7)
     optimizers = [torch.optim.Adam(each.parameters(), lr=0.02) for each in (model, twin)]
 
     def directions(step, member):

@@ -12,24 +12,23 @@ import pytest
 import torch
 
 import zorn
-from zorn.cli import diagnose as diagnose_command
-from zorn.cli import inspect as inspect_command
-from zorn.cli import plan as plan_command
-from zorn.cli import tune as tune_command
+from zorn.cli import flags as command_flags
 from zorn.cli.entry import COMMANDS
 from zorn.cli.parsing import _flags, parse
 from zorn.cli.train import settings
-from zorn.config import PRESETS
+from zorn.config import GROUPS, PRESETS, component_settings
 from zorn.perturbations import rules
+from zorn.settings import flag
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-HISTORY = ("docs/log.md", "docs/results/", "docs/architecture.md")
+HISTORY = ("docs/log/", "docs/results/", "docs/architecture.md")
 """Pages that tell what was, or sketch what is: their code is not for running."""
 
+FINDINGS = [page for page in PAGES if page.startswith("docs/log/") and not page.endswith("/index.md")]
 GUIDES = [page for page in PAGES if not page.startswith(HISTORY)]
 FOREIGN_FLAGS = {
-    *("--extra-index-url", "--quick", "--setting", "--help", "--version"),
+    *("--extra-index-url", "--quick", "--setting", "--help", "--help-all", "--version"),
     *("--nproc-per-node", "--nnodes", "--master-port", "--max-restarts", "--rdzv-endpoint", "--standalone"),
     *("--rdzv-backend", "--rdzv-conf", "--rdzv-id", "--shutdown-timeout"),
 }
@@ -62,39 +61,38 @@ def commands(page):
                 words = words[end + 1 :]
 
 
+def command_module(name):
+    return importlib.import_module(f"zorn.cli.{name}")
+
+
 def command_class(name):
-    return getattr(importlib.import_module(f"zorn.cli.{name}"), name.capitalize())
+    return getattr(command_module(name), name.capitalize())
 
 
 def read(words):
     """Let the real parser read the words of a `zorn` command, and do nothing."""
     name, *rest = words
     assert name in COMMANDS, f"there is no zorn {name}"
-    if rest == ["--help"]:
+    if rest in (["--help"], ["--help-all"]):
         return
-    if name == "train":
-        settings(rest)
-        return
-    if name == "tune":
-        tune_command.settings(rest)
-        return
-    if name == "plan":
-        plan_command.settings(rest)
-        return
-    preset = PRESETS["quickstart"]
-    defaults = {
-        "inspect": inspect_command.Inspect(task=preset.task, model=preset.model),
-        "diagnose": diagnose_command.Diagnose(
-            task=preset.task, model=preset.model, estimator=preset.estimator
-        ),
-    }
-    default = defaults.get(name)
-    parse(command_class(name), rest, prog=f"zorn {name}", default=default)
+    if name == "diagnose" and "--run" in rest:  # the flags are those of the run, which is not there
+        del rest[rest.index("--run") : rest.index("--run") + 2]
+    module, kind, prog = command_module(name), command_class(name), f"zorn {name}"
+    if hasattr(module, "settings"):
+        module.settings(rest)
+    elif hasattr(module, "PARTS"):
+        command_flags.read(kind, rest, prog=prog, parts=module.PARTS)
+    else:
+        parse(kind, rest, prog=prog)
 
 
 def flags():
     """Every flag of every command."""
-    return {flag for name in COMMANDS for flag in _flags(command_class(name))}
+    found = {each for name in COMMANDS for each in _flags(command_class(name))}
+    found |= {flag(name) for name in command_flags.SELECTORS.values()} | {"--objective"}
+    for kind, registry in command_flags.REGISTRIES.items():
+        found |= {flag(key) for name in registry for key in component_settings(kind, name)}
+    return found | {flag(field.name) for group in GROUPS.values() for field in dataclasses.fields(group)}
 
 
 @contextlib.contextmanager
@@ -148,7 +146,8 @@ def test_a_command_with_a_mistake_is_refused():
 
 def test_the_command_line_page_holds_every_flag():
     page = hook("generated_pages").command_line_page()
-    assert [flag for flag in flags() if f"| `{flag}` |" not in page] == []
+    named = {"--objective", *map(flag, command_flags.SELECTORS.values())}
+    assert [each for each in flags() - named if f"| `{each}` |" not in page] == []
     assert all(f"\n### {name}\n" in page for name in PRESETS if name != "quickstart")
 
 
@@ -166,6 +165,21 @@ def test_the_page_of_names_links_to_where_they_are():
     assert sorted(name for name, _ in places) == sorted(zorn.__all__)
     for name, room in places:
         assert getattr(importlib.import_module(room), name) is getattr(zorn, name)
+
+
+@pytest.mark.parametrize("page", FINDINGS)
+def test_a_finding_has_its_date_question_command_and_decision(page):
+    title, _, *head = (ROOT / page).read_text().splitlines()[:8]
+    assert title.startswith("# ")
+    names = re.findall(r"^\| \*\*(\w+)\*\* \| .+ \|$", "\n".join(head), re.MULTILINE)
+    assert names == ["Date", "Question", "Command", "Decision"]
+    assert re.search(r"\| \*\*Date\*\* \| \d{4}-\d\d-\d\d \|", head[2])
+    index = (ROOT / "docs/log/index.md").read_text()
+    assert index.count(f"[{title[2:]}]({page.removeprefix('docs/log/')})") == 1
+
+
+def test_the_readme_fits_on_a_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
 
 
 def test_doctests_stand_in_fences():

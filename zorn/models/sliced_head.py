@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zorn.models.maps import has_hooks
 from zorn.models.language_model import LanguageModel
 from zorn.models.state import State
 
@@ -57,7 +58,7 @@ def streamed(model: Any, objective: Any) -> tuple[Any, Any]:
         >>> streamed(model, zorn.TokenCrossEntropy())[0] is model
         True
     """
-    if type(model) is not LanguageModel or _has_hooks(model) or not _reads_slices(objective):
+    if type(model) is not LanguageModel or has_hooks(model) or not _reads_slices(objective):
         return model, objective
     if model.head.out_features <= OUTPUT_SLICE or "forward" in vars(model):
         return model, objective
@@ -125,7 +126,7 @@ class HeadObjective:
 def is_sliceable(head: nn.Linear) -> bool:
     """True if the head can be sliced: it is a plain `nn.Linear`, or its rule can slice the noise too."""
     own = vars(head)
-    return type(head) is nn.Linear and not _has_hooks(head) and ("forward" not in own or "sliced" in own)
+    return type(head) is nn.Linear and not has_hooks(head) and ("forward" not in own or "sliced" in own)
 
 
 def sliced_outputs(head: nn.Linear, x: Tensor) -> SlicedOutputs:
@@ -151,10 +152,6 @@ def linear_slice(head: nn.Linear, x: Tensor, first: int, last: int) -> Tensor:
 def _pieces(features: Tensor, targets: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     parts = (part.contiguous() for part in features.split(steps, dim=1))
     return zip(parts, targets.split(steps, dim=1), strict=True)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _reads_slices(objective: object) -> bool:
