@@ -37,8 +37,8 @@ from harness import (
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from zorn.config import BudgetConfig, Choice, Config, resolve
 import zorn
+from zorn.config import BudgetConfig, Choice, Config, resolve
 from zorn.estimators import SHAPINGS
 from zorn.models import parameter_count
 from zorn.planning import ModelSizes, step_memory

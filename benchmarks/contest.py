@@ -23,8 +23,8 @@ from typing import Any
 
 from harness import RETURN_FREED_MEMORY, process_bytes, restart_peak
 
-from zorn.config import Choice
 import zorn
+from zorn.config import Choice
 from zorn.tasks import Task
 from zorn.training.build import build_estimator, build_optimizer
 from zorn.training.schedules import epsilon_at, learning_rate_at

@@ -1,4 +1,5 @@
 from zorn.config import Choice
+
 """The methods of the learning benchmark, each with the settings that were found for it: one table.
 
 `methods_of` gives the methods of a cell. What stands under a more special place ("overfit/copy/dnc",
@@ -23,7 +24,6 @@ from typing import Literal
 
 from contest import Method
 
-
 Sampled = Literal["cd-rge", "fd-rge", "spsa-1.5"]
 
 
@@ -41,9 +41,7 @@ def exact(
     sgd = optimizer == "sgd"
     return Method(
         name=f"bptt-{optimizer}" if truncation is None else f"tbptt-{truncation}-{optimizer}",
-        estimator=Choice("bptt")
-        if truncation is None
-        else Choice("tbptt", truncation=truncation),
+        estimator=Choice("bptt") if truncation is None else Choice("tbptt", truncation=truncation),
         optimizer=Choice(optimizer, learning_rate=rate, momentum=0.9 if sgd else 0.0, weight_decay=decay),
         batch=batch,
         length=length,
@@ -146,7 +144,9 @@ def bridge(
     optimizer for each of the two parts: Adam for the credit, AdamW or SGD, as in `exact`, for the other."""
     return Method(
         name=f"bridge-{truncation}" + ("-sgd" if sgd else ""),
-        estimator=Choice("bridge", truncation=truncation, epsilon=epsilon, discount=discount, draws=8, credit_every=8),
+        estimator=Choice(
+            "bridge", truncation=truncation, epsilon=epsilon, discount=discount, draws=8, credit_every=8
+        ),
         optimizer=Choice("sgd" if sgd else "adamw", learning_rate=rate, momentum=0.9 if sgd else 0.0),
         batch=batch,
         length=length,

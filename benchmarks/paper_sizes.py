@@ -28,8 +28,8 @@ from harness import Record, argument_parser, process_bytes, report, restart_peak
 from matplotlib.axes import Axes
 from torch import nn
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 import zorn
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.errors import ConfigError
 from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import LSTMCell, run
@@ -79,9 +79,17 @@ class Setting:
     def configuration(self, method: str) -> Config:
         """The measured step of a method, as the planner takes it."""
         wide = method == "rank-one"
-        estimator = Choice(METHODS[method], perturbation=None if method == "bptt" else method, population=None if method == "bptt" else MEASURED * (self.sequences if wide else 1), group_size=None if method == "bptt" else 1 if wide else self.sequences, micro_batch=self.rows)
+        estimator = Choice(
+            METHODS[method],
+            perturbation=None if method == "bptt" else method,
+            population=None if method == "bptt" else MEASURED * (self.sequences if wide else 1),
+            group_size=None if method == "bptt" else 1 if wide else self.sequences,
+            micro_batch=self.rows,
+        )
         task = Choice("copy", batch=self.sequences, minimum_length=self.letters, maximum_length=self.letters)
-        model = Choice("lstm", hidden_size=self.heads * self.head_size, num_heads=self.heads, embedding_size=INPUT)
+        model = Choice(
+            "lstm", hidden_size=self.heads * self.head_size, num_heads=self.heads, embedding_size=INPUT
+        )
         asked = Config(
             task=task,
             model=model,

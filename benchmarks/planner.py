@@ -24,8 +24,8 @@ from harness import (
 )
 from matplotlib.axes import Axes
 
-from zorn.config import BudgetConfig, Config, RunConfig, resolve
 import zorn
+from zorn.config import BudgetConfig, Config, RunConfig, resolve
 from zorn.planning import ModelSizes, step_memory
 from zorn.training.build import build_estimator, build_model, build_optimizer
 from zorn.training.step import update_weights

@@ -48,8 +48,8 @@ from versus_paper_report import (
     tuning_scores,
 )
 
-from zorn.config import BudgetConfig, Choice, Config, resolve
 import zorn
+from zorn.config import BudgetConfig, Choice, Config, resolve
 from zorn.models import parameter_count
 from zorn.tasks import CopyTask, Task, TokenCrossEntropy
 

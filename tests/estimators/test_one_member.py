@@ -11,9 +11,7 @@ from zorn.estimators.shaping import sign, std, zscore
 @pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15, PES, NRES])
 @pytest.mark.parametrize("shaping", ["zscore", "std", zscore, std])
 def test_one_member_with_a_shaping_of_several_is_refused(kind, shaping):
-    with pytest.raises(
-        ConfigError, match=r"population must be at least 2 with shaping (zscore|std)"
-    ):
+    with pytest.raises(ConfigError, match=r"population must be at least 2 with shaping (zscore|std)"):
         kind(population=1, epsilon=0.1, shaping=shaping)
     estimator = kind(population=2, epsilon=0.1, shaping=shaping)
     with pytest.raises(ConfigError, match="population must be at least 2"):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zorn.models.maps import has_hooks
 from zorn.models.language_model import LanguageModel
+from zorn.models.maps import has_hooks
 from zorn.models.state import State
 
 OUTPUT_SLICE = 8192
