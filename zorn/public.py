@@ -20,9 +20,9 @@ from zorn.estimators import (
     Bridge,
     EProp,
     Estimate,
+    Estimator,
     Population,
     SmoothedLoss,
-    TwoPartOptimizer,
     smoothed_loss,
 )
 from zorn.models import Batch, LanguageModel, sample
@@ -68,6 +68,7 @@ __all__ = [
     "Diagnosis",
     "EProp",
     "Estimate",
+    "Estimator",
     "FusedSGD",
     "LanguageModel",
     "Layout",
@@ -85,7 +86,6 @@ __all__ = [
     "SortTask",
     "TextTask",
     "TokenCrossEntropy",
-    "TwoPartOptimizer",
     "UncoveredParameterError",
     "ZornError",
     "diagnose",

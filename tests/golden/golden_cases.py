@@ -10,7 +10,6 @@ import torch
 
 from zorn import native
 from zorn.estimators import BPTT, CDRGE, FDRGE, NRES, PES, SPSA15, TBPTT, ActivityCredit, Bridge, EProp
-from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.models import LanguageModel
 from zorn.perturbations import Dense, FusedSGD, RankOne
 from zorn.tasks import CopyTask, TextTask, TokenCrossEntropy
@@ -93,18 +92,20 @@ def _run(case: Case) -> dict[str, Any]:
         task = TextTask(source=TEXT, tokenizer="alphabet", batch=8, length=7, seed=0, stream=stream)
     model = LanguageModel(task.vocabulary, 12, cell=case.cell, seed=0)
     estimator: Any = ESTIMATORS[case.estimator]()
-    optimizer: Any = None
-    if case.optimizer == "adam":
-        two = case.estimator == "bridge"
-        optimizer = (TwoPartOptimizer.adam if two else torch.optim.Adam)(model.parameters(), lr=0.01)
+    optimizers: list[torch.optim.Optimizer] = []
+    if case.estimator == "bridge":
+        optimizers.append(torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0))
+        optimizers.append(torch.optim.Adam(estimator.credit_parameters(model), lr=0.01, betas=(0.99, 0.999)))
+    elif case.optimizer == "adam":
+        optimizers.append(torch.optim.Adam(model.parameters(), lr=0.01))
     losses = []
     for step in range(STEPS):
         if case.estimator in STREAMING and task.begins(step):
             estimator.reset()
-        update = FusedSGD(learning_rate=0.05, weight_decay=0.01) if optimizer is None else None
+        update = FusedSGD(learning_rate=0.05, weight_decay=0.01) if not optimizers else None
         found = estimator.estimate(model, task.training_batch(step), TokenCrossEntropy(), update)
         losses.append(found.loss)
-        if optimizer is not None:
+        for optimizer in optimizers:
             optimizer.step()
     weights = hashlib.sha256()
     for parameter in model.parameters():

@@ -34,7 +34,6 @@ INDEPENDENT = {("tasks", "perturbations"), ("tasks", "estimators")}
 
 PUBLIC = [
     "diagnose",
-    "TwoPartOptimizer",
     "PES",
     "NRES",
     "EProp",
@@ -50,6 +49,7 @@ PUBLIC = [
     "CopyTask",
     "Dense",
     "Estimate",
+    "Estimator",
     "FDRGE",
     "FusedSGD",
     "LanguageModel",

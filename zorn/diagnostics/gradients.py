@@ -6,43 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators import BPTT, Estimate
+from zorn.estimators import BPTT, Estimate, Estimator
 from zorn.estimators.arguments import check_batch, check_model
 from zorn.models import Batch, evaluation_mode
 from zorn.perturbations import Objective
-
-MISSING = object()
-"""In place of a `.credit_grad` that is not there; None is one of a step without credit."""
+from zorn.perturbations.targets import trainable_targets
 
 Gradient: TypeAlias = dict[str, Tensor]
 """A gradient by the names of the trained parameters, float32 or wider."""
-
-
-@runtime_checkable
-class Estimator(Protocol):
-    """What the diagnostics ask of an estimator; all of `zorn.estimators` have it. Its randomness is a
-    function of `step`."""
-
-    step: int
-
-    def estimate(self, model: nn.Module, batch: Batch, objective: Objective) -> Estimate:
-        """Fill `.grad` and go on to the next step."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next estimate depends on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,26 +31,19 @@ class Sampler:
     model: nn.Module
     batch: Batch
     objective: Objective
-    estimator: Any
+    estimator: Estimator
     state: dict[str, Any]
 
     def draw(self, number: int, epsilon: float | None = None) -> tuple[Gradient, Estimate, float]:
         """Estimate `number`, with the directions of that step, its record, and its seconds of processor time.
 
-        The parts of an estimator that keeps an exact and a credit part apart are added.
+        The parts of an estimator that keeps some apart are added.
         """
         return self._estimate(number, epsilon, self.gradient)
 
     def draw_noisy_part(self, number: int, epsilon: float) -> Gradient:
-        """What of the estimate depends on ε: all of it, but for `Bridge`, whose exact part is left out."""
-        apart = getattr(self.estimator, "separate", None)
-        if apart is None:
-            return self.draw(number, epsilon)[0]
-        self.estimator.separate = True
-        try:
-            return self._estimate(number, epsilon, self._credit)[0]
-        finally:
-            self.estimator.separate = apart
+        """The part of the estimate that depends on ε, which may be all of it."""
+        return self._estimate(number, epsilon, lambda: self._part(-1))[0]
 
     def exact(self, micro_batch: int | None = None) -> Gradient:
         """The gradient of the batch's loss by backpropagation, `micro_batch` sequences at a time."""
@@ -81,30 +52,34 @@ class Sampler:
         return self.gradient()
 
     def gradient(self) -> Gradient:
-        """What the parameters hold now: `.grad`, and `.credit_grad` added where there is one."""
-        return {name: _sum(p.grad, getattr(p, "credit_grad", None), p) for name, p in self._trained()}
+        """The gradient that the parameters hold now, its parts added."""
+        parts = [self._part(index) for index in range(len(self.estimator.parts(self.model)))]
+        return {
+            name: sum((part[name] for part in parts[1:]), start=first) for name, first in parts[0].items()
+        }
 
-    def _credit(self) -> Gradient:
-        return {name: _sum(None, getattr(p, "credit_grad", None), p) for name, p in self._trained()}
+    def _part(self, index: int) -> Gradient:
+        names = [target.name for target in trainable_targets(self.model)]
+        found = {}
+        for name, parameter in zip(names, self.estimator.parts(self.model)[index], strict=True):
+            kind = torch.promote_types(parameter.dtype, torch.float32)
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            found[name] = grad.detach().to(kind, copy=True)
+        return found
 
     def _estimate(self, number: int, epsilon: float | None, read: Any) -> tuple[Gradient, Estimate, float]:
         self._clear()
         self.estimator.load_state_dict(copy.deepcopy(self.state))
         self.estimator.step = self.state["step"] + number
         if epsilon is not None:
-            self.estimator.epsilon = epsilon
+            self.estimator.epsilon = epsilon  # pyright: ignore[reportAttributeAccessIssue]
         start = time.process_time()
         estimate = self.estimator.estimate(self.model, self.batch, self.objective)
         return read(), estimate, time.process_time() - start
 
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-
     def _clear(self) -> None:
-        for _, parameter in self._trained():
+        for parameter in (parameter for part in self.estimator.parts(self.model) for parameter in part):
             parameter.grad = None
-            if hasattr(parameter, "credit_grad"):
-                parameter.credit_grad = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager
@@ -138,25 +113,26 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
     """
     check_model(model)
     check_batch(batch)
-    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+    if not isinstance(estimator, Estimator):
         name = estimator.__name__ if isinstance(estimator, type) else type(estimator).__name__
         got = f"the class {name}" if isinstance(estimator, type) else f"a value of type {name}"
         raise ConfigError(
-            f"estimator must have estimate, step, state_dict and load_state_dict, got {got}: give an "
-            "instance, for example zorn.CDRGE(population=64, epsilon=0.01)"
+            f"estimator must be a zorn.Estimator, got {got}: give an instance, for example "
+            "zorn.CDRGE(population=64, epsilon=0.01)"
         )
     epsilon = getattr(estimator, "epsilon", None)
-    every = getattr(estimator, "credit_every", None)
-    with torch.inference_mode(mode=False), torch.no_grad(), evaluation_mode(model):
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        evaluation_mode(model),
+        estimator.diagnosed(),
+    ):
         tensors = [*model.parameters(), *model.buffers()]
         values = [tensor.detach().clone() for tensor in tensors]
         parameters = list(model.parameters())
         grads = [parameter.grad for parameter in parameters]
-        credits = [vars(parameter).get("credit_grad", MISSING) for parameter in parameters]
         before = copy.deepcopy(estimator.state_dict())
         try:
-            if every is not None:
-                estimator.credit_every = 1  # pyright: ignore[reportAttributeAccessIssue]
             _begin(estimator, before["step"])
             for parameter in parameters:
                 parameter.grad = None  # the old one is put back, and must not be written to
@@ -167,25 +143,18 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
             yield Sampler(model, batch, objective, estimator, state)
         finally:
             estimator.load_state_dict(before)
-            if every is not None:
-                estimator.credit_every = every  # pyright: ignore[reportAttributeAccessIssue]
             if epsilon is not None:
                 estimator.epsilon = epsilon  # pyright: ignore[reportAttributeAccessIssue]
             for tensor, value in zip(tensors, values, strict=True):
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
-            for parameter, grad, credit in zip(parameters, grads, credits, strict=True):
+            for parameter, grad in zip(parameters, grads, strict=True):
                 parameter.grad = grad
-                if credit is MISSING:
-                    vars(parameter).pop("credit_grad", None)
-                else:
-                    vars(parameter)["credit_grad"] = credit
 
 
-def _begin(estimator: Any, step: int) -> None:
+def _begin(estimator: Estimator, step: int) -> None:
     """Let new sequences begin at a step."""
-    if hasattr(estimator, "reset"):
-        estimator.reset()
+    estimator.reset()
     estimator.step = step
 
 
@@ -206,11 +175,3 @@ def cosine(first: Gradient, second: Gradient) -> float:
     """
     lengths = products(first, first).sum() * products(second, second).sum()
     return float(products(first, second).sum() / lengths.sqrt()) if lengths > 0 else 0.0
-
-
-def _sum(grad: Tensor | None, credit: Tensor | None, parameter: nn.Parameter) -> Tensor:
-    parts = [part for part in (grad, credit) if part is not None]
-    kind = torch.promote_types(parameter.dtype, torch.float32)
-    if not parts:
-        return torch.zeros_like(parameter, dtype=kind)
-    return torch.stack([part.detach().to(kind) for part in parts]).sum(0)

@@ -5,13 +5,12 @@ Started by torchrun; every process runs the same program on the same batches.
 
 from zorn.distributed.group import Group
 from zorn.distributed.launch import start
-from zorn.distributed.share import SharedEstimator, share
+from zorn.distributed.share import share
 from zorn.errors import DivergedReplicaError, WorkerError
 
 __all__ = [
     "DivergedReplicaError",
     "Group",
-    "SharedEstimator",
     "WorkerError",
     "share",
     "start",

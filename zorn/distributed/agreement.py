@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import zorn
+from zorn.estimators import Estimator
 from zorn.models import Batch
-
-PRIVATE = ("_epsilon", "_population")
-"""Settings that an estimator keeps behind a property, or for itself."""
 
 
 def model_facts(model: nn.Module) -> dict[str, str]:
@@ -49,20 +47,16 @@ def batch_facts(batch: Batch) -> dict[str, str]:
     return forms | {f"values in batch.{name}": digest(part) for name, part in parts}
 
 
-def estimator_facts(estimator: object) -> dict[str, str]:
+def estimator_facts(estimator: Estimator) -> dict[str, str]:
     """Class and settings of an estimator; functions by their names.
 
     >>> estimator_facts(zorn.CDRGE(population=8, epsilon=0.1))["epsilon of CDRGE"]
     '0.1'
     """
     kind = type(estimator).__name__
-    facts = {"estimator": kind}
-    for name, value in vars(estimator).items():
-        if name == "_differences":  # what a streaming estimator is made of
-            facts |= estimator_facts(value) | {"estimator": kind}
-        elif (not name.startswith("_") or name in PRIVATE) and (text := described(value)) is not None:
-            facts[f"{name.removeprefix('_')} of {kind}"] = text
-    return facts
+    values = estimator.settings() | {"seed": getattr(estimator, "seed", None)}
+    texts = {f"{name} of {kind}": described(value) for name, value in values.items()}
+    return {"estimator": kind, **{name: text for name, text in texts.items() if text is not None}}
 
 
 def described(value: object) -> str | None:
@@ -80,7 +74,7 @@ def described(value: object) -> str | None:
     return _name(value) if isinstance(value, Callable) and hasattr(value, "__qualname__") else None
 
 
-def setup_facts(model: nn.Module, batch: Batch, objective: object, estimator: object) -> dict[str, str]:
+def setup_facts(model: nn.Module, batch: Batch, objective: object, estimator: Estimator) -> dict[str, str]:
     """All of them, in the order in which a difference is looked for.
 
     >>> batch = Batch(torch.zeros(2, 3), torch.zeros(2, 1))

@@ -2,13 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, final
+from contextlib import contextmanager
+from typing import Any, TypeVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zorn.distributed.agreement import setup_facts, weight_facts
 from zorn.distributed.dealing import dealt
 from zorn.distributed.group import Group
+from zorn.errors import ConfigError, DivergedReplicaError
+from zorn.estimators import Estimator
+from zorn.models import Batch
 from zorn.perturbations import GradientBlock
 from zorn.perturbations.evaluate import MicroBatch
 
@@ -21,11 +26,9 @@ class GroupWorkers:
 
     Args:
         group: the processes.
+        check_every: estimates between two comparisons of all weights, at least 1.
         partial: values of a process that failed while it evaluated its share are NaN, instead of an error
             on all; the failure is told as a RuntimeWarning.
-
-    Attributes:
-        facts: what must be the same on all processes at the next evaluation.
 
     Example:
         >>> workers = GroupWorkers(Group(), partial=False)
@@ -34,15 +37,62 @@ class GroupWorkers:
         tensor([0., 0., 0., 0.], dtype=torch.float64)
     """
 
-    def __init__(self, group: Group, *, partial: bool) -> None:
-        self.group, self.partial = group, partial
-        self.facts: dict[str, object] = {}
+    def __init__(self, group: Group, *, partial: bool, check_every: int = 100) -> None:
+        self.group, self.partial, self.check_every = group, partial, check_every
+        self._facts: dict[str, object] = {}
+        self._agreed_at: int | None = None
         self._warned = False
 
     @property
     def rank(self) -> int:
         """Number of this process."""
         return self.group.rank
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self.group.size
+
+    @contextmanager
+    def together(
+        self, estimator: Estimator, model: nn.Module, batch: Batch, objective: Any
+    ) -> Iterator[None]:
+        """A block in which all processes do one estimate: an error on one is an error on all.
+
+        At first, and where the estimator's step does not follow the last one, the processes compare settings, model,
+        weights and batch; every `check_every` steps the weights.
+
+        Raises:
+            ConfigError: processes that differ, which the message names; fewer rows than processes.
+            DivergedReplicaError: weights that were the same are not any more.
+            WorkerError: another process failed, or is gone. Where it met NonFiniteLossError, that.
+        """
+        step = estimator.step
+        with self.group.together():
+            if self.group.size > 1:
+                self._agree(estimator, model, batch, objective)
+            if estimator.deals == "rows" and len(batch.inputs) < self.group.size:
+                raise ConfigError(
+                    f"batch: got {len(batch.inputs)} rows for {self.group.size} processes, of which each takes "
+                    f"some: expected at least {self.group.size}; take a larger batch, or fewer processes"
+                )
+            self._facts = {
+                "step": step,
+                "batch.inputs": tuple(batch.inputs.shape),
+                "batch.targets": tuple(batch.targets.shape),
+            }
+            yield
+            self._agreed_at = estimator.step
+
+    def _agree(self, estimator: Estimator, model: nn.Module, batch: Batch, objective: Any) -> None:
+        """Raise, on all processes, for what is not the same on all."""
+        if self._agreed_at is None or estimator.step not in (self._agreed_at, self._agreed_at - 1):
+            options = {"check_every of share()": self.check_every, "partial of share()": self.partial}
+            facts = setup_facts(model, batch, objective, estimator)
+            self.group.message(facts=facts | {name: str(value) for name, value in options.items()})
+        elif estimator.step % self.check_every == 0:
+            facts = {"step": str(estimator.step)} | weight_facts(model)
+            self.group.message(facts=facts, disagreement=DivergedReplicaError)
 
     def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
         """Runs of micro-batches, by their rows."""
@@ -71,7 +121,7 @@ class GroupWorkers:
         pieces = [piece for share in shares for piece in share]
         notes = self.group.message(
             values,
-            facts=self.facts | {"work": f"{len(pieces)} micro-batches, {sum(p.rows for p in pieces)} rows"},
+            facts=self._facts | {"work": f"{len(pieces)} micro-batches, {sum(p.rows for p in pieces)} rows"},
             left_out=left_out,
         )
         if left_out is not None:

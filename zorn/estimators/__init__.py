@@ -18,7 +18,6 @@ from zorn.estimators.smoothed_loss import SmoothedLoss, smoothed_loss
 from zorn.estimators.spsa_15 import SPSA15
 from zorn.estimators.streaming import StreamingEstimator
 from zorn.estimators.tbptt import TBPTT
-from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.estimators.weight_noise import WeightNoise
 from zorn.estimators.zero_order import ZeroOrderEstimator
 from zorn.registry import Registry
@@ -69,7 +68,6 @@ __all__ = [
     "Shaping",
     "SmoothedLoss",
     "StreamingEstimator",
-    "TwoPartOptimizer",
     "WeightNoise",
     "ZeroOrderEstimator",
     "smoothed_loss",

@@ -33,7 +33,7 @@ from zorn.estimators.activity_sweeps import (
     joined_states,
     token_normaliser,
 )
-from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
+from zorn.estimators.arguments import check_state
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.carry import Carry
 from zorn.estimators.credit import reward_to_go
@@ -95,6 +95,7 @@ class ActivityCredit(Estimator):
 
     scheduled = ("epsilon",)
     sizes = ("draws",)
+    deals = "rows"
     searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {"discount": (0.5, 0.8, 0.95, 1.0)}
 
     def __init__(
@@ -196,34 +197,9 @@ class ActivityCredit(Estimator):
         self._carried.reset()
 
     @torch.inference_mode()
-    def estimate(
-        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    def _estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
-        """Estimate the gradient of the batch's loss and fill `.grad`, or apply `update` to the weights.
-
-        Args:
-            model: as the class says; evaluated in eval mode.
-            batch: `Batch(inputs, targets)` on the model's device, first dimension rows; [rows, time, …] for a
-                token objective.
-            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
-                [rows].
-            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights in place (one
-                gradient is held meanwhile).
-
-        Returns:
-            The `Estimate`. Its loss is that without noise for a token objective, else the mean under +ξ and
-            −ξ; its coefficients are (L⁺ − L⁻) / 2ε of each sequence and draw.
-
-        Raises:
-            ConfigError: a batch, model or objective that does not fit, as the message says.
-            UncoveredParameterError: a parameter without a rule, or whose module is never called.
-            NonFiniteLossError: more sequences than allowed, or the run without noise, had losses that are not
-                finite; nothing was changed.
-        """
-        check_model(model)
-        check_batch(batch)
-        check_objective(objective)
-        check_update(update)
         bound = self.structure.bind(model)
         if update is not None:
             update.check(bound.targets)
@@ -384,12 +360,12 @@ class ActivityCredit(Estimator):
             "epsilon": self.epsilon,
             "sizes": dict(self._sizes),
             "output": self._output,
-            **self._carried.state_dict(),
+            **self._carried.state_dict(self.workers),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; ConfigError for something else."""
-        check_state(state, tuple(self.state_dict()))
+        check_state(state, ("seed", "step", "epsilon", "sizes", "output", "carried"))
         self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
         self._sizes, self._output = dict(state["sizes"]), state["output"]
-        self._carried.load_state_dict(state)
+        self._carried.load_state_dict(state, self.workers)

@@ -2,7 +2,7 @@
 of work use what is declared here, and know no estimator by name.
 
 A new estimator is a class in a file of its own: its constructor's arguments are its settings and its flags,
-the class attributes say what it needs and offers, and `estimate` does the work.
+the class attributes say what it needs and offers, and `_estimate` does the work.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.estimators.arguments import check_state
+from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.fold import Fold
 from zorn.models import Batch
 from zorn.perturbations import FusedSGD, Objective
 from zorn.perturbations.evaluate import ALONE, Workers
+from zorn.perturbations.targets import trainable_targets
 from zorn.settings import Choice, settings_of, signature_of, takes
 
 
@@ -74,7 +77,8 @@ class Estimator(ABC):
         searched: setting -> the values that tuning tries.
         journaled: True where a step comes down to a number for each member (`Estimate.fold`), so that a
             journal of these numbers makes every step again.
-        deals: "members" or "rows": how the work of a step is dealt to several processes.
+        deals: "members" or "rows", the parts of a step that are dealt to several processes; "nothing" where each
+            does the whole.
         learning_rate: the step size with Adam that suits most runs, above 0.
 
     Attributes:
@@ -92,7 +96,7 @@ class Estimator(ABC):
     sizes: ClassVar[tuple[str, ...]] = ()
     searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     journaled: ClassVar[bool] = False
-    deals: ClassVar[str] = "rows"
+    deals: ClassVar[str] = "nothing"
     learning_rate: ClassVar[float] = 0.01
 
     step: int = 0
@@ -102,7 +106,6 @@ class Estimator(ABC):
         super().__init_subclass__(**options)
         cls.__signature__ = signature_of(cls)
 
-    @abstractmethod
     def estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
     ) -> Estimate:
@@ -110,15 +113,33 @@ class Estimator(ABC):
 
         Args:
             model: any `nn.Module` that the estimator serves.
-            batch: `Batch(inputs, targets)` on the model's device; the first dimension is rows.
-            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
-            [rows].
-            update: None fills `.grad`, replacing what was there.
+            batch: `Batch(inputs, targets)` on the model's device; the first dimension is rows. Every process is
+                given the whole batch.
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) -> [rows].
+            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a gradient
+                buffer.
 
         Raises:
-            ConfigError: something that does not fit, before any work.
+            ConfigError: something that does not fit, before any work; processes that differ in model, weights,
+                settings or batch.
+            UncoveredParameterError: a parameter without a rule, where noise goes by rules.
             NonFiniteLossError: losses that are not finite; the weights are unchanged.
+            DivergedReplicaError: processes whose weights were the same and are not any more.
+            WorkerError: another process failed, or is gone.
         """
+        check_model(model)
+        check_batch(batch)
+        check_objective(objective)
+        check_update(update)
+        with self.workers.together(self, model, batch, objective):
+            return self._estimate(model, batch, objective, update)
+
+    @abstractmethod
+    def _estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
+    ) -> Estimate:
+        """Do the work of `estimate`, whose arguments are checked, and count `step` up. Several processes do it
+        together through `workers`; an estimator that does not use them does the whole on each."""
 
     @abstractmethod
     def passes(self, batch: int, steps: int) -> float:
@@ -141,6 +162,24 @@ class Estimator(ABC):
     def two_part(self) -> bool:
         """True where a part of the gradient is kept apart, for an optimizer of its own."""
         return False
+
+    def parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """The parameters whose `.grad` an estimate fills, one list for each part of the gradient, each in the order
+        of the model's trained parameters. Their sum is the gradient; what depends on ε is in the last."""
+        return [[target.parameter for target in trainable_targets(model)]]
+
+    def own_optimizers(self, model: nn.Module, learning_rate: float | None) -> list[torch.optim.Optimizer]:
+        """Optimizers, beside the run's, for the parts of the gradient that are kept apart.
+
+        Args:
+            learning_rate: of the run's optimizer; None where its steps depend on the gradient's scale.
+        """
+        del model, learning_rate
+        return []
+
+    def diagnosed(self) -> AbstractContextManager[None]:
+        """A block in which every estimate is whole, and the part that depends on ε is apart where it can be."""
+        return nullcontext()
 
     @classmethod
     def carries(cls) -> bool:

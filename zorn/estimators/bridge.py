@@ -23,7 +23,8 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -32,15 +33,17 @@ from torch import Tensor, nn
 
 from zorn.checks import check_number, check_seed, check_switch, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.arguments import check_state
 from zorn.estimators.base import Chosen, Facts
 from zorn.estimators.carry import state_tensors
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.exact import Piece, rows_of
 from zorn.estimators.tbptt import Carried, ChunkedGradient
 from zorn.models import Batch, State, TokenObjective, evaluation_mode, map_state, row_losses
-from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective, Target
+from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective
 from zorn.perturbations.draw import check_noise_kind, noise
 from zorn.perturbations.evaluate import Workers
+from zorn.perturbations.targets import trainable_targets
 
 SMALLEST_RMS = 0.01
 """Relative noise takes a state to be at least this large: an empty memory gets noise too."""
@@ -77,12 +80,13 @@ class Bridge(ChunkedGradient):
             rollout. False: in the state's own units.
         draws: D, antithetic pairs of rollouts per sequence, at least 1. λ̂ is their mean.
         credit_every: estimates from one with credit (whose step it divides) to the next, at least 1. The
-            others are TBPTT's, and leave None in `.credit_grad`: no step for the optimizer of the credit.
+            others are TBPTT's, and leave no gradient for the optimizer of the credit.
             Above 1 only with `separate`. None: as many as draws, or 1 where the parts are not separate.
         discount: γ from 0 to 1, per time step and so of one meaning for every k: a loss n steps after the
             first one behind a boundary counts γⁿ there. Below 1 it trades a bias for less variance.
-        separate: leave the exact part in `.grad` and the credit part in `.credit_grad`, for
-            `TwoPartOptimizer`. False: `.grad` is their sum.
+        separate: leave the credit part in the `.grad` of `credit_parameters(model)`, for an optimizer of its own:
+            in one Adam the noise would set the step size of both parts, and drown the exact one. False: `.grad` is
+            the sum of both.
         credit_learning_rate: Adam's step size for the credit part in a run, above 0; the schedule is that of
             the exact part. None: as the exact part's, or with another optimizer than Adam the estimator's
             own.
@@ -102,8 +106,6 @@ class Bridge(ChunkedGradient):
         epsilon: may be set between steps, by a schedule.
         workers: the processes that have a part of the batch each; this one alone until
             `zorn.distributed.share`.
-        first_row: of the whole batch, the row that this process's part begins with: its noise is that of its
-            place in the whole.
 
     Raises:
         ConfigError: an argument outside its range; with `carry`, another number of rows than before.
@@ -170,7 +172,7 @@ class Bridge(ChunkedGradient):
         self.noise: NoiseKind = noise
         self.seed = seed
         self.maximum_nonfinite_share = maximum_nonfinite_share
-        self.first_row = 0
+        self._aliases: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._mean_squares: list[float] = []
         self._seen = _Squares()
         self._further_passes = self._dropped = 0
@@ -205,32 +207,63 @@ class Bridge(ChunkedGradient):
         check_number("epsilon", value, above=True, hint="0.01 to 0.3 suits most models")
         self._epsilon = float(value)
 
-    def estimate(
-        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
-    ) -> Estimate:
-        """Fill `.grad` (and `.credit_grad`, if `separate`), replacing what was there, or apply `update`.
+    def credit_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The trained parameters of `model` once more: they share its memory, and the credit goes into their
+        `.grad`. Give them to an optimizer of their own.
 
-        The loss reported is that of the clean rollout; `gradient_norm` is that of the sum of both parts.
-        Counts 3 B forward passes as `BPTT` does (a backward pass as two), and with credit 2 D B for the pairs
-        of rollouts.
+        Call it again, and make that optimizer anew, once the model was moved to another device or number format.
 
-        Args:
-            model: a `RecurrentModel`.
-            batch: inputs and targets `[rows, time, …]` on the model's device.
-            objective: a differentiable token objective, such as `TokenCrossEntropy`.
-            update: None fills `.grad`; `FusedSGD` updates the weights; not with `separate`.
-
-        Raises:
-            ConfigError: a model, batch, objective or update that it cannot work with.
-            NonFiniteLossError: loss or gradient is not finite, or more rollouts than allowed have a loss that
-                is not; the weights are unchanged, `.grad` is cleared.
+        >>> import zorn
+        >>> model = zorn.LanguageModel(29, 16)
+        >>> bridge = Bridge(truncation=2)
+        >>> exact = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        >>> credit = torch.optim.Adam(bridge.credit_parameters(model), lr=3e-3, betas=(0.96, 0.999))
         """
+        trained = [target.parameter for target in trainable_targets(model)]
+        self._aliases = [(parameter, nn.Parameter(parameter.detach())) for parameter in trained]
+        return [alias for _, alias in self._aliases]
+
+    def parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """The trained parameters, and where the parts are separate those of the credit."""
+        [trained] = super().parts(model)
+        if not self.separate:
+            return [trained]
+        if [id(parameter) for parameter, _ in self._aliases] != [id(parameter) for parameter in trained]:
+            self.credit_parameters(model)
+        if any(alias.data_ptr() != parameter.data_ptr() for parameter, alias in self._aliases):
+            raise ConfigError(
+                "model: its weights lie elsewhere than those that credit_parameters(model) gave, as it was moved "
+                "since: call credit_parameters again, and make its optimizer anew"
+            )
+        return [trained, [alias for _, alias in self._aliases]]
+
+    def own_optimizers(self, model: nn.Module, learning_rate: float | None) -> list[torch.optim.Optimizer]:
+        """Adam for the credit, where the parts are separate."""
+        if not self.separate:
+            return []
+        rate = self.credit_learning_rate or learning_rate or self.learning_rate
+        betas = self.credit_momentum, 0.999
+        return [torch.optim.Adam(self.credit_parameters(model), lr=rate, betas=betas)]
+
+    @contextmanager
+    def diagnosed(self) -> Iterator[None]:
+        """Within the `with` block credit comes at every step, apart from the exact part."""
+        before = self.credit_every, self.separate, self._aliases
+        self.credit_every, self.separate, self._aliases = 1, True, []
+        try:
+            yield
+        finally:
+            self.credit_every, self.separate, self._aliases = before
+
+    def _estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
+    ) -> Estimate:
         if self.separate and update is not None:
             raise ConfigError(
-                "update must be None with separate=True, whose two parts go to TwoPartOptimizer, got "
+                "update must be None with separate=True, whose two parts go to two optimizers, got "
                 f"{type(update).__name__}: take separate=False for an update in place"
             )
-        return super().estimate(model, batch, objective, update)
+        return super()._estimate(model, batch, objective, update)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: step, seed, ε, the running mean squares of the state, and with `carry`
@@ -240,6 +273,7 @@ class Bridge(ChunkedGradient):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
+        check_state(state, ("step", "seed", "epsilon", "mean_squares"))
         super().load_state_dict(state)
         self.seed, self.epsilon = state["seed"], state["epsilon"]
         self._mean_squares = list(state["mean_squares"])
@@ -273,38 +307,31 @@ class Bridge(ChunkedGradient):
                 f"or epsilon (it is {self.epsilon:g}), or check the objective; the weights are unchanged"
             )
 
-    def _backward(self, piece: Piece, targets: list[Target]) -> None:
+    def _backward(self, piece: Piece, parts: list[list[nn.Parameter]]) -> None:
         if not self._credited:
-            for target in targets:
-                vars(target.parameter)["credit_grad"] = None
-            super()._backward(piece, targets)
+            super()._backward(piece, parts)
             return
         if self.relative and piece.credits:
             self._seen.add(piece.ends)
         pairs = zip(piece.ends, piece.credits, strict=bool(piece.credits))
         flows = [(end, credit) for end, credit in pairs if end.requires_grad]
         ends, credits = [end for end, _ in flows], [credit for _, credit in flows]
-        if not self.separate:
+        if len(parts) == 1:
             loss = [piece.loss] if piece.loss.requires_grad else []
             torch.autograd.backward([*loss, *ends], [*[None for _ in loss], *credits])
             return
-        parts = _credit_grads(targets)
+        trained, aliases = parts
+        for alias in aliases:
+            alias.grad = torch.zeros_like(alias) if alias.grad is None else alias.grad
         if flows:
-            parameters = [target.parameter for target in targets]
             found = torch.autograd.grad(
-                ends, parameters, credits, retain_graph=piece.loss.requires_grad, allow_unused=True
+                ends, trained, credits, retain_graph=piece.loss.requires_grad, allow_unused=True
             )
-            for part, gradient in zip(parts, found, strict=True):
+            for alias, gradient in zip(aliases, found, strict=True):
                 if gradient is not None:
-                    part.add_(gradient)
-        super()._backward(piece, targets)
-
-    def _gradients(self, targets: list[Target]) -> Iterable[Tensor]:
-        if not (self.separate and self._credited):
-            return super()._gradients(targets)
-        exact = [target.parameter.grad for target in targets]
-        parts = zip(exact, _credit_grads(targets), strict=True)
-        return [credit if grad is None else grad + credit for grad, credit in parts]
+                    assert alias.grad is not None
+                    alias.grad.add_(gradient)
+        super()._backward(piece, parts)
 
     def _finish(self) -> tuple[int, int]:
         super()._finish()
@@ -327,7 +354,7 @@ class Bridge(ChunkedGradient):
             self.noise,
             Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
             members=range(
-                (self.first_row + rows.start) * self.draws, (self.first_row + rows.stop) * self.draws
+                (self._first_row + rows.start) * self.draws, (self._first_row + rows.stop) * self.draws
             ),
             boundaries=len(chunks) - 1,
             floats=floats,
@@ -514,11 +541,3 @@ class _Squares:
 
 def _floats(state: State) -> list[Tensor]:
     return [tensor for tensor in state_tensors(state) if tensor.is_floating_point()]
-
-
-def _credit_grads(targets: list[Target]) -> list[Tensor]:
-    """`.credit_grad` of each parameter, made as zeros where there is none yet."""
-    for target in targets:
-        if "credit_grad" not in vars(target.parameter):
-            vars(target.parameter)["credit_grad"] = torch.zeros_like(target.parameter)
-    return [vars(target.parameter)["credit_grad"] for target in targets]

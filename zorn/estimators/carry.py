@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.models import RecurrentModel, State, map_state
+from zorn.perturbations.evaluate import Workers
 
 
 class Carry:
@@ -53,14 +55,22 @@ class Carry:
         """Forget the state: new sequences begin."""
         self._tensors = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: copies of the state's tensors, in order; None where none is carried."""
-        return {"carried": None if self._tensors is None else [tensor.clone() for tensor in self._tensors]}
+    def state_dict(self, workers: Workers) -> dict[str, Any]:
+        """Copies of the state's tensors, in order, with the rows of all processes; None where none is carried."""
+        if self._tensors is None:
+            return {"carried": None}
+        if workers.size == 1:
+            return {"carried": [tensor.clone() for tensor in self._tensors]}
+        parts = workers.collect([tensor.cpu() for tensor in self._tensors])
+        return {"carried": [torch.cat(tensors) for tensors in zip(*parts, strict=True)]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Any], workers: Workers) -> None:
+        """Restore the rows of this process of the state that `state_dict` gave."""
         carried = state["carried"]
-        self._tensors = None if carried is None else list(carried)
+        if carried is not None:
+            rows = workers.rows(len(carried[0]))
+            carried = [tensor[rows.start : rows.stop] for tensor in carried]
+        self._tensors = carried
 
 
 def state_tensors(state: State) -> list[Tensor]:

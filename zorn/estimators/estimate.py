@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
@@ -31,9 +32,11 @@ class Estimate:
     """
 
     loss: float
-    coefficients: Float64[Tensor, " population"]
     gradient_norm: float
     forward_passes: int
+    coefficients: Float64[Tensor, " population"] = field(
+        default_factory=lambda: torch.zeros(0, dtype=torch.float64)
+    )
     dropped: int = 0
     fold: Fold | None = None
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import check_batch, check_model, check_objective, check_update
 from zorn.estimators.base import Estimator, Need
 from zorn.estimators.estimate import Estimate
 from zorn.models import Batch, TokenObjective, mean_tokens
@@ -48,56 +47,53 @@ class ExactGradient(Estimator):
     """
 
     needs = frozenset({Need.DERIVATIVE})
+    deals = "rows"
 
     def __init__(self, *, micro_batch: int | None = 512) -> None:
         if micro_batch is not None:
             check_whole_number("micro_batch", micro_batch, minimum=1)
         self.micro_batch = micro_batch
         self.step = 0
+        self._first_row = 0
 
     @torch.inference_mode(mode=False)  # turns gradients on, whatever mode the caller is in
-    def estimate(
-        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    def _estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
-        """Fill `.grad` (replacing what was there), or apply `update`, as `ZeroOrderEstimator.estimate` does.
-        Counts 3 B forward passes: a backward pass as two.
-
-        Raises:
-            ConfigError: a model, batch or objective that this estimator cannot differentiate.
-            NonFiniteLossError: loss or gradient is not finite; the weights are unchanged, `.grad` is cleared.
-        """
-        check_model(model)
-        check_batch(batch)
-        check_objective(objective)
-        check_update(update)
         self._check(model, batch, objective)
         targets = trainable_targets(model)
         if update is not None:
             update.check(targets)
-        normaliser = mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else None
-        self._clear(targets)
+        rows = self.workers.rows(len(batch.inputs))
+        own, self._first_row = rows_of(batch, slice(rows.start, rows.stop)), rows.start
+        normaliser = mean_tokens(objective, own.targets) if isinstance(objective, TokenObjective) else None
+        parts = self.parts(model)
+        _clear(parts)
         try:
-            loss, norm = self._differentiate(self._pieces(model, batch, objective, normaliser), targets)
+            loss, norm = self._differentiate(self._pieces(model, own, objective, normaliser), parts)
+            further_passes, dropped = self._finish()
+            numbers = [loss, 3 * len(own.inputs) + further_passes, dropped]
+            if self.workers.size > 1:
+                norm, numbers = self._over_all_processes(parts, len(rows) * (normaliser or 1.0), numbers)
         except BaseException:
-            self._clear(targets)  # no gradient, rather than a part of one
+            _clear(parts)  # no gradient, rather than a part of one
             raise
-        further_passes, dropped = self._finish()
+        loss, passes, dropped = numbers
         if update is not None:
             update.apply(_blocks(targets), Draw(seed=0, step=self.step, epsilon=1.0))
         self.step += 1
         return Estimate(
             loss=loss,
-            coefficients=torch.zeros(0, dtype=torch.float64),
             gradient_norm=norm,
-            forward_passes=3 * len(batch.inputs) + further_passes,
-            dropped=dropped,
+            forward_passes=round(passes),
+            dropped=round(dropped),
         )
 
-    def _differentiate(self, pieces: Iterator[Piece], targets: list[Target]) -> tuple[float, float]:
+    def _differentiate(self, pieces: Iterator[Piece], parts: list[list[nn.Parameter]]) -> tuple[float, float]:
         """Add up the gradients of all pieces; returns the loss and the gradient's norm."""
         total, differentiable = 0.0, False
         for piece in pieces:
-            self._backward(piece, targets)
+            self._backward(piece, parts)
             differentiable |= piece.loss.requires_grad  # where no token counts it may be a constant
             total += float(piece.loss.detach())
             del piece  # or its graph would live on while the next one is computed
@@ -107,13 +103,40 @@ class ExactGradient(Estimator):
                 "not depend on the weights through autograd: use a differentiable objective, or CDRGE, which "
                 "needs no derivative"
             )
-        norm = _norm(self._gradients(targets))
+        norm = _norm(_gradients(parts))
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {self.step}: the loss is {total} and the gradient's norm {norm}: lower the learning "
                 "rate or clip the gradient; the weights are unchanged"
             )
         return total, norm
+
+    @torch.no_grad()
+    def _over_all_processes(
+        self, parts: list[list[nn.Parameter]], weight: float, numbers: list[float]
+    ) -> tuple[float, list[float]]:
+        """Add up the gradients of all processes' rows, each times its share of the tokens that count (of the rows,
+        for another objective); returns the norm of the sum, and loss, passes and dropped draws of all."""
+        flat = [parameter for part in parts for parameter in part]
+        loss, passes, dropped = numbers
+        held = [float(parameter.grad is not None) for parameter in flat]
+        told = torch.tensor([weight, weight * loss, passes, dropped, *held], dtype=torch.float64)
+        total, loss, passes, dropped, *anywhere = self.workers.sum(told).tolist()
+        for parameter in (parameter for parameter, wanted in zip(flat, anywhere, strict=True) if wanted):
+            wide = torch.promote_types(parameter.dtype, torch.float32)
+            own = (
+                torch.zeros_like(parameter, dtype=wide) if parameter.grad is None else parameter.grad.to(wide)
+            )
+            block = GradientBlock(Target("", 0, parameter), 0, (own * (weight / total)).contiguous())
+            [block] = self.workers.sum_blocks(iter([block]))
+            parameter.grad = block.values.to(parameter.dtype)
+        norm = _norm(_gradients(parts))
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the norm of the gradient of all rows is {norm}: lower the learning rate or clip the gradient; the "
+                "weights are unchanged"
+            )
+        return norm, [loss / total, passes, dropped]
 
     def passes(self, batch: int, steps: int) -> float:
         """One forward pass a sequence, and a backward pass, which counts as two."""
@@ -145,26 +168,31 @@ class ExactGradient(Estimator):
         size = self.micro_batch or sequences
         return (slice(start, min(start + size, sequences)) for start in range(0, sequences, size))
 
-    def _backward(self, piece: Piece, targets: list[Target]) -> None:
-        """Add the gradient of a piece to where the gradient goes."""
-        del targets
+    def _backward(self, piece: Piece, parts: list[list[nn.Parameter]]) -> None:
+        """Add the gradient of a piece to the `.grad` of the parts."""
+        del parts
         if piece.loss.requires_grad:
             piece.loss.backward()
-
-    def _clear(self, targets: list[Target]) -> None:
-        """Forget the gradient of the last estimate."""
-        for target in targets:
-            target.parameter.grad = None
-            vars(target.parameter).pop("credit_grad", None)  # of a Bridge before
-
-    def _gradients(self, targets: list[Target]) -> Iterable[Tensor]:
-        """The gradient that was found, parameter by parameter, without those that have none."""
-        return [target.parameter.grad for target in targets if target.parameter.grad is not None]
 
     def _finish(self) -> tuple[int, int]:
         """Called once, where an estimate has turned out well: its forward passes beyond one forward and one
         backward, and the draws that it dropped."""
         return 0, 0
+
+
+def _clear(parts: list[list[nn.Parameter]]) -> None:
+    """Forget the gradient of the last estimate."""
+    for parameter in (parameter for part in parts for parameter in part):
+        parameter.grad = None
+
+
+def _gradients(parts: list[list[nn.Parameter]]) -> list[Tensor]:
+    """The sum of the parts of the gradient, parameter by parameter, without those that have none."""
+    found = []
+    for same in zip(*parts, strict=True):
+        held = [parameter.grad for parameter in same if parameter.grad is not None]
+        found += [sum(held[1:], start=held[0])] if held else []
+    return found
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:

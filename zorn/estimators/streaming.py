@@ -23,11 +23,7 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.estimators.arguments import (
-    check_batch,
-    check_model,
-    check_objective,
     check_state,
-    check_update,
 )
 from zorn.estimators.base import Need
 from zorn.estimators.carry import state_tensors
@@ -83,34 +79,9 @@ class StreamingEstimator(CentralDifferences):
 
     @torch.inference_mode(mode=False)  # or a caller's inference mode would get into the states
     @torch.no_grad()
-    def estimate(
-        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    def _estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
-        """Run every member over the next window of the streams, and fill `.grad`, or apply `update`.
-
-        Args:
-            model: a recurrent model, the same one until `reset`. Evaluated in eval mode.
-            batch: the window, `Batch(inputs, targets)` of `[rows, time, …]`; row i goes on where row i of the
-                last window ended.
-            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
-                [rows], of one window.
-            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a
-                gradient buffer.
-
-        Returns:
-            the estimate; its `dropped` counts the members lost since `reset`.
-
-        Raises:
-            ConfigError: a model without an explicit state, members that do not cover the batch evenly, or
-                another number of rows than the segment began with.
-            UncoveredParameterError: a parameter without a rule.
-            NonFiniteLossError: more members than allowed are lost. After this and any other error weights,
-                states and step are as they were.
-        """
-        check_model(model)
-        check_batch(batch)
-        check_objective(objective)
-        check_update(update)
         if not isinstance(model, RecurrentModel):
             raise ConfigError(
                 f"{type(self).__name__} carries the state of a recurrent model from window to window, but "

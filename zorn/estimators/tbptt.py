@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
+from zorn.estimators.arguments import check_state
 from zorn.estimators.base import Need
 from zorn.estimators.carry import Carry, state_tensors
 from zorn.estimators.exact import ExactGradient, Piece, rows_of
@@ -55,13 +56,14 @@ class ChunkedGradient(ExactGradient):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step, and with `carry` the state of the streams."""
-        return super().state_dict() | (self._carry.state_dict() if self.carry else {})
+        return super().state_dict() | (self._carry.state_dict(self.workers) if self.carry else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
+        check_state(state, ("step", "carried") if self.carry else ("step",))
         super().load_state_dict(state)
         if self.carry:
-            self._carry.load_state_dict(state)
+            self._carry.load_state_dict(state, self.workers)
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         name = type(self).__name__

@@ -35,35 +35,14 @@ class ZeroOrderEstimator(WeightNoise):
             check_whole_number("time_chunk", time_chunk, minimum=1)
         self.time_chunk = time_chunk
 
-    def estimate(
-        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
+    def _estimate(
+        self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
-        """Estimate the gradient of the batch's loss and fill `.grad`, or apply `update` to the weights in
-        place.
-
-        Args:
-            model: any `nn.Module`; recurrent ones (with `initial_state`) run in time chunks. Evaluated in
-                eval mode.
-            batch: `Batch(inputs, targets)` on the model's device, first dimension rows.
-            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
-                [rows].
-            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a
-                gradient buffer.
-
-        Raises:
-            ConfigError: members that do not cover the batch evenly, or a batch that the model cannot run.
-            UncoveredParameterError: a parameter without a rule.
-            NonFiniteLossError: more members than allowed had losses that are not finite; nothing was changed.
-        """
-        check_model(model)
-        check_batch(batch)
-        check_objective(objective)
-        check_update(update)
         if update is not None:
             update.check(self.perturbation.bind(model).targets)
         population = self.ask(model)
-        losses, passes = self.evaluate(model, population, batch, objective)
-        return self.tell(model, population, losses, update, forward_passes=passes)
+        losses, passes = self._evaluate(model, population, batch, objective)
+        return self._told(model, population, losses, update, passes)
 
     def ask(self, model: nn.Module) -> Population:
         """The next question: which members to evaluate, at which ε. Advances `step`.
@@ -86,6 +65,12 @@ class ZeroOrderEstimator(WeightNoise):
         check_model(model)
         check_batch(batch)
         check_objective(objective)
+        with self.workers.together(self, model, batch, objective):
+            return self._evaluate(model, population, batch, objective)
+
+    def _evaluate(
+        self, model: nn.Module, population: Population, batch: Batch, objective: Objective
+    ) -> tuple[Tensor, int]:
         bound = population.perturbation.bind(model)
         work = Workload(
             population=population.size,

@@ -2,7 +2,7 @@
 order."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -79,6 +79,17 @@ class Workers(Protocol):
         """Number of this process, from 0."""
         ...
 
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        ...
+
+    def together(
+        self, estimator: Any, model: nn.Module, batch: Batch, objective: Any
+    ) -> AbstractContextManager[None]:
+        """A block in which all processes do one estimate: an error on one is an error on all."""
+        ...
+
     def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
         """The share of each process, all of them in order."""
         ...
@@ -114,6 +125,14 @@ class Alone:
     """
 
     rank = 0
+    size = 1
+
+    def together(
+        self, estimator: Any, model: nn.Module, batch: Batch, objective: Any
+    ) -> AbstractContextManager[None]:
+        """Nothing to agree on."""
+        del estimator, model, batch, objective
+        return nullcontext()
 
     def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
         """All of them, in one share."""

@@ -24,7 +24,6 @@ def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -
     """
     for target in targets:
         parameter = target.parameter
-        vars(parameter).pop("credit_grad", None)  # of a Bridge before; not of this gradient
         if parameter.grad is None or not parameter.grad.is_contiguous():
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
     if isinstance(blocks, KernelFold):

@@ -9,7 +9,6 @@ from torch import nn
 from zorn.config import Config
 from zorn.errors import ConfigError
 from zorn.estimators import ESTIMATORS, Estimator
-from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.models import LanguageModel, cell_settings
 from zorn.optimizers import optimizer_kind
 from zorn.perturbations import FusedSGD
@@ -94,30 +93,23 @@ def build_estimator(config: Config) -> Estimator:
     return kind(**config.estimator.given, **{name: value for name, value in run.items() if takes(kind, name)})
 
 
-def build_optimizer(config: Config, model: nn.Module, estimator: Estimator) -> torch.optim.Optimizer | None:
-    """The torch optimizer of a run; None with one that works in place, which `fused_update` makes for each
-    step.
+def build_optimizers(config: Config, model: nn.Module, estimator: Estimator) -> list[torch.optim.Optimizer]:
+    """The torch optimizers of a run: its own, and those of parts of the gradient that the estimator keeps apart.
+    None with an optimizer that works in place, which `fused_update` makes for each step.
 
     Args:
         config: resolved.
-        model: the module whose parameters it moves.
-        estimator: one that keeps the credit part of its gradient apart has it moved by an Adam of its own.
+        model: the module whose parameters they move.
     """
-    kind, rate = optimizer_kind(config.optimizer.name), config.optimizer.get("learning_rate")
-    parameters = list(model.parameters())
-    optimizer = kind.make(parameters, **config.optimizer.given)
+    kind = optimizer_kind(config.optimizer.name)
+    own = kind.make(list(model.parameters()), **config.optimizer.given)
     if kind.in_place:
-        return None
-    if estimator.two_part:
-        own: Any = estimator
-        given = rate if kind.adaptive else estimator.learning_rate
-        credit = own.credit_learning_rate or given
-        optimizer = TwoPartOptimizer(
-            optimizer, torch.optim.Adam(parameters, lr=credit, betas=(own.credit_momentum, 0.999))
-        )
-    for group in optimizer.param_groups:
+        return []
+    rate = config.optimizer.get("learning_rate") if kind.adaptive else None
+    optimizers = [own, *estimator.own_optimizers(model, rate)]
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["initial_lr"] = group["lr"]  # torch's name for what schedules multiply
-    return optimizer
+    return optimizers
 
 
 def fused_update(config: Config, rate_factor: float) -> FusedSGD:

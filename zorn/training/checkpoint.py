@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def save_checkpoint(
     folder: Path,
     progress: Progress,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     *,
     keep: int = 2,
 ) -> Path:
@@ -77,7 +77,7 @@ def save_checkpoint(
     target = checkpoint_path(folder, progress.step)
     try:
         temporary = folder / f".saving-{target.name}"
-        _write(temporary, progress, model, optimizer)
+        _write(temporary, progress, model, optimizers)
         if target.exists():
             target.rename(folder / f".replaced-{target.name}")
         temporary.rename(target)
@@ -91,15 +91,16 @@ def save_checkpoint(
 
 
 def _write(
-    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    folder: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
     """Make a new folder and write a checkpoint's files into it, all of them on the disk at the end."""
     folder.mkdir()
     weights, aliases = store_once(model.state_dict())
     files = write_tensors(folder / MODEL, weights)
     plain = None
-    if optimizer is not None:
-        plain, tensors = split_tree(optimizer.state_dict(), "optimizer")
+    if optimizers:
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        plain, tensors = split_tree(states, "optimizers")
         files += write_tensors(folder / OPTIMIZER, tensors)
     estimator, tensors = split_tree(dict(progress.estimator), "estimator")
     if tensors:
@@ -112,7 +113,7 @@ def _write(
         "estimator": estimator,
         "model": _table(model),
         "aliases": aliases,
-        "optimizer": plain,
+        "optimizers": plain,
         "files": {file: _fingerprint(folder / file) for file in files},
     }
     manifest["sha256"] = _manifest_hash(manifest)
@@ -189,8 +190,10 @@ def checkpoint_step(path: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Progress:
-    """Put a checkpoint into `model` (and `optimizer`, when given) in place; the rest is returned.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer] = ()
+) -> Progress:
+    """Put a checkpoint into `model` (and `optimizers`, when given) in place; the rest is returned.
 
     Everything is checked before anything is changed: the files against their size and SHA-256, the weights
     against the model's names, shapes and dtypes. Raises CheckpointError saying which file or weight is wrong,
@@ -198,15 +201,17 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     """
     manifest = _verified_manifest(path)
     _check_table(path, manifest["model"], _table(model))
-    if optimizer is not None and manifest["optimizer"] is None:
+    if optimizers and manifest["optimizers"] is None:
         raise CheckpointError(
             f"{path} holds no optimizer state, and one is wanted: load it without an optimizer"
         )
     saved = TensorFiles(path / MODEL)
     for name, tensor in model.state_dict().items():
         saved.read_into(manifest["aliases"].get(name, name), tensor)
-    if optimizer is not None:
-        optimizer.load_state_dict(join_tree(manifest["optimizer"], _read_all(path / OPTIMIZER)))
+    if optimizers:
+        states = join_tree(manifest["optimizers"], _read_all(path / OPTIMIZER))
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
     holds_tensors = any(name.startswith(Path(ESTIMATOR).stem) for name in manifest["files"])
     kept = _read_all(path / ESTIMATOR) if holds_tensors else {}
     return Progress(**manifest["progress"] | {"estimator": join_tree(manifest["estimator"], kept)})

@@ -18,7 +18,7 @@ from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import Batch
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
-from zorn.training.build import build_estimator, build_model, build_optimizer
+from zorn.training.build import build_estimator, build_model, build_optimizers
 from zorn.training.schedules import rate_factor_at
 from zorn.training.step import prepare_step, update_weights
 
@@ -34,7 +34,7 @@ class Learner:
     Args:
         config: the settings that the parts were built from.
         task: gives the batches.
-        model, estimator, optimizer: the parts; the optimizer is None with fused-sgd.
+        model, estimator, optimizers: the parts; no optimizers where the update is in place.
         step: steps done, which is also the number of the next batch.
 
     Example:
@@ -58,7 +58,7 @@ class Learner:
     task: Task
     model: nn.Module
     estimator: Estimator
-    optimizer: torch.optim.Optimizer | None
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0
 
     @classmethod
@@ -71,8 +71,7 @@ class Learner:
         if config.run.kernels == "flashrnn":
             use_flashrnn(model)
         estimator = build_estimator(config)
-        optimizer = build_optimizer(config, model, estimator)
-        return cls(config, task, model, estimator, optimizer)
+        return cls(config, task, model, estimator, build_optimizers(config, model, estimator))
 
     def next_batch(self) -> Batch:
         """The batch of the next step, on the model's device."""
@@ -91,7 +90,7 @@ class Learner:
         """
         prepare_step(self.config, self.task, self.estimator, self.step, share)
         factor = rate_factor * rate_factor_at(self.config.schedule, self.step, share)
-        parts = self.model, self.estimator, self.optimizer
+        parts = self.model, self.estimator, self.optimizers
         estimate = update_weights(self.config, self.task, *parts, self.next_batch(), factor)
         self.step += 1
         return estimate
@@ -137,7 +136,7 @@ class Learner:
             {
                 "model": self.model.state_dict(),
                 "estimator": self.estimator.state_dict(),
-                "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step,
             }
         )
@@ -147,6 +146,6 @@ class Learner:
         state = copy.deepcopy(state)  # or the optimizer would go on in these tensors
         self.model.load_state_dict(state["model"])
         self.estimator.load_state_dict(state["estimator"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
         self.step = state["step"]

@@ -16,7 +16,7 @@ from zorn.tasks import ByteTokenizer
 from zorn.training.build import (
     build_estimator,
     build_model,
-    build_optimizer,
+    build_optimizers,
     build_task,
     set_threads,
 )
@@ -52,7 +52,7 @@ def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] |
 def replay_steps(
     config: Config,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: list[torch.optim.Optimizer],
     estimator: Estimator,
     entries: Iterable[JournalEntry],
     *,
@@ -63,7 +63,7 @@ def replay_steps(
     On the kind of device that the run computed on, weights and optimizer are then the run's, bit for bit.
 
     Args:
-        model, optimizer: as they were after step `after`; changed in place.
+        model, optimizers: as they were after step `after`; changed in place.
         entries: of the steps after it.
 
     Raises:
@@ -78,7 +78,7 @@ def replay_steps(
         move_weights(
             config,
             model,
-            optimizer,
+            optimizers,
             entry.rate_factor,
             lambda update, fold=entry.fold: estimator.refold(model, fold, update),
         )
@@ -140,12 +140,12 @@ def replay(run: Path, step: int, out: Path) -> Path:
             "before it was trimmed"
         )
     estimator = build_estimator(config)
-    optimizer = build_optimizer(config, model, estimator)
+    optimizers = build_optimizers(config, model, estimator)
     progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0)
     progress = dataclasses.replace(progress, estimator=estimator.state_dict())
     bases = [path for path in checkpoints(source.checkpoints) if base_step <= checkpoint_step(path) <= step]
     if bases:
-        progress = load_checkpoint(bases[-1], model, optimizer)
+        progress = load_checkpoint(bases[-1], model, optimizers)
     elif base_step > 0:
         raise JournalError(
             f"step {step} needs weights from step {base_step}, where the journal of {run} begins, or later, "
@@ -154,7 +154,7 @@ def replay(run: Path, step: int, out: Path) -> Path:
     entries = itertools.takewhile(
         lambda entry: entry.step <= step, read_journal(source.journal, after=progress.step)
     )
-    for entry in replay_steps(config, model, optimizer, estimator, entries, after=progress.step):
+    for entry in replay_steps(config, model, optimizers, estimator, entries, after=progress.step):
         progress = after_entry(progress, entry)
     if progress.step != step:
         raise JournalError(
@@ -163,7 +163,7 @@ def replay(run: Path, step: int, out: Path) -> Path:
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
     with locked(out):
         target.create(source.read_asked(), config, overwrite=False, tokenizer=source.tokenizer_json())
-        return save_checkpoint(target.checkpoints, progress, model, optimizer)
+        return save_checkpoint(target.checkpoints, progress, model, optimizers)
 
 
 def check_replayable(config: Config) -> None:

@@ -1,6 +1,6 @@
 """One training step: what schedules set, the estimate, and the update of the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -8,7 +8,6 @@ from torch import nn
 
 from zorn.config import Config
 from zorn.estimators import Estimate, Estimator
-from zorn.estimators.two_part import GRADIENTS
 from zorn.models import Batch
 from zorn.perturbations import FusedSGD
 from zorn.tasks import Task
@@ -50,12 +49,12 @@ def update_weights(
     task: Task,
     model: nn.Module,
     estimator: Estimator,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     batch: Batch,
     rate_factor: float,
 ) -> Estimate:
-    """Estimate the gradient of a batch and move the weights along it: in place without an optimizer, else
-    through it, with its gradient clipped.
+    """Estimate the gradient of a batch and move the weights along it: in place without optimizers, else
+    through them, each with its gradient clipped.
 
     Args:
         rate_factor: above 0; the share of their first learning rates that the optimizer's groups have now.
@@ -66,7 +65,7 @@ def update_weights(
     return move_weights(
         config,
         model,
-        optimizer,
+        optimizers,
         rate_factor,
         lambda update: estimator.estimate(model, batch, task.objective, update=update),
     )
@@ -75,7 +74,7 @@ def update_weights(
 def move_weights(
     config: Config,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     rate_factor: float,
     make_gradient: Callable[[FusedSGD | None], Made],
 ) -> Made:
@@ -83,7 +82,7 @@ def move_weights(
 
     Args:
         config: resolved.
-        optimizer: None with one that works in place.
+        optimizers: none where the update is in place.
         rate_factor: as in `update_weights`.
         make_gradient: fills `.grad` when it is given None, else applies the update that it is given.
 
@@ -98,34 +97,34 @@ def move_weights(
     >>> def make_gradient(update):
     ...     layer.weight.grad = torch.ones(1, 1)
     >>> config = Config(budget=BudgetConfig(steps=1))
-    >>> move_weights(config, layer, sgd, 0.5, make_gradient)
+    >>> move_weights(config, layer, [sgd], 0.5, make_gradient)
     >>> round(before - layer.weight.item(), 6)
     0.25
     """
-    if optimizer is None:
+    if not optimizers:
         return make_gradient(fused_update(config, rate_factor))
     made = make_gradient(None)
-    if config.schedule.clip_norm is not None:
-        clip(model, config.schedule.clip_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * rate_factor
-    optimizer.step()
+    for optimizer in optimizers:
+        if config.schedule.clip_norm is not None:
+            clip(optimizer, config.schedule.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate_factor
+        optimizer.step()
     return made
 
 
-def clip(model: nn.Module, norm: float) -> None:
-    """Scale the gradient down to `norm` where it is longer; of a gradient in two parts, each on its own.
+def clip(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Scale the gradient of an optimizer's parameters down to `norm` where it is longer.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> layer.weight.grad = torch.tensor([[3.0, 4.0]])
-    >>> clip(layer, 1.0)
+    >>> clip(torch.optim.SGD(layer.parameters()), 1.0)
     >>> layer.weight.grad
     tensor([[0.6000, 0.8000]])
     """
-    for name in GRADIENTS:
-        parts = [getattr(parameter, name, None) for parameter in model.parameters()]
-        gradients = [part for part in parts if part is not None]
-        if gradients:
-            scale = (norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(scale)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        scale = (norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale)

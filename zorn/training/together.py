@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 import torch
 
 from zorn.config import Config, RunConfig
-from zorn.distributed import Group, SharedEstimator, share
+from zorn.distributed import Group, share
 from zorn.errors import ConfigError
 from zorn.estimators import Estimator
 from zorn.training.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
@@ -39,7 +39,7 @@ def on_device_of(group: Group, config: Config) -> Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, device=str(group.device)))
 
 
-def shared(estimator: Estimator, group: Group, settings: RunConfig) -> SharedEstimator:
+def shared(estimator: Estimator, group: Group, settings: RunConfig) -> Estimator:
     """The estimator whose work the processes share, as the settings say.
 
     Raises:

@@ -25,7 +25,7 @@ from zorn.tasks.text import PYTHON_DOCS
 from zorn.training.build import (
     build_estimator,
     build_model,
-    build_optimizer,
+    build_optimizers,
     build_task,
     set_threads,
 )
@@ -120,7 +120,7 @@ class Trainer:
         self.estimator = build_estimator(config)
         if self.group.size > 1:
             self.estimator = shared(self.estimator, self.group, config.run)
-        self.optimizer = build_optimizer(config, self.model, self.estimator)
+        self.optimizers = build_optimizers(config, self.model, self.estimator)
         self.step = self.forward_passes = self.dropped = 0
         self.saved_step: int | None = None
         self._earlier_seconds = 0.0
@@ -162,7 +162,7 @@ class Trainer:
     def _restore(self) -> None:
         newest = latest_checkpoint(self.folder.checkpoints)
         check_text(read_progress(newest).text, self.task, self.config.task.get("source", ""), self._tokenizer)
-        progress = load_checkpoint(newest, self.model, self.optimizer)
+        progress = load_checkpoint(newest, self.model, self.optimizers)
         self.saved_step = progress.step
         check_states(self.config, self.task, newest, progress)
         for entry in self._later_entries(progress.step):
@@ -187,7 +187,9 @@ class Trainer:
         until = last_to_replay(self.config, self.task, saved, self._journal_last)
         later = read_journal(self.folder.journal, after=saved)
         entries = itertools.takewhile(lambda entry: entry.step <= until, later)
-        yield from replay_steps(self.config, self.model, self.optimizer, self.estimator, entries, after=saved)
+        yield from replay_steps(
+            self.config, self.model, self.optimizers, self.estimator, entries, after=saved
+        )
 
     def run(self) -> Summary:
         """Train until the budget is used; returns the summary, which is also in `summary.json`.
@@ -365,7 +367,7 @@ class Trainer:
         display.trained(record, self._share_used())
 
     def _update(self, batch: Batch, rate_factor: float) -> Estimate:
-        parts = self.model, self.estimator, self.optimizer
+        parts = self.model, self.estimator, self.optimizers
         return update_weights(self.config, self.task, *parts, batch, rate_factor)
 
     def _evaluate(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
@@ -409,7 +411,7 @@ class Trainer:
             self._journal.sync()  # or a machine that dies might keep the checkpoint alone
         if self.group.is_main:
             keep = self.config.run.keep
-            save_checkpoint(self.folder.checkpoints, progress, self.model, self.optimizer, keep=keep)
+            save_checkpoint(self.folder.checkpoints, progress, self.model, self.optimizers, keep=keep)
         self.saved_step, self._saved_at = self.step, time.perf_counter()
         return checkpoint_path(self.folder.checkpoints, self.step)
 
