@@ -18,7 +18,8 @@ def recorded() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run all cases, print a line for each that differs, and write the record. Returns the number that differ."""
+    """Run all cases, print a line for each that differs, and write the record. Returns the number that
+    differ."""
     before, found = recorded(), {case.name: run(case) for case in cases()}
     changed = [name for name in found if found[name] != before["runs"].get(name)]
     for name in changed:

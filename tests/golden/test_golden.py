@@ -3,9 +3,10 @@
 On a machine with the recorded instruction set, compiled steps and version of torch the losses and the weights
 are the same bit for bit. Elsewhere sums are made in another order: each step differs by rounding (2**-24
 relative), and training enlarges the difference from step to step, more so where Adam divides a small gradient
-by its own size. The tolerances are some ten times the largest differences that were seen between AVX2 and plain
-instructions, with and without the compiled steps: 1.3e-8 in the first loss, 2.2e-3 in all (a bridge over a DNC;
-5e-5 without it), 1.1e-2 in the norms.
+by its own size. The tolerances are some ten times the largest differences that were seen between AVX2 and
+plain
+instructions, with and without the compiled steps: 1.3e-8 in the first loss, 2.2e-3 in all (a bridge over a
+DNC; 5e-5 without it), 1.1e-2 in the norms.
 """
 
 import pytest

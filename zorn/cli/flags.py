@@ -42,7 +42,8 @@ HELP = {
     "model": "the recurrent cell. dnc: a controller with a memory that it reads and writes.",
     "estimator": (
         "the estimator of the gradient; auto: zorn chooses, and says why. Forward passes only: activity "
-        "(noise on the outputs of layers, credited with the losses that follow), cd-rge, fd-rge, spsa-1.5 (noise on "
+        "(noise on the outputs of layers, credited with the losses that follow), cd-rge, "
+        "fd-rge, spsa-1.5 (noise on "
         "the weights), pes, nres (noise on the weights along streams). bridge: exact within a few steps, "
         "forward passes across them. Exact: bptt, tbptt, e-prop (without the paths through recurrent "
         "matrices)."

@@ -179,7 +179,8 @@ def _check_schedule(config: Config, kind: type[Estimator]) -> None:
         if final % multiple:
             raise ConfigError(
                 f"final_population must be a multiple of {multiple} (batch / group size), so that all "
-                f"sequences are used equally often, got {final}: for example {flag('final_population')} {4 * multiple}"
+                f"sequences are used equally often, got {final}: for example "
+                f"{flag('final_population')} {4 * multiple}"
             )
 
 

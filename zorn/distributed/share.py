@@ -55,7 +55,8 @@ def share(
     """
     if not isinstance(estimator, Estimator) or estimator.workers is not ALONE:
         raise ConfigError(
-            f"estimator must be one that is not shared yet, got a {type(estimator).__name__}: give share() what "
+            f"estimator must be one that is not shared yet, got a {type(estimator).__name__}: give "
+            "share() what "
             "zorn.CDRGE(...) or another made"
         )
     if not isinstance(group, Group):

@@ -59,8 +59,8 @@ class GroupWorkers:
     ) -> Iterator[None]:
         """A block in which all processes do one estimate: an error on one is an error on all.
 
-        At first, and where the estimator's step does not follow the last one, the processes compare settings, model,
-        weights and batch; every `check_every` steps the weights.
+        At first, and where the estimator's step does not follow the last one, the processes compare settings,
+        model, weights and batch; every `check_every` steps the weights.
 
         Raises:
             ConfigError: processes that differ, which the message names; fewer rows than processes.
@@ -73,7 +73,8 @@ class GroupWorkers:
                 self._agree(estimator, model, batch, objective)
             if estimator.deals == "rows" and len(batch.inputs) < self.group.size:
                 raise ConfigError(
-                    f"batch: got {len(batch.inputs)} rows for {self.group.size} processes, of which each takes "
+                    f"batch: got {len(batch.inputs)} rows for {self.group.size} processes, of which each "
+                    "takes "
                     f"some: expected at least {self.group.size}; take a larger batch, or fewer processes"
                 )
             self._facts = {

@@ -77,8 +77,8 @@ class Estimator(ABC):
         searched: setting -> the values that tuning tries.
         journaled: True where a step comes down to a number for each member (`Estimate.fold`), so that a
             journal of these numbers makes every step again.
-        deals: "members" or "rows", the parts of a step that are dealt to several processes; "nothing" where each
-            does the whole.
+        deals: "members" or "rows", the parts of a step that are dealt to several processes; "nothing" where
+            each does the whole.
         learning_rate: the step size with Adam that suits most runs, above 0.
 
     Attributes:
@@ -113,15 +113,16 @@ class Estimator(ABC):
 
         Args:
             model: any `nn.Module` that the estimator serves.
-            batch: `Batch(inputs, targets)` on the model's device; the first dimension is rows. Every process is
-                given the whole batch.
-            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) -> [rows].
-            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a gradient
-                buffer.
+            batch: `Batch(inputs, targets)` on the model's device; the first dimension is rows. Every process
+                is given the whole batch.
+            objective: a token objective such as `TokenCrossEntropy`, or any callable (outputs, targets) ->
+            [rows].
+            update: None fills `.grad`, replacing what was there; `FusedSGD` updates the weights without a
+                gradient buffer.
 
         Raises:
-            ConfigError: something that does not fit, before any work; processes that differ in model, weights,
-                settings or batch.
+            ConfigError: something that does not fit, before any work; processes that differ in model,
+                weights, settings or batch.
             UncoveredParameterError: a parameter without a rule, where noise goes by rules.
             NonFiniteLossError: losses that are not finite; the weights are unchanged.
             DivergedReplicaError: processes whose weights were the same and are not any more.
@@ -138,8 +139,8 @@ class Estimator(ABC):
     def _estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
-        """Do the work of `estimate`, whose arguments are checked, and count `step` up. Several processes do it
-        together through `workers`; an estimator that does not use them does the whole on each."""
+        """Do the work of `estimate`, whose arguments are checked, and count `step` up. Several processes do
+        it together through `workers`; an estimator that does not use them does the whole on each."""
 
     @abstractmethod
     def passes(self, batch: int, steps: int) -> float:
@@ -164,8 +165,9 @@ class Estimator(ABC):
         return False
 
     def parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
-        """The parameters whose `.grad` an estimate fills, one list for each part of the gradient, each in the order
-        of the model's trained parameters. Their sum is the gradient; what depends on ε is in the last."""
+        """The parameters whose `.grad` an estimate fills, one list for each part of the gradient, each in the
+        order of the model's trained parameters. Their sum is the gradient; what depends on ε is in the
+        last."""
         return [[target.parameter for target in trainable_targets(model)]]
 
     def own_optimizers(self, model: nn.Module, learning_rate: float | None) -> list[torch.optim.Optimizer]:
@@ -178,7 +180,8 @@ class Estimator(ABC):
         return []
 
     def diagnosed(self) -> AbstractContextManager[None]:
-        """A block in which every estimate is whole, and the part that depends on ε is apart where it can be."""
+        """A block in which every estimate is whole, and the part that depends on ε is apart where it can
+        be."""
         return nullcontext()
 
     @classmethod

@@ -84,9 +84,9 @@ class Bridge(ChunkedGradient):
             Above 1 only with `separate`. None: as many as draws, or 1 where the parts are not separate.
         discount: γ from 0 to 1, per time step and so of one meaning for every k: a loss n steps after the
             first one behind a boundary counts γⁿ there. Below 1 it trades a bias for less variance.
-        separate: leave the credit part in the `.grad` of `credit_parameters(model)`, for an optimizer of its own:
-            in one Adam the noise would set the step size of both parts, and drown the exact one. False: `.grad` is
-            the sum of both.
+        separate: leave the credit part in the `.grad` of `credit_parameters(model)`, for an optimizer of its
+            own: in one Adam the noise would set the step size of both parts, and drown the exact one. False:
+            `.grad` is the sum of both.
         credit_learning_rate: Adam's step size for the credit part in a run, above 0; the schedule is that of
             the exact part. None: as the exact part's, or with another optimizer than Adam the estimator's
             own.
@@ -211,7 +211,8 @@ class Bridge(ChunkedGradient):
         """The trained parameters of `model` once more: they share its memory, and the credit goes into their
         `.grad`. Give them to an optimizer of their own.
 
-        Call it again, and make that optimizer anew, once the model was moved to another device or number format.
+        Call it again, and make that optimizer anew, once the model was moved to another device or number
+        format.
 
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 16)
@@ -232,7 +233,8 @@ class Bridge(ChunkedGradient):
             self.credit_parameters(model)
         if any(alias.data_ptr() != parameter.data_ptr() for parameter, alias in self._aliases):
             raise ConfigError(
-                "model: its weights lie elsewhere than those that credit_parameters(model) gave, as it was moved "
+                "model: its weights lie elsewhere than those that credit_parameters(model) gave, as "
+                "it was moved "
                 "since: call credit_parameters again, and make its optimizer anew"
             )
         return [trained, [alias for _, alias in self._aliases]]

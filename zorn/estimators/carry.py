@@ -56,7 +56,8 @@ class Carry:
         self._tensors = None
 
     def state_dict(self, workers: Workers) -> dict[str, Any]:
-        """Copies of the state's tensors, in order, with the rows of all processes; None where none is carried."""
+        """Copies of the state's tensors, in order, with the rows of all processes; None where none is
+        carried."""
         if self._tensors is None:
             return {"carried": None}
         if workers.size == 1:

@@ -115,8 +115,9 @@ class ExactGradient(Estimator):
     def _over_all_processes(
         self, parts: list[list[nn.Parameter]], weight: float, numbers: list[float]
     ) -> tuple[float, list[float]]:
-        """Add up the gradients of all processes' rows, each times its share of the tokens that count (of the rows,
-        for another objective); returns the norm of the sum, and loss, passes and dropped draws of all."""
+        """Add up the gradients of all processes' rows, each times its share of the tokens that count (of the
+        rows, for another objective); returns the norm of the sum, and loss, passes and dropped draws of
+        all."""
         flat = [parameter for part in parts for parameter in part]
         loss, passes, dropped = numbers
         held = [float(parameter.grad is not None) for parameter in flat]
@@ -133,7 +134,8 @@ class ExactGradient(Estimator):
         norm = _norm(_gradients(parts))
         if not math.isfinite(norm):
             raise NonFiniteLossError(
-                f"the norm of the gradient of all rows is {norm}: lower the learning rate or clip the gradient; the "
+                f"the norm of the gradient of all rows is {norm}: lower the learning rate or clip the "
+                "gradient; the "
                 "weights are unchanged"
             )
         return norm, [loss / total, passes, dropped]

@@ -94,8 +94,8 @@ def build_estimator(config: Config) -> Estimator:
 
 
 def build_optimizers(config: Config, model: nn.Module, estimator: Estimator) -> list[torch.optim.Optimizer]:
-    """The torch optimizers of a run: its own, and those of parts of the gradient that the estimator keeps apart.
-    None with an optimizer that works in place, which `fused_update` makes for each step.
+    """The torch optimizers of a run: its own, and those of parts of the gradient that the estimator keeps
+    apart. None with an optimizer that works in place, which `fused_update` makes for each step.
 
     Args:
         config: resolved.
