@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import zorn.models.gru
-import zorn.models.lstm
 import zorn.perturbations.member_noise
 import zorn.perturbations.standard_rules
 from zorn.errors import ConfigError
@@ -21,12 +19,7 @@ from zorn.native import cells as native_cells
 from zorn.perturbations import Draw, RankOne
 
 compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels were not built")
-USERS = (
-    zorn.models.lstm,
-    zorn.models.gru,
-    zorn.perturbations.member_noise,
-    zorn.perturbations.standard_rules,
-)
+USERS = (native_cells, zorn.perturbations.member_noise, zorn.perturbations.standard_rules)
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 0.02}
 SIZES = [(16, 1, 1, 5, 1), (37, 1, 2, 64, 31), (36, 3, 2, 7, 22), (128, 4, 3, 33, 9), (7, 7, 1, 16, 2)]
