@@ -7,7 +7,10 @@ JOBS ?= auto
 PYTEST := -n $(JOBS) --maxprocesses 8 --dist worksteal
 BIN := .venv/bin
 
-.PHONY: help train test coverage quick golden lint format docs docs-serve benchmarks clean
+# Caps the vectors of torch, of its libraries, of numpy and of zorn's own steps, as on a processor without AVX.
+BASELINE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem ZORN_CPU_KERNELS=baseline
+
+.PHONY: help train test coverage test-baseline quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -27,6 +30,9 @@ test: .venv/.ready  ## the whole test suite, on every core
 
 coverage: .venv/.ready  ## the same, with the lines that no test reaches; fails under 90 %
 	$(BIN)/python -m pytest $(PYTEST) --cov --cov-report=term
+
+test-baseline: .venv/.ready  ## the tests of arithmetic with the instructions of a processor without AVX
+	$(BASELINE) $(BIN)/python -m pytest $(PYTEST) -q tests/golden tests/kernels tests/native tests/models
 
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
 	$(BIN)/python -m pytest $(PYTEST) -x -q -m "not slow"

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import zorn.models.gru
-import zorn.models.lstm
 import zorn.perturbations.member_noise
 import zorn.perturbations.standard_rules
 from zorn.errors import ConfigError
@@ -21,12 +19,7 @@ from zorn.native import cells as native_cells
 from zorn.perturbations import Draw, RankOne
 
 compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels were not built")
-USERS = (
-    zorn.models.lstm,
-    zorn.models.gru,
-    zorn.perturbations.member_noise,
-    zorn.perturbations.standard_rules,
-)
+USERS = (native_cells, zorn.perturbations.member_noise, zorn.perturbations.standard_rules)
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 0.02}
 SIZES = [(16, 1, 1, 5, 1), (37, 1, 2, 64, 31), (36, 3, 2, 7, 22), (128, 4, 3, 33, 9), (7, 7, 1, 16, 2)]
@@ -132,7 +125,7 @@ def test_nonlinearities_are_within_a_few_ulps(instructions):
                 torch.stack([zero, zero - 200, x], 1), none, zero.view(-1, 1), zero.view(-1, 1)
             )
     finally:
-        loaded.zorn_limit_instruction_set(2)
+        loaded.zorn_limit_instruction_set(loading.INSTRUCTION_SETS.index(available()))
     inside = x.abs() < 86  # beyond, float32 itself ends
     ulp = torch.finfo(torch.float32).eps
     for found, wanted in ((sigmoid, x.double().sigmoid()), (tanh, x.double().tanh())):
@@ -226,10 +219,45 @@ print(available(), bool(y.isfinite().all()))
 """
 
 
+@compiled
+@pytest.mark.parametrize("limit", ["baseline", "avx2"])
+def test_the_environment_caps_the_instruction_set(limit):
+    """The steps have the bits of that instruction set, not of a wider one."""
+    script = """
+import torch
+from zorn.native import Summands, available, lstm_step
+torch.manual_seed(0)
+gates, none = torch.randn(64, 400), Summands(torch.zeros(1, 64, 400), None, None, None)
+with torch.inference_mode():
+    _, cell = lstm_step(gates, none, torch.zeros(64, 100), torch.randn(64, 100))
+print(available(), cell.view(torch.int32).long().sum().item())
+"""
+
+    def printed(before, environment):
+        command = [sys.executable, "-c", before + script]
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    number = loading.INSTRUCTION_SETS.index(limit)
+    by_hand = f"from zorn.native import loading; loading.compiled().zorn_limit_instruction_set({number})"
+    name, bits = printed("", {"ZORN_CPU_KERNELS": limit})
+    assert bits == printed(by_hand, {"ZORN_CPU_KERNELS": "1"})[1]
+    widest = loading.compiled().zorn_instruction_set()
+    assert name == loading.INSTRUCTION_SETS[min(number, widest)]
+
+
+def test_an_unknown_instruction_set_is_named(monkeypatch):
+    monkeypatch.setenv("ZORN_CPU_KERNELS", "sse9")
+    with pytest.raises(ConfigError, match=r"ZORN_CPU_KERNELS must be 0 .* got 'sse9': unset it"):
+        loading.compiled.__wrapped__()
+
+
 def test_without_the_library_everything_runs_in_torch(monkeypatch, tmp_path, caplog):
     environment = {**os.environ, "ZORN_CPU_KERNELS": "0"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["None", "True"], done.stderr
+    monkeypatch.delenv("ZORN_CPU_KERNELS", raising=False)
     monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
     with caplog.at_level(logging.INFO, logger="zorn"):
         assert loading.compiled.__wrapped__() is None

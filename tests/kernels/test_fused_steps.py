@@ -110,8 +110,12 @@ def test_members_in_two_calls_are_those_of_one(device):
         return lstm_step_kernel(drive[rows], hidden[rows], cell[rows], weight, noise)
 
     together, parts = run(0, 5), [run(0, 2), run(2, 5)]
+    # A GPU sums every row of a tile in one order. The interpreter leaves products to numpy's BLAS, which may
+    # sum a row in another order when it stands elsewhere in the tile.
+    tolerance = 0.0 if device.type == "cuda" else STEPS[torch.float32]
     for index in range(2):
-        assert torch.equal(together[index], torch.cat([part[index] for part in parts]))
+        expected = torch.cat([part[index] for part in parts])
+        torch.testing.assert_close(together[index], expected, rtol=0, atol=tolerance)
 
 
 # Twins against the cells of a model under the same members ------------------------------------------------

@@ -18,7 +18,7 @@ def library(monkeypatch, tmp_path):
     """A copy of the compiled library, which `loading.compiled` finds."""
     if available() is None:
         pytest.skip("the compiled kernels were not built")
-    monkeypatch.delenv(loading.DISABLED_BY, raising=False)
+    monkeypatch.delenv(loading.LIMITED_BY, raising=False)
     suffixes = loading.EXTENSION_SUFFIXES
     built = next(p for s in suffixes for p in Path(loading.__file__).parent.glob(f"_recurrent{s}"))
     monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))

@@ -159,7 +159,7 @@ def test_a_processor_without_it_is_said_once_and_the_rest_of_the_library_serves(
 
 
 def test_a_library_that_was_not_built_is_a_warning_once(monkeypatch, tmp_path, caplog):
-    monkeypatch.delenv(loading.DISABLED_BY, raising=False)
+    monkeypatch.delenv(loading.LIMITED_BY, raising=False)
     monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
     loading.compiled.cache_clear()
     try:
@@ -178,7 +178,7 @@ def test_a_library_that_was_not_built_is_a_warning_once(monkeypatch, tmp_path, c
 
 def test_a_library_of_another_version_is_left_alone(monkeypatch, caplog):
     """As after an update of a checkout that was not installed again: its functions read other things."""
-    monkeypatch.delenv(loading.DISABLED_BY, raising=False)
+    monkeypatch.delenv(loading.LIMITED_BY, raising=False)
     monkeypatch.setattr(loading, "INTERFACE", loading.INTERFACE + 1)
     loading.compiled.cache_clear()
     try:

@@ -2,6 +2,7 @@
 
 A small library in C, built with the package where there is a C compiler. Without it, or with the variable
 ZORN_CPU_KERNELS=0 in the environment, everything runs in torch as before, only slower.
+ZORN_CPU_KERNELS=baseline or avx2 caps the instructions that it uses: one machine shows what another computes.
 """
 
 from zorn.native.arguments import LaneNoise, Summands

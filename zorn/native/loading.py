@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-DISABLED_BY = "ZORN_CPU_KERNELS"
-"""Environment variable: "0" leaves the library out."""
+from zorn.errors import ConfigError
+
+LIMITED_BY = "ZORN_CPU_KERNELS"
+"""Environment variable: "0" leaves the library out, the name of an instruction set caps what it uses."""
 
 INTERFACE = 2
 """Of the library that this code calls: `zorn_interface` in recurrent.c."""
@@ -34,8 +36,13 @@ _logger = logging.getLogger("zorn")
 
 @cache
 def compiled() -> ctypes.CDLL | None:
-    """The library; None where it was not built, cannot be loaded or is disabled. One message says why."""
-    if os.environ.get(DISABLED_BY) == "0":
+    """The library; None where it was not built, cannot be loaded or is disabled. One message says why.
+
+    Raises:
+        ConfigError: `LIMITED_BY` is set to something else than 0, 1 or an instruction set.
+    """
+    limit = _limit()
+    if limit is None:
         return None
     folder = Path(__file__).parent
     paths = [path for suffix in EXTENSION_SUFFIXES for path in folder.glob(f"_recurrent{suffix}")]
@@ -72,6 +79,9 @@ def compiled() -> ctypes.CDLL | None:
         function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_int64), None
     loaded.zorn_instruction_set.restype = ctypes.c_int64
     loaded.zorn_has_rollout.argtypes, loaded.zorn_has_rollout.restype = (ctypes.c_int64,), ctypes.c_int64
+    loaded.zorn_limit_instruction_set.argtypes = (ctypes.c_int64,)
+    loaded.zorn_limit_instruction_set.restype = None
+    loaded.zorn_limit_instruction_set(limit)
     loaded.zorn_use_parallel(ctypes.c_void_p(_threads_of_torch()))
     if not _uses_the_processor(loaded.zorn_instruction_set(), has_rollout=hasattr(loaded, "zorn_rollout")):
         _logger.warning(
@@ -89,8 +99,10 @@ def available() -> str | None:
     >>> available() in (None, "baseline", "avx2", "avx512")
     True
     """
-    loaded = compiled()
-    return None if loaded is None else INSTRUCTION_SETS[loaded.zorn_instruction_set()]
+    loaded, limit = compiled(), _limit()
+    if loaded is None or limit is None:
+        return None
+    return INSTRUCTION_SETS[min(loaded.zorn_instruction_set(), limit)]
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -113,6 +125,19 @@ def usable(*tensors: Tensor) -> bool:
         and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
         and forward_ad._current_level < 0
     )
+
+
+def _limit() -> int | None:
+    """The index of the widest instruction set that the environment allows; None to leave the library out."""
+    value = os.environ.get(LIMITED_BY, "1")
+    if value in ("0", "1"):
+        return None if value == "0" else len(INSTRUCTION_SETS) - 1
+    if value not in INSTRUCTION_SETS:
+        raise ConfigError(
+            f"{LIMITED_BY} must be 0 (plain torch), 1 (all instructions of the processor) or the widest "
+            f"instruction set to use, {', '.join(INSTRUCTION_SETS)}; got {value!r}: unset it to use all"
+        )
+    return INSTRUCTION_SETS.index(value)
 
 
 def _check_whole(path: Path) -> None:

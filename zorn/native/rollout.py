@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zorn.native.arguments import LaneNoise, RolloutStructure
-from zorn.native.loading import compiled
+from zorn.native.loading import available, compiled
 
 LARGEST_PACKED_BYTES = 2**26
 """Larger weights are not packed: the copy would cost more memory than its speed is worth."""
@@ -35,7 +35,7 @@ def has_rollout(dtype: torch.dtype) -> bool:
     loaded = compiled()
     if loaded is None or dtype not in NEEDED or not hasattr(loaded, "zorn_rollout"):
         return False
-    found = bool(loaded.zorn_has_rollout(dtype == torch.bfloat16))
+    found = available() == "avx512" and bool(loaded.zorn_has_rollout(dtype == torch.bfloat16))
     if not found:
         _logger.info(
             "zorn: this processor (or system) has no %s, so %s LSTMs take a chunk of time step by step",
