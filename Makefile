@@ -7,7 +7,7 @@ JOBS ?= auto
 PYTEST := -n $(JOBS) --maxprocesses 8 --dist worksteal
 BIN := .venv/bin
 
-.PHONY: help train test coverage quick golden lint format docs docs-serve benchmarks clean
+.PHONY: help train test coverage types quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -27,6 +27,13 @@ test: .venv/.ready  ## the whole test suite, on every core
 
 coverage: .venv/.ready  ## the same, with the lines that no test reaches; fails under 90 %
 	$(BIN)/python -m pytest $(PYTEST) --cov --cov-report=term
+
+# Checking shapes and types in every call doubles the time of the tests, so that it is done where all of the
+# public functions are called once: the examples in docstrings and the code of the documentation.
+TYPED ?= tests/package
+
+types: .venv/.ready  ## shapes and types of every call, as jaxtyping has them in signatures; TYPED=tests: the whole suite
+	$(BIN)/python -m pytest $(PYTEST) --jaxtyping-packages=zorn,beartype.beartype $(TYPED)
 
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
 	$(BIN)/python -m pytest $(PYTEST) -x -q -m "not slow"
