@@ -10,7 +10,7 @@ BIN := .venv/bin
 # Caps the vectors of torch, of its libraries, of numpy and of zorn's own steps, as on a processor without AVX.
 BASELINE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem ZORN_CPU_KERNELS=baseline
 
-.PHONY: help train test coverage test-baseline quick golden lint format docs docs-serve benchmarks clean
+.PHONY: help train test coverage types test-baseline quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -33,6 +33,13 @@ coverage: .venv/.ready  ## the same, with the lines that no test reaches; fails 
 
 test-baseline: .venv/.ready  ## the tests of arithmetic with the instructions of a processor without AVX
 	$(BASELINE) $(BIN)/python -m pytest $(PYTEST) -q tests/golden tests/kernels tests/native tests/models
+
+# Checking shapes and types in every call doubles the time of the tests, so that it is done where all of the
+# public functions are called once: the examples in docstrings and the code of the documentation.
+TYPED ?= tests/package
+
+types: .venv/.ready  ## shapes and types of every call, as jaxtyping has them in signatures; TYPED=tests: the whole suite
+	$(BIN)/python -m pytest $(PYTEST) --jaxtyping-packages=zorn,beartype.beartype $(TYPED)
 
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
 	$(BIN)/python -m pytest $(PYTEST) -x -q -m "not slow"
