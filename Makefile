@@ -7,10 +7,15 @@ JOBS ?= auto
 PYTEST := -n $(JOBS) --maxprocesses 8 --dist worksteal
 BIN := .venv/bin
 
+# Of `make test-lowest`: lowest, or shared, the one of .venv, as the lowest is a download of several GB.
+TORCH ?= lowest
+CORE := tests/models/test_maps.py tests/models/test_allocation.py tests/estimators/test_one_member.py \
+	tests/estimators/test_shaping.py tests/tasks/test_tokenizers.py tests/cli/test_other_platforms.py
+
 # Caps the vectors of torch, of its libraries, of numpy and of zorn's own steps, as on a processor without AVX.
 BASELINE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem ZORN_CPU_KERNELS=baseline
 
-.PHONY: help train test coverage types test-baseline quick golden lint format docs docs-serve benchmarks clean
+.PHONY: help train test test-lowest coverage types test-baseline quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -41,6 +46,22 @@ TYPED ?= tests/package
 types: .venv/.ready  ## shapes and types of every call, as jaxtyping has them in signatures; TYPED=tests: the whole suite
 	$(BIN)/python -m pytest $(PYTEST) --jaxtyping-packages=zorn,beartype.beartype $(TYPED)
 
+.venv-lowest/.ready-$(TORCH): pyproject.toml constraints-lowest.txt $(if $(filter shared,$(TORCH)),.venv/.ready)
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+ifeq ($(TORCH),shared)
+	.venv-lowest/bin/python -m pip install --quiet $(PIP_OPTIONS) $$(grep -v '^#\|^torch==' constraints-lowest.txt)
+	$(BIN)/python -c 'import os, sysconfig; print(os.getcwd(), sysconfig.get_path("purelib"), sep="\n")' > \
+		$$(.venv-lowest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
+else
+	.venv-lowest/bin/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints-lowest.txt \
+		--editable . pytest beartype hypothesis
+endif
+	@touch $@
+
+test-lowest: .venv-lowest/.ready-$(TORCH)  ## the core of the suite at the lowest versions that are accepted
+	.venv-lowest/bin/python -m pytest -q $(CORE)
+
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
 	$(BIN)/python -m pytest $(PYTEST) -x -q -m "not slow"
 
@@ -68,4 +89,4 @@ benchmarks: .venv/.ready  ## every benchmark, quickly
 	for script in random_bits throughput memory learning estimators generalisation long_credit planner exchange scaling; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
 
 clean:  ## remove the environment and everything made; runs/ is kept
-	rm -rf .venv build site *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest build site *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
