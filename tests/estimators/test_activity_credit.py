@@ -371,7 +371,7 @@ def test_an_output_layer_that_changes_after_the_first_step_is_noticed():
     estimator = ActivityCredit(epsilon=0.01, draws=1)
     estimator.estimate(model, batch, OBJECTIVE)
     model.factor = 4.0
-    with pytest.raises(ConfigError, match="no longer returns what its output layer puts out"):
+    with pytest.raises(ConfigError, match="no longer returns the unchanged output of its output layer"):
         estimator.estimate(model, batch, OBJECTIVE)
 
 

@@ -212,7 +212,7 @@ def test_a_site_that_does_not_go_along_with_time_is_named():
 
     model = Twice()
     with (
-        pytest.raises(ConfigError, match="'layer' put out 8 time steps for sequences of 4"),
+        pytest.raises(ConfigError, match="'layer' returned 8 time steps for sequences of 4"),
         bound_to(model).perturbed(DRAW, range(2), (1, -1), steps=4),
     ):
         model(torch.zeros(4, 4, 3))

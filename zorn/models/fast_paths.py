@@ -2,7 +2,7 @@
 
 The cells in plain torch are the reference, and know none of their fast twins. A path applies to exactly the
 class that it is registered for: a subclass may compute something else. It returns None where it does not
-apply after all; the cell then goes on as it is written.
+apply after all; then the cell runs as it is written.
 """
 
 from collections.abc import Callable

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from zorn.errors import ConfigError
 
 _CHANGED = (
-    "exact_output: the model no longer returns what its output layer puts out, once a chunk and as it is, as "
-    "it did at the first step: take exact_output=False, or an estimator of its own for each model"
+    "exact_output: the model no longer returns the unchanged output of its output layer, once a chunk, as it "
+    "did at the first step: take exact_output=False, or an estimator of its own for each model"
 )
 
 

@@ -95,12 +95,12 @@ class NoiseTape:
 
 
 class Perturbing(SiteActivity):
-    """Adds s σ ξ to the output of each lane, a lane being the rows of one sign.
+    """Adds s σ ξ to the output, sign by sign.
 
     Args:
         tape: ξ of sequences × draws.
-        clean: rows in front of the lanes that have no noise.
-        signs: ±1, in the order of the lanes.
+        clean: rows in front that have no noise.
+        signs: ±1, in the order of the rows.
         scale: σ, the standard deviation of the noise.
     """
 
@@ -115,8 +115,8 @@ class Perturbing(SiteActivity):
         expected = self._clean + len(self._signs) * self._tape.rows
         if len(y) != expected:
             raise ConfigError(
-                f"activity noise: a module put out {tuple(y.shape)}, expected {expected} rows in front: keep "
-                "the batch in front in the model's forward, or use the structure RankOne or Dense"
+                f"activity noise: a module returned {tuple(y.shape)}, expected {expected} rows in front: "
+                "keep the batch in front in the model's forward, or use the structure RankOne or Dense"
             )
         lanes = y[self._clean :].unflatten(0, (len(self._signs), -1))
         units = lanes[0, 0].numel() // steps
@@ -247,8 +247,8 @@ def check_steps(name: str, found: int, expected: int) -> None:
     """Raise unless a site went over the whole sequence, or was called once for all of it."""
     if found not in (1, expected):
         raise ConfigError(
-            f"activity noise: module {name!r} put out {found} time steps for sequences of {expected}: it "
-            "expects one output a step, [rows, units] or [rows, time, …] (or one for the whole sequence), "
-            "and no module called twice a step. "
-            "Freeze its parameters with requires_grad_(False), or use the structure RankOne"
+            f"activity noise: module {name!r} returned {found} time steps for sequences of {expected}; "
+            "expected one output a step, [rows, units] or [rows, time, …], or one for the whole sequence, "
+            "and no module called twice a step: freeze its parameters with requires_grad_(False), or use "
+            "the structure RankOne"
         )

@@ -46,8 +46,8 @@ def check_materialised(model: nn.Module) -> None:
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ConfigError(
-            f"{lazy[0]} has no shape yet, as that of a lazy layer before its first run: call the model once "
-            "on a batch, then go on"
+            f"{lazy[0]} has no shape yet, since it belongs to a lazy layer that has not run: call the model "
+            "once on a batch first"
         )
 
 

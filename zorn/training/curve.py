@@ -113,7 +113,7 @@ def _draw(axes: Any, axis: str, panel: Panel) -> None:
 
 
 def _range(panel: Panel) -> tuple[float, float]:
-    """What the height of a panel spans: all of its main curves and yardsticks, and where the others end."""
+    """The range of a panel's height: all of its main curves and yardsticks, and the ends of the others."""
     shown = list(panel.yardsticks.values())
     only = not any(line.main for line in panel.lines)
     for line in panel.lines:

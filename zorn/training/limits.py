@@ -9,13 +9,14 @@ _REFUSALS = (
     *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
     "Storage size calculation overflowed",
 )
-"""What torch says where it gets no memory: on a device, on the CPU of Windows and of Linux, where one of the
-libraries that it calls got none, and where a tensor would have more than 2⁶³ bytes."""
+"""Texts of torch's errors where memory runs out: on a device, on the CPU of Windows and of Linux, in a
+library that it calls, and for a tensor of more than 2⁶³ bytes."""
 
 
 def is_finite(parameter: Tensor) -> bool:
-    """Whether no element is infinite or NaN, looked at slice by slice: `isfinite` of a whole large tensor
-    needs several times its memory.
+    """True if no element is infinite or NaN.
+
+    The tensor is read slice by slice: `isfinite` of a whole large tensor needs several times its memory.
 
     >>> is_finite(torch.tensor([1.0, float("nan")]))
     False
@@ -25,8 +26,9 @@ def is_finite(parameter: Tensor) -> bool:
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """Why, in a line, where an error says that memory was asked for and not there; None for another error. On
-    the CPU torch has no class of its own for that.
+    """The reason, in a line, of an error that says that memory ran out; None for another error.
+
+    On the CPU torch has no class of its own for such errors.
 
     >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"))
     "DefaultCPUAllocator: can't allocate memory: you tried 4 TiB"

@@ -50,7 +50,7 @@ class TextCodec:
         return "".join(letter for letter in dict.fromkeys(text) if self._tokenizer.unknown(utf8(letter)))
 
     def decode(self, tokens: Int[Tensor, " time"] | Sequence[int]) -> str:
-        """The text of some tokens; what is no UTF-8 becomes U+FFFD."""
+        """The text of some tokens; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(token) for token in tokens])
 
 
@@ -71,9 +71,9 @@ def _load_run(path: Path) -> tuple[Task, LanguageModel]:
 
 
 def load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
-    """What reads a run's prompts and writes its answers, and the model; the text itself is not needed.
+    """The codec of a run's prompts and answers, and its model; the text that it learned is not needed.
 
-    Raises what `load_run` raises, but for the text.
+    Raises the errors of `load_run`, but for those of the text.
     """
     return _undisturbed(path, _load_writer)
 
@@ -90,8 +90,10 @@ def _load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
 
 
 def _undisturbed(path: Path, load: Callable[[Path], Loaded]) -> Loaded:
-    """What `load` reads from a run; read again where it failed and the newest checkpoint is another one than
-    before: a process that trains there has saved, and removed what was being read."""
+    """The result of `load`, which reads a run; tried again after a failure if there is a newer checkpoint.
+
+    In that case a process that trains there has saved one, and removed the files that were being read.
+    """
     checkpoints = RunFolder(path).checkpoints
     for _ in range(TRIES):
         before = newest_mark(checkpoints)

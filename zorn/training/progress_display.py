@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live bar on a terminal, a plain line every few seconds elsewhere."""
+"""The display of a run that trains: a live bar on a terminal, a plain line every few seconds elsewhere."""
 
 import time
 

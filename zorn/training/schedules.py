@@ -1,5 +1,4 @@
-"""How the learning rate, ε and the population move over a run: functions of the step and of the share of the
-budget used."""
+"""Schedules of the learning rate, ε and the population: functions of the step and of the used budget."""
 
 import math
 

@@ -1,5 +1,4 @@
-"""What a run needs where several processes train together: one estimator for all, files that a new process
-lacks, and a log that writes nothing."""
+"""One run in several processes: a shared estimator, files for a new process, a log that writes nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def shared(estimator: Estimator, group: Group, settings: RunConfig) -> Estimator
 
 
 def fetch_run(group: Group, folder: RunFolder) -> None:
-    """Give every process the run that rank 0 goes on with: where a machine has no disk in common with it, its
+    """Give every process the run that rank 0 resumes: where a machine has no disk in common with it, its
     newest checkpoint, journal and settings are sent. Nothing is sent where all see the same files, and
     nothing that is there is removed; all call it together.
 
@@ -86,14 +85,23 @@ def fetch_run(group: Group, folder: RunFolder) -> None:
 
 
 def is_orphan(parent: int) -> bool:
-    """Whether torchrun started this process and is gone: nobody would start it again, and another launch
-    waits for its folder. `parent`: the process that started it."""
+    """True if torchrun started this process and is gone.
+
+    Then nobody would start it again, and another launch waits for its folder.
+
+    Args:
+        parent: the process that started this one.
+    """
     return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != parent
 
 
 def state_of(folder: RunFolder, config: Config) -> Literal["other", "begun", "saved", "done"]:
-    """What a folder holds of a run of these settings (which leave nothing open): nothing ("other": it is
-    empty, or another run's), a run that has not saved yet, one that has, or one whose budget is used."""
+    """The state of a run of these (resolved) settings in a folder.
+
+    Returns:
+        "other": the folder is empty, or holds another run; "begun": the run has not saved yet; "saved": it
+        has a checkpoint; "done": its budget is used.
+    """
     if not checkpoints(folder.checkpoints):
         empty = not folder.journal.exists() or last_step(folder.journal) == 0
         unsaved = folder.config.exists() and empty
@@ -151,7 +159,7 @@ def _check_place(folder: RunFolder, settings: dict[str, Any], manifest: str) -> 
 
 
 def _files(folder: RunFolder) -> list[str]:
-    """What another process needs to go on, by the names in the folder; a checkpoint's manifest comes last."""
+    """The files that another process needs to resume, by their names; a checkpoint's manifest comes last."""
     newest = latest_checkpoint(folder.checkpoints)
     saved = sorted(newest.iterdir(), key=lambda path: path.name == MANIFEST)
     whole = [path for path in (folder.config, folder.tokenizer, folder.journal) if path.exists()]
