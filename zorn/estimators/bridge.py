@@ -481,7 +481,7 @@ class _BoundaryNoise:
         self.sizes = [tensor[0].numel() for tensor in floats]
         self.device = floats[0].device
         self.scale = torch.tensor(scales, device=self.device).repeat_interleave(
-            torch.tensor(self.sizes, device=self.device)
+            torch.tensor(self.sizes, device=self.device), output_size=sum(self.sizes)
         )
         self._together = max(1, NOISE_AT_ONCE // (len(members) * sum(self.sizes)))
         self._first, self._drawn = 0, torch.empty(0)
