@@ -77,11 +77,17 @@ class LiveBytes(TorchDispatchMode):
         key = func, structure, tuple(_sizes(leaf) for leaf in leaves)
         known = self._known.get(key)
         if known is not None:
-            return args[0] if known is _IN_PLACE else torch.empty_strided(*known[:2], dtype=known[2], device="meta")
+            return (
+                args[0]
+                if known is _IN_PLACE
+                else torch.empty_strided(*known[:2], dtype=known[2], device="meta")
+            )
         made = func(*args, **kwargs)
         if args and made is args[0] and func is not aten.resize_.default:
             self._known[key] = _IN_PLACE
-        elif isinstance(made, Tensor) and made.is_meta and not any(r.alias_info for r in func._schema.returns):
+        elif (
+            isinstance(made, Tensor) and made.is_meta and not any(r.alias_info for r in func._schema.returns)
+        ):
             self._known[key] = made.shape, made.stride(), made.dtype
         return made
 
