@@ -123,7 +123,7 @@ def test_any_flipped_byte_is_detected(tmp_path):
                 step for step in (1, 2, 3) if step != lost
             ]
             if lost < 3:
-                with pytest.raises(JournalError, match=f"damaged at step {lost} .*zorn journal trim"):
+                with pytest.raises(JournalError, match=f"damaged at step {lost} .*move it away"):
                     list(read_journal(path))
                 assert steps(path, after=lost) == list(range(lost + 1, 4))
             else:

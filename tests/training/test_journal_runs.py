@@ -17,7 +17,7 @@ from zorn.training.checkpoint import read_progress
 from zorn.training.journal import read_journal
 from zorn.training.load import load_run
 from zorn.training.loggers import read_metrics
-from zorn.training.replay import replay, trim
+from zorn.training.replay import replay
 from zorn.training.step import move_weights
 
 
@@ -242,33 +242,24 @@ def test_a_torn_entry_is_dropped_and_said(tmp_path):
     assert newest(tmp_path / "run") == expected
 
 
-def test_damage_in_the_middle_stops_a_resume_and_trim_mends_it(tmp_path):
+def test_damage_in_the_middle_stops_a_resume_until_the_journal_is_moved_away(tmp_path):
     train(settings(tmp_path / "run", steps=4, keep=2, checkpoint_seconds=0.0))
     file = tmp_path / "run" / "journal.bin"
     data = bytearray(file.read_bytes())
     data[56 + 132 + 60] ^= 4
     file.write_bytes(data)
-    with pytest.raises(JournalError, match=r"damaged at step 2 .* zorn journal trim"):
+    with pytest.raises(JournalError, match=r"damaged at step 2 .* move it away"):
         resume(tmp_path / "run", steps=6)
-    assert trim(tmp_path / "run") == (3, 3 * 132)
+    file.rename(tmp_path / "damaged.bin")
     resume(tmp_path / "run", steps=6).run()
-    assert [entry.step for entry in read_journal(file)] == [4, 5, 6]
-    with pytest.raises(JournalError, match=r"step must be at least 3, got 2: the journal of .* was trimmed"):
+    assert [entry.step for entry in read_journal(file)] == [5, 6]
+    with pytest.raises(JournalError, match=r"step must be at least 4, got 2: the journal of .* begins there"):
         replay(tmp_path / "run", 2, tmp_path / "2")
     assert not (tmp_path / "2").exists()
     replay(tmp_path / "run", 6, tmp_path / "6")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000005")
-    with pytest.raises(JournalError, match="step 5 needs weights from step 3, where"):
+    with pytest.raises(JournalError, match="step 5 needs weights from step 4, where"):
         replay(tmp_path / "run", 5, tmp_path / "5")
-
-
-def test_trimming_leaves_the_replay_as_it_was(tmp_path):
-    train(settings(tmp_path / "run", keep=3, checkpoint_seconds=0.0))
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000005")
-    before = tensors(replay(tmp_path / "run", 5, tmp_path / "before"))
-    assert trim(tmp_path / "run") == (4, 4 * 132)
-    assert trim(tmp_path / "run") == (4, 0)
-    assert tensors(replay(tmp_path / "run", 5, tmp_path / "after")) == before
 
 
 def test_a_journal_of_another_run_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The metrics file over stops and resumes, and TensorBoard's copy of it."""
 
 import json
+import math
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +23,18 @@ def test_what_is_written_is_read_and_a_line_cut_short_is_left_out(tmp_path):
     with path.open("a") as file:
         file.write(json.dumps(record(3))[:-5])
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+def test_numbers_that_are_not_finite_are_valid_json_and_read_as_they_were(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    values = [math.nan, math.inf, -math.inf, 1e308]
+    with MetricsLog(path, tmp_path / "tensorboard") as log:
+        for step, value in enumerate(values):
+            log.write(record(step, value))
+    truncate_metrics(path, len(values))
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    assert list(map(repr, (line["loss"] for line in read_metrics(path)))) == list(map(repr, values))
 
 
 def test_truncation_drops_what_came_after_the_checkpoint(tmp_path):

@@ -14,7 +14,7 @@ from zorn.cli.parsing import parse
 from zorn.errors import CheckpointError
 from zorn.training.journal import Damage, journal_pieces, read_header, read_journal
 from zorn.training.journal_entry import JournalEntry
-from zorn.training.replay import check_journal_of, trim
+from zorn.training.replay import check_journal_of
 from zorn.training.run_folder import RunFolder
 
 SHOWN = 10
@@ -23,14 +23,13 @@ SHOWN = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
-    """Look at, check or shorten the journal of a run.
+    """Look at or check the journal of a run.
 
     show: what it holds, and its last steps. verify: read every byte, and compare whose journal it is with the
-    run; the exit code is 2 where something is damaged or cut short, or where it is another run's. trim: drop
-    what is before the oldest checkpoint that is kept; steps before it cannot be made again then.
+    run; the exit code is 2 where something is damaged or cut short, or where it is another run's.
     """
 
-    action: tyro.conf.Positional[Literal["show", "verify", "trim"]]
+    action: tyro.conf.Positional[Literal["show", "verify"]]
     """What to do."""
     run: tyro.conf.Positional[Path]
     """The run's folder."""
@@ -44,17 +43,13 @@ def command(words: Sequence[str]) -> int:
     if asked.action == "show":
         _show(folder.journal, console)
         return 0
-    if asked.action == "verify":
-        code = _verify(folder.journal, console)
-        try:
-            check_journal_of(asked.run)
-        except CheckpointError as error:
-            _say(console, f"{folder.journal}: whose journal it is cannot be told: {error}")
-            return 2
-        return code
-    base, freed = trim(asked.run)
-    _say(console, f"{folder.journal}: begins after step {base} now, {freed:,} bytes less")
-    return 0
+    code = _verify(folder.journal, console)
+    try:
+        check_journal_of(asked.run)
+    except CheckpointError as error:
+        _say(console, f"{folder.journal}: whose journal it is cannot be told: {error}")
+        return 2
+    return code
 
 
 def _show(path: Path, console: Console) -> None:
@@ -102,7 +97,7 @@ def _told(damage: Damage) -> str:
     if damage.last is None:
         return f"step {damage.step} is cut short, as by a crash; zorn resume drops it"
     lost = f"step {damage.step}" if damage.last == damage.step else f"steps {damage.step} to {damage.last}"
-    return f"{lost} damaged: restore the file from a copy, or drop them with zorn journal trim"
+    return f"{lost} damaged: restore the file from a copy, or move it away"
 
 
 def _say(console: Console, line: str) -> None:

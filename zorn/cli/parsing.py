@@ -73,9 +73,16 @@ def _flags(kind: type) -> dict[str, Any]:
     for name, annotation in typing.get_type_hints(kind, include_extras=True).items():
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             found |= _flags(annotation)
-        elif typing.get_origin(annotation) is not typing.Annotated:
-            found[flag(name)] = annotation
+        elif not _is_positional(annotation):
+            is_annotated = typing.get_origin(annotation) is typing.Annotated
+            found[flag(name)] = typing.get_args(annotation)[0] if is_annotated else annotation
     return found
+
+
+def _is_positional(annotation: Any) -> bool:
+    """True for a word without a flag: `tyro.conf.Positional[…]`."""
+    [_, mark] = typing.get_args(tyro.conf.Positional[int])
+    return mark in typing.get_args(annotation)[1:]
 
 
 def _mistake(kind: type, words: Sequence[str]) -> str | None:
@@ -125,7 +132,7 @@ def _positionals(kind: type) -> tuple[int, int]:
     found = [
         field
         for field in dataclasses.fields(kind)
-        if typing.get_origin(hints[field.name]) is typing.Annotated
+        if _is_positional(hints[field.name])
     ]
     return len(found), sum(field.default is dataclasses.MISSING for field in found)
 

@@ -21,7 +21,7 @@ class Replay:
     run: tyro.conf.Positional[Path]
     """The run's folder; it is only read."""
     to_step: int
-    """Steps done, from where the journal begins (0 unless it was trimmed) to its last."""
+    """Steps done, from where the journal begins (0 unless one before it was lost) to its last."""
     out: Path | None = None
     """The new folder. None: the run's own name with the step, beside it."""
 

@@ -103,8 +103,8 @@ def read_journal(path: Path, *, after: int = 0) -> Iterator[JournalEntry]:
         elif piece.last is not None and piece.last > after:
             raise JournalError(
                 f"{path} is damaged at step {piece.step} (byte {piece.start}), and steps after "
-                f"{piece.last} are whole: restore it from a copy; or drop what is before the oldest kept "
-                "checkpoint with zorn journal trim; or move it away, to go on from the newest one"
+                f"{piece.last} are whole: restore it from a copy; or move it away, to go on from "
+                "the newest checkpoint"
             )
 
 

@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+_NO_JSON = ("NaN", "Infinity", "-Infinity")
+"""Words that a number that is not finite is written as, in quotes; `float` reads them."""
+
 _EVENTS = "events.out.tfevents.{}.zorn"
 
 Record = dict[str, Any]
@@ -27,15 +30,26 @@ def read_metrics(path: Path) -> list[Record]:
                 break
             if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
                 break
-            records.append(record)
+            words = {name: value for name, value in record.items() if value in _NO_JSON}
+            records.append(record | {name: float(word) for name, word in words.items()})
     return records
+
+
+def _line(record: Record) -> str:
+    """A record as a line of JSON, which has no token for a number that is not finite: it becomes a word."""
+    words = {
+        name: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        for name, value in record.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    return json.dumps(record | words, allow_nan=False) + "\n"
 
 
 def truncate_metrics(path: Path, step: int) -> None:
     """Drop what was logged after `step`, so that a resumed run writes each line once."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -81,7 +95,7 @@ class MetricsLog:
         Raises OSError when the disk refuses.
         """
         group = record.get("split", record["kind"])  # or the splits of one step would hide each other
-        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.write(_line(record))
         numbers = {
             f"{group}/{name}": value
             for name, value in record.items()

@@ -30,7 +30,7 @@ from zorn.training.checkpoint import (
     save_checkpoint,
 )
 from zorn.training.identity import check_settings, check_tokenizer, run_settings
-from zorn.training.journal import check_identity, read_header, read_journal, run_identity, write_journal
+from zorn.training.journal import check_identity, read_header, read_journal, run_identity
 from zorn.training.journal_entry import JournalEntry
 from zorn.training.run_folder import RunFolder
 from zorn.training.run_lock import locked
@@ -136,8 +136,8 @@ def replay(run: Path, step: int, out: Path) -> Path:
     base_step = read_header(source.journal).base_step
     if step < base_step:
         raise JournalError(
-            f"step must be at least {base_step}, got {step}: the journal of {run} begins there, as what was "
-            "before it was trimmed"
+            f"step must be at least {base_step}, got {step}: the journal of {run} begins there: name a "
+            "later step"
         )
     estimator = build_estimator(config)
     optimizers = build_optimizers(config, model, estimator)
@@ -220,27 +220,6 @@ def check_journal_of(run: Path) -> None:
     on_cpu = dataclasses.replace(config, run=dataclasses.replace(config.run, device="cpu"))
     model = build_model(on_cpu, _vocabulary(config, folder))
     check_identity(folder.journal, journal_identity(config, model, newest.text))
-
-
-def trim(run: Path) -> tuple[int, int]:
-    """Drop from a run's journal what is before its oldest checkpoint.
-
-    Returns:
-        the step that the journal begins after now, and the bytes that were freed.
-
-    Raises:
-        ConfigError: it is no run's folder, or a process trains in it.
-        JournalError: a journal that is missing, or damaged after that checkpoint.
-        CheckpointError: no checkpoint is kept.
-    """
-    folder = RunFolder(run)
-    folder.read_config()
-    with locked(run):
-        latest_checkpoint(folder.checkpoints)
-        header, before = read_header(folder.journal), folder.journal.stat().st_size
-        base = max(header.base_step, checkpoint_step(checkpoints(folder.checkpoints)[0]))
-        write_journal(folder.journal, header.identity, base, read_journal(folder.journal, after=base))
-        return base, before - folder.journal.stat().st_size
 
 
 def _newest_progress(folder: RunFolder, config: Config) -> Progress:
