@@ -15,7 +15,7 @@ CORE := tests/models/test_maps.py tests/models/test_allocation.py tests/estimato
 # Caps the vectors of torch, of its libraries, of numpy and of zorn's own steps, as on a processor without AVX.
 BASELINE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem ZORN_CPU_KERNELS=baseline
 
-.PHONY: help train test test-lowest coverage types test-baseline quick golden lint format docs docs-serve benchmarks clean
+.PHONY: help train test test-lowest coverage types faults test-baseline quick golden lint format docs docs-serve benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -61,6 +61,9 @@ endif
 
 test-lowest: .venv-lowest/.ready-$(TORCH)  ## the core of the suite at the lowest versions that are accepted
 	.venv-lowest/bin/python -m pytest -q $(CORE)
+
+faults: .venv/.ready  ## 50 runs that are killed at every point and at random, 4 of which a worker hangs, 3 under torchrun
+	$(BIN)/python tests/distributed/fault_injection.py --runs 50
 
 quick: .venv/.ready  ## the tests without the slow ones, stopping at the first failure
 	$(BIN)/python -m pytest $(PYTEST) -x -q -m "not slow"

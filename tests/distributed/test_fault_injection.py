@@ -36,16 +36,14 @@ def totals(printed):
 
 
 @pytest.mark.slow
-def test_fifty_runs_that_are_killed_lose_nothing():
-    """Half of them at every named point, on one process and on two."""
-    code, printed = inject("--runs", "50", "--processes", "1", "2", "--hangs", "0", "--torchrun", "0")
+def test_runs_that_are_killed_lose_nothing():
+    """A few, at points and at random moments; all points, on one process and on two, are in `make faults`."""
+    code, printed = inject("--runs", "6", "--processes", "1", "2", "--hangs", "0", "--torchrun", "0")
     assert code == 0, printed
     runs, kills, again, failed = totals(printed)
-    assert (runs, failed) == (50, 0)
-    assert kills >= 50
+    assert (runs, failed) == (6, 0)
+    assert kills >= 6
     assert again <= kills
-    for name in POINTS:
-        assert f"│ {name} " in printed
 
 
 @pytest.mark.slow

@@ -24,9 +24,12 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [CDRGE, FDRGE, SPSA15])
-@pytest.mark.parametrize(("name", "value"), SETTINGS)
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [*((CDRGE, *setting) for setting in SETTINGS), (FDRGE, "epsilon", "0.1"), (SPSA15, "population", 2.0)],
+)
 def test_a_setting_of_another_type(kind, name, value):
+    """Every rule at one estimator, as the others inherit them; each of those once."""
     with without_type_checks(), pytest.raises(ConfigError, match=f"^{name} must be a .*number.*, got "):
         kind(**{"population": 4, "epsilon": 0.1, name: value})
 
@@ -93,10 +96,15 @@ each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 INPUTS, TARGETS = language_batch()
 
 
-@each_call
+def once_and_everywhere(*bad):
+    """Every bad argument to one caller, and the first to the others: all callers make the same check."""
+    first, *others = CALLS.values()
+    return [(first, *each) for each in bad] + [(other, *bad[0]) for other in others]
+
+
 @pytest.mark.parametrize(
-    ("batch", "message"),
-    [
+    ("call", "batch", "message"),
+    once_and_everywhere(
         ((INPUTS, TARGETS), r"batch must be zorn.Batch\(inputs, targets\), got \(Tensor, Tensor\): wrap it"),
         ([INPUTS, TARGETS], r"batch must be zorn.Batch\(inputs, targets\), got a value of type list"),
         (INPUTS, r"batch must be zorn.Batch\(inputs, targets\), got a value of type Tensor"),
@@ -106,7 +114,7 @@ INPUTS, TARGETS = language_batch()
         ((torch.tensor(1), TARGETS), r"batch.inputs must be a tensor .* got a tensor of shape \(\)"),
         ((INPUTS, TARGETS[:3]), "got 4 rows of inputs and 3 of targets"),
         ((INPUTS[:0], TARGETS[:0]), "got 0 rows of inputs and 0 of targets"),
-    ],
+    ),
 )
 def test_a_batch_that_is_none(call, batch, message):
     model, calls = language_model(), []
@@ -120,8 +128,9 @@ def test_a_batch_that_is_none(call, batch, message):
     assert not gradients(model)
 
 
-@each_call
-@pytest.mark.parametrize("model", [torch.nn.Linear, lambda inputs: inputs, "lstm"])
+@pytest.mark.parametrize(
+    ("call", "model"), once_and_everywhere((torch.nn.Linear,), (lambda inputs: inputs,), ("lstm",))
+)
 def test_a_model_that_is_none(call, model):
     with without_type_checks(), pytest.raises(ConfigError, match=r"^model must be a torch.nn.Module, got "):
         call(model, language_batch(), TokenCrossEntropy())
@@ -151,17 +160,16 @@ def test_an_optimizer_as_the_update(name):
     assert not calls
 
 
-@each_call
 @pytest.mark.parametrize(
-    ("objective", "message"),
-    [
+    ("call", "objective", "message"),
+    once_and_everywhere(
         (
             TokenCrossEntropy,
             r"got the class TokenCrossEntropy, not an instance of it, .*: write Token",
         ),
         ("cross-entropy", r"objective: got 'cross-entropy', expected a token objective"),
         (None, r"objective: got a value of type NoneType"),
-    ],
+    ),
 )
 def test_an_objective_that_is_none(call, objective, message):
     model, calls = language_model(), []

@@ -1,4 +1,4 @@
-"""Known faults of public code: losses, metrics and what is made of them. `test_known_faults.py` lists all."""
+"""Known faults of public code: losses, metrics and what is made of them (see `test_noise_faults.py`)."""
 
 from dataclasses import replace
 

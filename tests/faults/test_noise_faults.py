@@ -1,4 +1,8 @@
-"""Known faults of public code: the noise, and what it is added to. `test_known_faults.py` lists them all."""
+"""Known faults of public code: the noise, and what it is added to. Each test says its fault.
+
+Most were measured in the code of the paper (Chaubard and Kochenderfer, 2025), others in libraries near it. A
+fault that is found later gets a test here or in the files beside it.
+"""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Known faults of public code: selection, defaults, scripts, comparisons. See `test_known_faults.py`."""
+"""Known faults of public code: selection, defaults, scripts, comparisons (see `test_noise_faults.py`)."""
 
 import ast
 import importlib

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import pairwise
 
 import zorn
 from zorn.errors import ConfigError
@@ -31,20 +32,20 @@ def exact(shape, device, dtype=torch.float32, seed=0):
     return drawn.to(device, dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rounding", [None, (2**63 + 5, 7, 2**31 + 1)])
-@pytest.mark.parametrize("kind", PAIRS)
+SIZES = [
+    ((20, 70), range(5, 11, 2)),
+    ((3, 5, 9), range(35)),
+    ((5, 1), range(2**32 - 2, 2**32)),
+    ((1, 1), range(1)),
+]
+
+
 @pytest.mark.parametrize(
-    ("shape", "members"),
-    [
-        ((20, 70), range(5, 11, 2)),
-        ((3, 5, 9), range(35)),
-        ((5, 1), range(2**32 - 2, 2**32)),
-        ((1, 1), range(1)),
-    ],
+    ("kind", "size", "dtype", "rounding"),
+    pairwise(PAIRS, SIZES, [torch.float32, torch.bfloat16], [None, (2**63 + 5, 7, 2**31 + 1)]),
 )
-def test_the_kernel_gives_what_its_twin_does(device, kind, shape, members, dtype, rounding):
-    kernel, twin, streams = PAIRS[kind]
+def test_the_kernel_gives_what_its_twin_does(device, kind, size, dtype, rounding):
+    (kernel, twin, streams), (shape, members) = PAIRS[kind], size
     settings = {"keep": 0.5, "scale": -0.25, "rounding": rounding, "fixed": range(2, 4)}
     found = exact(shape, device, dtype)
     expected, c = found.clone(), exact((len(members),), device, seed=1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import each_once
 
 import zorn
 from zorn.errors import ConfigError
@@ -32,6 +33,8 @@ STEPS = {
     torch.bfloat16: 2**-7,
 }  # one rounding of values up to 2; float32 sums' round-off
 
+each_shape = pytest.mark.parametrize(("shape", "dtype"), each_once(SHAPES, STEPS))
+
 
 def noise_of(device, heads, units, gates, members, signs, columns=True):
     rows = sign_words(1, 2, range(members), 0, heads * gates * units, device=device)
@@ -43,8 +46,7 @@ def scores_of(kind, rows, heads):
     return None if kind is None else torch.randn(rows, 1 if kind == "shared" else heads)
 
 
-@pytest.mark.parametrize("dtype", STEPS)
-@pytest.mark.parametrize("shape", SHAPES)
+@each_shape
 def test_lstm_kernel_over_a_trajectory(device, dtype, shape):
     heads, d, group, members, signs, scored, columns = shape
     torch.manual_seed(0)
@@ -64,8 +66,7 @@ def test_lstm_kernel_over_a_trajectory(device, dtype, shape):
             torch.testing.assert_close(found, expected, rtol=0, atol=2 * STEPS[dtype])
 
 
-@pytest.mark.parametrize("dtype", STEPS)
-@pytest.mark.parametrize("shape", SHAPES)
+@each_shape
 def test_gru_kernel_over_a_trajectory(device, dtype, shape):
     heads, d, group, members, signs, scored, columns = shape
     torch.manual_seed(0)
@@ -85,8 +86,7 @@ def test_gru_kernel_over_a_trajectory(device, dtype, shape):
         torch.testing.assert_close(y, expected, rtol=0, atol=2 * STEPS[dtype])
 
 
-@pytest.mark.parametrize("dtype", STEPS)
-@pytest.mark.parametrize("shape", SHAPES)
+@each_shape
 def test_min_gru_kernel_over_a_chunk(device, dtype, shape):
     _, units, group, members, signs, _, _ = shape
     torch.manual_seed(0)

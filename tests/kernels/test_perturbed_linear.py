@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import each_once
 
 from zorn.errors import ConfigError
 from zorn.kernels import perturbed_linear, perturbed_linear_reference
@@ -31,8 +32,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", CASES)
+@pytest.mark.parametrize(("shape", "dtype"), each_once(CASES, [torch.float32, torch.bfloat16]))
 def test_the_kernel_gives_what_its_twin_does(device, dtype, shape):
     x, weight, bias = case(device, dtype, *shape)
     noise = {**NOISE, "members": shape[4], "signs": shape[5], "bias_stream": 9 if bias is not None else None}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import each_once
 from torch import nn
 
 import zorn
@@ -276,8 +277,7 @@ def test_what_cannot_be_launched_for_a_size_is_left_to_the_twin(switch, device, 
     assert "shared memory" in caplog.text
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("name", "dtype"), each_once(KERNELS, [torch.float32, torch.bfloat16]))
 def test_every_kernel_passes_its_trial(device, name, dtype):
     one = twins.Twins(KERNELS[name].kernel, KERNELS[name].reference, KERNELS[name]._trial)
     assert one._agrees(device, dtype)

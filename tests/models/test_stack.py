@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from pairs import pairwise
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -15,9 +16,10 @@ from zorn.perturbations.perturbation import BoundPerturbation
 VOCABULARY, HIDDEN = 11, 8
 MEMORY = {"memory_slots": 5, "memory_width": 4, "read_heads": 2}
 
-every_cell = pytest.mark.parametrize("cell", CELLS)
-every_norm = pytest.mark.parametrize("norm", ["none", "layer", "rms"])
-every_residual = pytest.mark.parametrize("residual", [False, True])
+NORMS, SWITCH = ("none", "layer", "rms"), (False, True)
+
+every_cell = pytest.mark.parametrize("cell", list(CELLS))
+every_stack = pytest.mark.parametrize(("cell", "norm", "residual"), pairwise(CELLS, NORMS, SWITCH))
 
 
 def build(cell: str, **options) -> LanguageModel:
@@ -52,9 +54,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-@every_cell
-@every_norm
-@every_residual
+@every_stack
 def test_a_stack_is_its_equations(cell: str, norm: str, residual: bool) -> None:
     model = unsettled(build(cell, norm=norm, residual=residual)).double()
     logits, _ = model(tokens())
@@ -67,11 +67,10 @@ def test_a_stack_is_its_equations(cell: str, norm: str, residual: bool) -> None:
         assert_close(logits[:, t], model.head(normalised(x, model.final_norm)))
 
 
-@every_cell
-@every_norm
-@every_residual
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("chunk", [1, 7])
+@pytest.mark.parametrize(
+    ("cell", "norm", "residual", "dtype", "chunk"),
+    pairwise(CELLS, NORMS, SWITCH, (torch.float32, torch.bfloat16), (1, 7)),
+)
 def test_time_chunks_equal_the_whole(
     cell: str, norm: str, residual: bool, dtype: torch.dtype, chunk: int
 ) -> None:
@@ -91,11 +90,10 @@ def test_time_chunks_equal_the_whole(
         assert_close(mine, theirs)
 
 
-SIZES = list(itertools.product(CELLS, ["none", "layer", "rms"], [False, True], [False, True]))
-
-
-@pytest.mark.parametrize(("cell", "norm", "tie_embedding", "residual"), SIZES)
-@pytest.mark.parametrize("parameters", [4_000, 40_000])
+@pytest.mark.parametrize(
+    ("cell", "norm", "tie_embedding", "residual", "parameters"),
+    pairwise(CELLS, NORMS, SWITCH, SWITCH, (4_000, 40_000)),
+)
 def test_the_dial_counts_every_parameter(
     cell: str, norm: str, tie_embedding: bool, residual: bool, parameters: int
 ) -> None:
@@ -182,9 +180,7 @@ def direction(bound: BoundPerturbation, member: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-@every_cell
-@every_norm
-@every_residual
+@every_stack
 def test_members_side_by_side_equal_each_member_alone(cell: str, norm: str, residual: bool) -> None:
     model = Reader(unsettled(build(cell, norm=norm, residual=residual))).double()
     bound = RankOne().bind(model)
