@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import zorn.models.gru
-import zorn.models.lstm
 import zorn.perturbations.member_noise
 import zorn.perturbations.standard_rules
 from zorn.errors import ConfigError
@@ -22,8 +20,7 @@ from zorn.perturbations import Draw, RankOne
 
 compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels were not built")
 USERS = (
-    zorn.models.lstm,
-    zorn.models.gru,
+    native_cells,
     zorn.perturbations.member_noise,
     zorn.perturbations.standard_rules,
 )
