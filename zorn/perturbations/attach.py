@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from zorn.checks import some
 from zorn.errors import UncoveredParameterError
 from zorn.perturbations.rules import Replaced
 
