@@ -18,7 +18,6 @@ POPULATION = 4
 
 STRUCTURES = {
     "rank one": RankOne(),
-    "rank two": RankOne(rank=2),
     "rank one gaussian": RankOne(noise="gaussian"),
     "dense": Dense(),
     "dense gaussian": Dense(noise="gaussian"),

@@ -22,7 +22,7 @@ compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels 
 USERS = (native_cells, zorn.perturbations.member_noise, zorn.perturbations.standard_rules)
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 0.02}
-SIZES = [(16, 1, 1, 5, 1), (37, 1, 2, 64, 31), (36, 3, 2, 7, 22), (128, 4, 3, 33, 9), (7, 7, 1, 16, 2)]
+SIZES = [(16, 1, 5, 1), (37, 1, 64, 31), (36, 3, 7, 22), (128, 4, 33, 9), (7, 7, 16, 2)]
 DRAW = Draw(seed=1, step=2, epsilon=0.1)
 
 
@@ -31,9 +31,9 @@ def in_torch(monkeypatch):
         monkeypatch.setattr(module, "usable", lambda *tensors: False)
 
 
-def trajectories(cell, x, rank, group, time_chunk=None):
+def trajectories(cell, x, group, time_chunk=None):
     """Outputs and last states, plain and of 3 members with both signs."""
-    bound, rows = RankOne(rank=rank).bind(cell), x.shape[1]
+    bound, rows = RankOne().bind(cell), x.shape[1]
 
     def over_chunks():
         state, pieces = cell.initial_state(rows), []
@@ -60,13 +60,13 @@ def made(cell_class, hidden, heads, inputs, rows, dtype, time=9):
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("cell_class", [LSTMCell, GRUCell])
 def test_whole_trajectories_equal_those_of_torch(cell_class, packed, sizes, dtype, monkeypatch):
-    hidden, heads, rank, inputs, group = sizes
+    hidden, heads, inputs, group = sizes
     cell, x = made(cell_class, hidden, heads, inputs, 6 * group, dtype)
     if not packed:
         monkeypatch.setattr(native_cells, "lstm_rollout", lambda *arguments: None)
-    found = trajectories(cell, x, rank, group)
+    found = trajectories(cell, x, group)
     in_torch(monkeypatch)
-    wanted = trajectories(cell, x, rank, group)
+    wanted = trajectories(cell, x, group)
     assert (wanted[0] - wanted[len(wanted) // 2]).abs().max() > 0.1  # the noise is there
     for one, other in zip(found, wanted, strict=True):
         assert_close(one, other, rtol=0, atol=TOLERANCE[dtype])
@@ -78,9 +78,9 @@ def test_whole_trajectories_equal_those_of_torch(cell_class, packed, sizes, dtyp
 def test_frozen_parameters_have_no_noise(frozen, dtype, monkeypatch):
     cell, x = made(LSTMCell, 20, 2, 6, 6 * 20, dtype)
     getattr(cell.map, frozen).requires_grad_(False)
-    found = trajectories(cell, x, 2, 20)
+    found = trajectories(cell, x, 20)
     in_torch(monkeypatch)
-    for one, other in zip(found, trajectories(cell, x, 2, 20), strict=True):
+    for one, other in zip(found, trajectories(cell, x, 20), strict=True):
         assert_close(one, other, rtol=0, atol=TOLERANCE[dtype])
 
 
@@ -90,13 +90,13 @@ def test_a_packed_rollout_is_the_same_to_the_last_bit_for_any_threads_rows_and_c
     if not has_rollout(dtype):
         pytest.skip("not on this processor")
     cell, x = made(LSTMCell, 40, 1, 24, 6 * 64, dtype)
-    whole = trajectories(cell, x, 1, 64)
-    for one, other in zip(trajectories(cell, x, 1, 64, time_chunk=4), whole, strict=True):
+    whole = trajectories(cell, x, 64)
+    for one, other in zip(trajectories(cell, x, 64, time_chunk=4), whole, strict=True):
         assert torch.equal(one, other)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3 - min(threads, 2))
-        for one, other in zip(trajectories(cell, x, 1, 64), whole, strict=True):
+        for one, other in zip(trajectories(cell, x, 64), whole, strict=True):
             assert torch.equal(one, other)
     finally:
         torch.set_num_threads(threads)
@@ -150,7 +150,7 @@ def test_not_a_number_stays_one():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_noise_of_a_layer_equals_that_of_torch(layer, dtype, monkeypatch):
     layer = layer().to(dtype)
-    bound = RankOne(rank=2).bind(layer)
+    bound = RankOne().bind(layer)
     inputs = 19 if isinstance(layer, nn.Linear) else 18
     x = torch.randn(12, 5, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
 

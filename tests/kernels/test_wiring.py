@@ -173,9 +173,7 @@ def test_a_weight_that_two_modules_share_is_moved_as_a_copy(switch, device):
     assert not calls["perturbed_linear"]
 
 
-@pytest.mark.parametrize(
-    "structure", [zorn.RankOne(rank=2), zorn.RankOne(noise="gaussian"), zorn.Dense(noise="gaussian")]
-)
+@pytest.mark.parametrize("structure", [zorn.RankOne(noise="gaussian"), zorn.Dense(noise="gaussian")])
 def test_other_noise_keeps_to_torch(switch, device, structure):
     calls = switch(True)
     model = model_of("lstm", device)

@@ -21,7 +21,7 @@ from zorn.perturbations.fold import RoundingBits
 from zorn.random import round_stochastically, words
 
 DRAW = Draw(seed=4, step=9, epsilon=0.25)
-STRUCTURES = [RankOne(), RankOne(rank=2), RankOne(noise="gaussian"), Dense(), Dense(noise="gaussian")]
+STRUCTURES = [RankOne(), RankOne(noise="gaussian"), Dense(), Dense(noise="gaussian")]
 each_structure = pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: repr(s))
 
 

@@ -119,7 +119,7 @@ MODELS = {
     "torch lstm": TorchLSTM,
 }
 COVERED = ["pooled encoder", "token encoder", "convolutions", "one input"]
-BOTH = [(name, structure) for name in COVERED for structure in (RankOne(), RankOne(rank=2), Dense())]
+BOTH = [(name, structure) for name in COVERED for structure in (RankOne(), Dense())]
 each_foreign = pytest.mark.parametrize(("name", "structure"), [*BOTH, ("torch lstm", Dense())])
 
 

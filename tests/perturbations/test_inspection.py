@@ -76,12 +76,6 @@ def test_dense():
     assert {r.dtype for r in found} == {torch.bfloat16}
 
 
-def test_higher_rank():
-    found = by_name(inspect_model(nn.Linear(6, 9), RankOne(rank=3)))
-    assert (found["weight"].how, found["weight"].noise_numbers) == ("rank-3, 9 × 6", 45)
-    assert found["bias"].noise_numbers == 3
-
-
 def test_the_order_and_the_names_are_the_models():
     model = LanguageModel(11, 8, num_layers=2, tie_embedding=True)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
@@ -95,8 +89,7 @@ def test_a_bias_whose_weight_is_frozen_draws_the_row_factor_itself():
 
 
 @pytest.mark.parametrize("frozen", [[], ["weight_state"], ["bias"], ["weight_input", "weight_state"]])
-@pytest.mark.parametrize("rank", [1, 3])
-def test_the_noise_numbers_are_those_that_a_pass_draws(rank, frozen, monkeypatch):
+def test_the_noise_numbers_are_those_that_a_pass_draws(frozen, monkeypatch):
     model = LanguageModel(11, 8, num_heads=2)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.rpartition(".")[2] not in frozen)
@@ -107,7 +100,7 @@ def test_the_noise_numbers_are_those_that_a_pass_draws(rank, frozen, monkeypatch
         return table(kind, draw, members, streams, **options)
 
     monkeypatch.setattr(rank_one, "noise_table", spy)
-    structure = RankOne(rank=rank)
+    structure = RankOne()
     with structure.bind(model).members(Draw(seed=0, step=0, epsilon=0.1), range(2), (1, -1)):
         pass
     assert sum(r.noise_numbers for r in inspect_model(model, structure)) == sum(drawn) > 0

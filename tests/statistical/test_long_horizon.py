@@ -54,7 +54,7 @@ def exact(estimator, model: nn.Module, batch: Batch) -> Tensor:
 
 CASES = {
     "pes": (PES, RankOne()),
-    "pes, gaussian of rank two": (PES, RankOne(noise="gaussian", rank=2)),
+    "pes, gaussian": (PES, RankOne(noise="gaussian")),
     "nres": (NRES, RankOne()),
 }
 

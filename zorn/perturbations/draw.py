@@ -17,7 +17,6 @@ from zorn.random import normals, sign_table, signs
 NoiseKind = Literal["rademacher", "gaussian"]
 
 _FACTOR_BITS = 8
-MAXIMUM_RANK = 64
 ROUNDING_FACTOR = 255  # the stream of a parameter's stochastic rounding
 ACTIVITY_FACTOR = 254  # the stream of the noise at a module's output; numbers are then those of modules
 

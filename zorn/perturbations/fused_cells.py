@@ -145,7 +145,7 @@ def _gru(cell: GRUCell, find: Find) -> Methods:
         lanes = map.noise.split(drive)
         scores = None
         if offsets is not None:
-            of_members = offsets.columns[0].squeeze(-1)  # [members, heads]
+            of_members = offsets.columns.squeeze(-1)  # [members, heads]
             scores = of_members[None, :, None].expand(*lanes.shape[:3], -1).flatten(0, 2)
         y, hidden = GRU_STEP.run(map.weight, drive, state.hidden, map.weight, bias, map.words, scores)
         return y, GRUState(hidden)
@@ -167,7 +167,8 @@ def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
         for steps in x.split(DRIVE_STEPS):
             gates = F.linear(steps.contiguous(), weight, bias)
             rows_first = steps.transpose(0, 1)
-            (scores,) = map.noise.add_bias_(map.noise.scores(rows_first, "weight"), rows_first, "bias")
+            scores = map.noise.add_bias_(map.noise.scores(rows_first, "weight"), rows_first, "bias")
+            assert scores is not None
             scores = scores.flatten(0, 2).squeeze(-1).t()  # [time, rows]
             y, hidden = MIN_GRU_STEPS.run(map.weight, gates, hidden, map.words, scores)
             outputs.append(y)

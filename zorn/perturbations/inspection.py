@@ -109,10 +109,10 @@ def _plan(model: nn.Module, perturbation: Perturbation) -> dict[int, _Fate]:
             f"inspect_model: got {type(perturbation).__name__} as the perturbation, expected RankOne() or "
             "Dense()"
         )
-    return plan | _rank_one_plan(model, survey(model), perturbation.rank)
+    return plan | _rank_one_plan(model, survey(model))
 
 
-def _rank_one_plan(model: nn.Module, found: Survey, rank: int) -> dict[int, _Fate]:
+def _rank_one_plan(model: nn.Module, found: Survey) -> dict[int, _Fate]:
     names = [name for name, _ in model.named_parameters()]
     memberwise = {
         target.number
@@ -121,8 +121,8 @@ def _rank_one_plan(model: nn.Module, found: Survey, rank: int) -> dict[int, _Fat
         for target in site.targets.values()
     }
     plan: dict[int, _Fate] = {}
-    for target, numbers in zip(found.targets, _drawn(found.targets, rank), strict=True):
-        how = "member by member" if target.number in memberwise else _structure(target, names, rank)
+    for target, numbers in zip(found.targets, _drawn(found.targets), strict=True):
+        how = "member by member" if target.number in memberwise else _structure(target, names)
         plan[id(target.parameter)] = ("perturbed", how, numbers)
     for one in found.uncovered:
         plan[id(one.parameter)] = ("uncovered", f"no rule for {type(one.module).__name__}", 0)
@@ -132,7 +132,7 @@ def _rank_one_plan(model: nn.Module, found: Survey, rank: int) -> dict[int, _Fat
     return plan
 
 
-def _structure(target: StructuredTarget, names: list[str], rank: int) -> str:
+def _structure(target: StructuredTarget, names: list[str]) -> str:
     layout = target.layout
     borrowed = target.row_number != target.number
     if layout.columns == 1 and layout.row_source is not None and borrowed:
@@ -140,12 +140,11 @@ def _structure(target: StructuredTarget, names: list[str], rank: int) -> str:
     if layout.columns == 1 and layout.blocks == 1:
         return "dense vector"
     blocks = "" if layout.blocks == 1 else f"{layout.blocks} blocks of "
-    kind = "rank-one" if rank == 1 else f"rank-{rank}"
     rows = f", rows of {names[target.row_number]}" if borrowed else ""
-    return f"{kind}, {blocks}{layout.rows} × {layout.columns}{rows}"
+    return f"rank-one, {blocks}{layout.rows} × {layout.columns}{rows}"
 
 
-def _drawn(targets: Iterable[StructuredTarget], rank: int) -> list[int]:
+def _drawn(targets: Iterable[StructuredTarget]) -> list[int]:
     """Numbers drawn for each target; a shared row factor once, for its owner or else the first to borrow."""
     targets = list(targets)
     perturbed = {target.number for target in targets}
@@ -158,5 +157,5 @@ def _drawn(targets: Iterable[StructuredTarget], rank: int) -> list[int]:
             counted.add(owner)
         rows = layout.blocks * layout.rows if mine else 0
         columns = layout.blocks * layout.columns if layout.has_column_factor else 0
-        drawn.append(rank * (rows + columns))
+        drawn.append(rows + columns)
     return drawn

@@ -6,7 +6,6 @@ as (S, M, g, …) and the members' factors broadcast.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -19,27 +18,27 @@ from zorn.perturbations.layout import Layout
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of one parameter's noise, one entry a rank: z = Σ_i a_i b_iᵀ / √rank, for every member.
+    """The factors of one parameter's noise: z = a bᵀ, for every member.
 
     Args:
         layout: of the parameter.
-        rows: a_i, each [members, blocks, rows].
-        columns: b_i, each [members, blocks, columns]; ones for one column with a row factor of its own (a
-            vector, or the weight of a layer with one input), whose noise is Σ a_i / √rank.
+        rows: a, [members, blocks, rows].
+        columns: b, [members, blocks, columns]; ones for one column with a row factor of its own (a vector, or
+            the weight of a layer with one input), whose noise is a.
     """
 
     layout: Layout
-    rows: list[Tensor]
-    columns: list[Tensor]
+    rows: Tensor
+    columns: Tensor
 
-    def rows_at(self, i: int, index: Tensor) -> Tensor:
-        """Entries of a_i in block 0 that an index [S, M, …] names, each of its own member: of its shape."""
+    def rows_at(self, index: Tensor) -> Tensor:
+        """Entries of a in block 0 that an index [S, M, …] names, each of its own member: of its shape."""
         members = torch.arange(index.shape[1], device=index.device)
-        return self.rows[i][members.view(-1, *(1,) * (index.dim() - 2)), 0, index]
+        return self.rows[members.view(-1, *(1,) * (index.dim() - 2)), 0, index]
 
-    def rows_between(self, i: int, first: int, last: int) -> Tensor:
-        """Entries first .. last of a_i in every block, [members, blocks, last − first]."""
-        return self.rows[i][:, :, first:last]
+    def rows_between(self, first: int, last: int) -> Tensor:
+        """Entries first .. last of a in every block, [members, blocks, last − first]."""
+        return self.rows[:, :, first:last]
 
 
 class MemberNoise:
@@ -73,14 +72,9 @@ class MemberNoise:
         self.visited = False
         self._group = group
         self.site = site
-        scale = signs.double() * epsilon / math.sqrt(self.rank)
+        scale = signs.double() * epsilon
         self._lane_noise: dict[tuple[str, str | None], LaneNoise] = {}
         self._scales = {dtype: scale.to(dtype) for dtype in (torch.float32, torch.float64)}
-
-    @property
-    def rank(self) -> int:
-        """Rank-one terms in the noise of each matrix."""
-        return len(next(iter(self.factors.values())).columns)
 
     def rows_of(self, index: Tensor) -> Tensor:
         """`index` with rows in front: an index without them, [time] or [1, time] as of positions, is every
@@ -116,9 +110,7 @@ class MemberNoise:
         self.visited = True
         return rows // pairs
 
-    def lanes(
-        self, x: Tensor, weight: str, bias: str | None = None, rows: list[Tensor] | None = None
-    ) -> LaneNoise:
+    def lanes(self, x: Tensor, weight: str, bias: str | None = None, rows: Tensor | None = None) -> LaneNoise:
         """The noise of W x + b as the compiled kernels take it; x: [rows, …].
 
         `rows` are the a_i, [members, blocks, rows], where they are not those of the weight or the bias.
@@ -133,9 +125,9 @@ class MemberNoise:
             owner = column or offset or next(iter(self.factors.values()))
             found = self._lane_noise[weight, bias] = LaneNoise(
                 self._scales[torch.float32],
-                owner.rows if rows is None else rows,
-                None if column is None else column.columns,
-                None if offset is None else offset.columns,
+                [owner.rows if rows is None else rows],
+                None if column is None else [column.columns],
+                None if offset is None else [offset.columns],
             )
         return found
 
@@ -147,36 +139,35 @@ class MemberNoise:
         """
         sign, member = divmod(lane, self.members)
         wide = torch.promote_types(parameter.dtype, torch.float32)
-        z = torch.stack([a[member].to(wide) for a in self.factors[name].rows]).sum(0)
+        z = self.factors[name].rows[member].to(wide)
         scale = float(self._scales[torch.float64][sign])
         moved = torch.add(parameter.to(wide), z.view(parameter.shape), alpha=scale)
         return moved.to(parameter.dtype)
 
     def signed(self, scores: Tensor, trailing: int) -> Tensor:
-        """`scores` [.., S, M, g, `trailing` more] times each row's s ε / √rank, multiplied at least in
-        float32."""
+        """`scores` [.., S, M, g, `trailing` more] times each row's s ε, multiplied at least in float32."""
         wide = torch.promote_types(scores.dtype, torch.float32)
         return (scores * self._scales[wide].view(-1, *(1,) * (2 + trailing))).to(scores.dtype)
 
-    def scores(self, x: Tensor, weight: str) -> list[Tensor]:
-        """b_i · x for each rank: x [rows, rest.., blocks·columns] to [S, M, g, rest.., blocks]; empty if
-        `weight` is frozen."""
+    def scores(self, x: Tensor, weight: str) -> Tensor | None:
+        """b · x: x [rows, rest.., blocks·columns] to [S, M, g, rest.., blocks]; None if `weight` is
+        frozen."""
         if weight not in self.factors:
-            return []
-        layout, columns = self.factors[weight].layout, self.factors[weight].columns
+            return None
+        layout, b = self.factors[weight].layout, self.factors[weight].columns
         x = self.split(x).unflatten(-1, (layout.blocks, layout.columns))
         rest = x.dim() - 5
-        return [(x * b.view(self.members, *(1,) * (1 + rest), *b.shape[1:])).sum(-1) for b in columns]
+        return (x * b.view(self.members, *(1,) * (1 + rest), *b.shape[1:])).sum(-1)
 
-    def add_rows_(self, y: Tensor, scores: list[Tensor], source: list[Tensor]) -> Tensor:
-        """Add s ε score_i a_i to `y` [rows, rest.., blocks·rows], in place; `source` holds the a_i."""
+    def add_rows_(self, y: Tensor, scores: Tensor | None, a: Tensor) -> Tensor:
+        """Add s ε score a to `y` [rows, rest.., blocks·rows], in place; None adds nothing."""
         target = self.split(y)
-        for score, a in zip(scores, source, strict=True):
+        if scores is not None:
             blocks, rows = a.shape[1:]
             rest = target.dim() - 4
-            view = target.unflatten(-1, (blocks, rows))
             spread = a.view(self.members, *(1,) * (1 + rest), blocks, rows)
-            view.addcmul_(self.signed(score, rest + 1).unsqueeze(-1), spread)
+            view = target.unflatten(-1, (blocks, rows))
+            view.addcmul_(self.signed(scores, rest + 1).unsqueeze(-1), spread)
         return y
 
     def affine_(self, y: Tensor, x: Tensor, weight: str, bias: str | None = None) -> Tensor:
@@ -199,19 +190,16 @@ class MemberNoise:
         owner = self.factors[weight] if weight in self.factors else self.factors[bias or ""]
         return self.add_rows_(y, scores, owner.rows)
 
-    def add_bias_(self, scores: list[Tensor], y: Tensor, bias: str | None) -> list[Tensor]:
+    def add_bias_(self, scores: Tensor | None, y: Tensor, bias: str | None) -> Tensor | None:
         """Add the bias's column sign b₀ to the scores; where the weight is frozen, b₀ alone is the score."""
         if bias is None or bias not in self.factors:
             return scores
-        columns = self.factors[bias].columns
-        blocks = self.factors[bias].layout.blocks
-        if not scores:
+        b, blocks = self.factors[bias].columns, self.factors[bias].layout.blocks
+        if scores is None:
             shape = (*self.split(y).shape[:-1], blocks)
-            scores = [torch.zeros(shape, dtype=y.dtype, device=y.device) for _ in columns]
-        rest = scores[0].dim() - 4
-        for score, b in zip(scores, columns, strict=True):
-            score.add_(b.view(self.members, *(1,) * (1 + rest), blocks))
-        return scores
+            scores = torch.zeros(shape, dtype=y.dtype, device=y.device)
+        rest = scores.dim() - 4
+        return scores.add_(b.view(self.members, *(1,) * (1 + rest), blocks))
 
     def lookup_(self, y: Tensor, index: Tensor, weight: str) -> Tensor:
         """Add to y = W[index] its perturbation s ε a[index] b, in place. y: [rows, …, columns], index: [rows,
@@ -221,10 +209,8 @@ class MemberNoise:
         factors = self.factors[weight]
         target, index = self.split(y), self.split(index)
         rest = index.dim() - 3
-        for i, b in enumerate(factors.columns):
-            score = factors.rows_at(i, index)
-            spread = b.view(self.members, *(1,) * (1 + rest), -1)
-            target.addcmul_(self.signed(score, rest).unsqueeze(-1), spread)
+        spread = factors.columns.view(self.members, *(1,) * (1 + rest), -1)
+        target.addcmul_(self.signed(factors.rows_at(index), rest).unsqueeze(-1), spread)
         return y
 
     def vector(self, name: str, dimensions: int) -> Tensor | None:
@@ -232,8 +218,7 @@ class MemberNoise:
         rows; None if frozen."""
         if name not in self.factors:
             return None
-        total = torch.stack(self.factors[name].rows).sum(0).flatten(1)
-        z = total.view(self.members, *(1,) * (dimensions - 1), -1)
+        z = self.factors[name].rows.flatten(1).view(self.members, *(1,) * (dimensions - 1), -1)
         return self.signed(z.unsqueeze(0), z.dim() - 2)
 
     def scale(self, x: Tensor, gain: Tensor | None, name: str) -> Tensor:

@@ -3,8 +3,7 @@
 The direction of a matrix W [m, k] is z = a bᵀ with signs (or normals) a and b, so y = W x + ε (b·x) a: the
 weights are read once for all members. Its entries have unit variance and are pairwise uncorrelated, so E[z
 zᵀ] = I and, for signs, |z|² = d, as for dense noise: the same mean to first order and the same total
-variance. Rank r sums r such terms over √r. (Low-rank members in evolution strategies: Sarkar et al. 2025,
-arXiv 2511.16652.)
+variance. (Low-rank members in evolution strategies: Sarkar et al. 2025, arXiv 2511.16652.)
 """
 
 from collections.abc import Iterator
@@ -16,11 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError
 from zorn.kernels import FOLD_DENSE, FOLD_RANK_ONE, available
 from zorn.perturbations.attach import Replace, refuse_silent, replaced_methods
 from zorn.perturbations.draw import (
-    MAXIMUM_RANK,
     Draw,
     NoiseKind,
     check_noise_kind,
@@ -50,8 +47,6 @@ class RankOne(Perturbation):
     (`head.weight = embedding.weight`) instead, or use `Dense`.
 
     Args:
-        rank: r, terms in the sum, 1 to 64. More make the noise of a matrix more like a dense one, at r times
-            its (small) cost.
         noise: "rademacher" (signs, the default) or "gaussian".
 
     Raises:
@@ -62,15 +57,12 @@ class RankOne(Perturbation):
         >>> estimator = zorn.CDRGE(population=64, epsilon=0.01, perturbation=zorn.RankOne())
     """
 
-    rank: int = 1
     noise: NoiseKind = "rademacher"
 
     side_by_side: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_noise_kind(self.noise)
-        if not 1 <= self.rank <= MAXIMUM_RANK:
-            raise ConfigError(f"rank: got {self.rank}, expected 1 to {MAXIMUM_RANK}")
 
     def bind(self, model: nn.Module) -> "_BoundRankOne":
         """See `Perturbation.bind`; every module with trainable parameters needs a rule."""
@@ -84,8 +76,7 @@ class _BoundRankOne(BoundPerturbation):
         self._targets, self._sites = structured_sites(model)
         self.targets = list(self._targets)
         self._has_kernels = (  # on some of its devices
-            structure.rank == 1
-            and structure.noise == "rademacher"
+            structure.noise == "rademacher"
             and any(available(device) for device in {t.parameter.device for t in self._targets})
             and all(len(target.layout.fixed_rows) <= 1 for target in self._targets)
         )
@@ -147,11 +138,10 @@ class _BoundRankOne(BoundPerturbation):
         for target in self._targets:
             layout, parameter = target.layout, target.parameter
             streams = requests.setdefault((parameter.dtype, parameter.device), {})
-            for i in range(self._structure.rank):
-                if not self._is_drawn_when_read(target):
-                    streams[row_stream(target, i)] = layout.blocks * layout.rows
-                if layout.has_column_factor:
-                    streams[column_stream(target, i)] = layout.blocks * layout.columns
+            if not self._is_drawn_when_read(target):
+                streams[row_stream(target)] = layout.blocks * layout.rows
+            if layout.has_column_factor:
+                streams[column_stream(target)] = layout.blocks * layout.columns
         drawn = {
             place: noise_table(self._structure.noise, draw, members, streams, dtype=place[0], device=place[1])
             for place, streams in requests.items()
@@ -166,28 +156,24 @@ class _BoundRankOne(BoundPerturbation):
     def _shaped(
         self, target: StructuredTarget, draw: Draw, members: range, drawn: dict[_Place, dict[int, Tensor]]
     ) -> Factors:
-        layout, ranks = target.layout, range(self._structure.rank)
+        layout = target.layout
         place = target.parameter.dtype, target.parameter.device
         streams = drawn[place]
         if layout.has_column_factor:
             shape = len(members), layout.blocks, layout.columns
-            columns = [streams[column_stream(target, i)].view(shape) for i in ranks]
+            b = streams[column_stream(target)].view(shape)
         else:
-            ones = torch.ones(len(members), layout.blocks, 1, dtype=place[0], device=place[1])
-            columns = [ones for _ in ranks]
+            b = torch.ones(len(members), layout.blocks, 1, dtype=place[0], device=place[1])
         if self._is_drawn_when_read(target):
-            names = [row_stream(target, i) for i in ranks]
-            return DrawnFactors(layout, draw, members, names, columns, dtype=place[0], device=place[1])
-        shape = len(members), layout.blocks, layout.rows
-        rows = [streams[row_stream(target, i)].view(shape) for i in ranks]
-        for a in rows:
-            a[:, 0, list(layout.fixed_rows)] = 0
-        return Factors(layout, rows, columns)
+            return DrawnFactors(layout, draw, members, target, b, dtype=place[0], device=place[1])
+        a = streams[row_stream(target)].view(len(members), layout.blocks, layout.rows)
+        a[:, 0, list(layout.fixed_rows)] = 0
+        return Factors(layout, a, b)
 
-    def _row_factor(self, target: StructuredTarget, draw: Draw, i: int) -> ReadAhead:
-        """a_i of all blocks, one after another."""
+    def _row_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
+        """a of all blocks, one after another."""
         layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        stream, place = row_stream(target, i), (parameter.dtype, parameter.device)
+        stream, place = row_stream(target), (parameter.dtype, parameter.device)
 
         def drawn(members: range, start: int, count: int) -> Tensor:
             a = noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
@@ -198,10 +184,10 @@ class _BoundRankOne(BoundPerturbation):
 
         return ReadAhead(drawn, layout.blocks * layout.rows)
 
-    def _column_factor(self, target: StructuredTarget, draw: Draw, i: int) -> ReadAhead:
-        """b_i of all blocks, one after another; ones where it is one column that needs none."""
+    def _column_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
+        """b of all blocks, one after another; ones where it is one column that needs none."""
         layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        stream, place = column_stream(target, i), (parameter.dtype, parameter.device)
+        stream, place = column_stream(target), (parameter.dtype, parameter.device)
 
         def drawn(members: range, start: int, count: int) -> Tensor:
             if not layout.has_column_factor:
@@ -213,12 +199,10 @@ class _BoundRankOne(BoundPerturbation):
     def _fold_target(self, target: StructuredTarget, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         """(w ∘ A)ᵀ B of each block of the parameter: small blocks together, large ones in slices of rows,
         summed over members in fixed pieces."""
-        layout, rank, parameter = target.layout, self._structure.rank, target.parameter
+        layout, parameter = target.layout, target.parameter
         wide = torch.promote_types(parameter.dtype, torch.float32)
-        scaled = (weights / rank**0.5).to(parameter.device, wide).view(-1, 1, 1)
-        factors = [
-            (self._row_factor(target, draw, i), self._column_factor(target, draw, i)) for i in range(rank)
-        ]
+        scaled = weights.to(parameter.device, wide).view(-1, 1, 1)
+        row_factor, column_factor = self._row_factor(target, draw), self._column_factor(target, draw)
         members_at_once = max(1, min(len(weights), FOLD_ELEMENTS // layout.columns))
         rows_at_once = max(1, min(layout.rows, FOLD_ELEMENTS // max(members_at_once, layout.columns)))
         blocks_at_once = max(1, FOLD_ELEMENTS // (layout.rows * max(members_at_once, layout.columns)))
@@ -231,12 +215,11 @@ class _BoundRankOne(BoundPerturbation):
                 for piece in range(0, len(weights), members_at_once):
                     members = range(piece, min(piece + members_at_once, len(weights)))
                     w = scaled[members.start : members.stop]
-                    for row_factor, column_factor in factors:
-                        a = row_factor(members, begin, blocks * rows).unflatten(1, (blocks, rows)) * w
-                        b = column_factor(members, first * layout.columns, blocks * layout.columns)
-                        b = b.unflatten(1, (blocks, layout.columns)).to(wide)
-                        product = a.permute(1, 2, 0), b.transpose(0, 1)
-                        total = torch.bmm(*product) if total is None else total.baddbmm_(*product)
+                    a = row_factor(members, begin, blocks * rows).unflatten(1, (blocks, rows)) * w
+                    b = column_factor(members, first * layout.columns, blocks * layout.columns)
+                    b = b.unflatten(1, (blocks, layout.columns)).to(wide)
+                    product = a.permute(1, 2, 0), b.transpose(0, 1)
+                    total = torch.bmm(*product) if total is None else total.baddbmm_(*product)
                 assert total is not None
                 yield GradientBlock(target, begin * layout.columns, total.view(-1))
 

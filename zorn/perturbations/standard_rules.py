@@ -41,8 +41,8 @@ class LinearRule(Rule):
             scores = noise.add_bias_(noise.scores(x, "weight"), plain, "bias")
 
             def outputs(first: int, last: int) -> Tensor:
-                a = [owner.rows_between(i, first, last) for i in range(len(scores))]
-                return noise.add_rows_(linear_slice(module, x, first, last), scores, a)
+                plain = linear_slice(module, x, first, last)
+                return noise.add_rows_(plain, scores, owner.rows_between(first, last))
 
             return outputs
 
@@ -117,7 +117,7 @@ class RecurrentMapRule(Rule):
         plain_drive, plain_forward = type(module).drive, type(module).forward
         heads = module.weight_state.shape[0]
         owner = next(iter(noise.factors.values()))  # all of the module's parameters have the same row factor
-        row_factors = [a.reshape(noise.members, heads, -1) for a in owner.rows]
+        a = owner.rows.reshape(noise.members, heads, -1)
         carries = "weight_input" in noise.factors or "bias" in noise.factors
 
         def drive(x: Tensor) -> tuple[Tensor, ...]:
@@ -128,21 +128,21 @@ class RecurrentMapRule(Rule):
             plain, *carried = drive
             gates = plain_forward(module, (plain,), h)
             lanes = noise.split(gates).unflatten(-1, (heads, -1))
-            scores = noise.scores(h, "weight_state") or [h.new_zeros(lanes.shape[:-1]) for _ in row_factors]
-            for more in carried:
-                for score, of_input in zip(scores, more.unbind(1), strict=True):
-                    score.add_(of_input.view(*lanes.shape[:3], 1))
-            for score, a in zip(scores, row_factors, strict=True):
-                lanes.addcmul_(noise.signed(score, 1).unsqueeze(-1), a.unsqueeze(1))
+            scores = noise.scores(h, "weight_state")
+            if scores is None:
+                scores = h.new_zeros(lanes.shape[:-1])
+            for of_input in carried:
+                scores.add_(of_input.view(*lanes.shape[:3], 1))
+            lanes.addcmul_(noise.signed(scores, 1).unsqueeze(-1), a.unsqueeze(1))
             return gates
 
         def summands(drive: tuple[Tensor, ...], h: Tensor) -> Summands:
-            of_state = noise.lanes(h, "weight_state", rows=row_factors)
+            of_state = noise.lanes(h, "weight_state", rows=a)
             return Summands(products(module.weight_state, h), None, of_state, drive[1] if carries else None)
 
         def lanes(x: Tensor, h: Tensor) -> tuple[LaneNoise | None, LaneNoise | None]:
             of_input = noise.lanes(x[0], "weight_input", "bias") if carries else None
-            return of_input, noise.lanes(h, "weight_state", rows=row_factors)
+            return of_input, noise.lanes(h, "weight_state", rows=a)
 
         return {"drive": drive, "forward": SumForward(forward, summands, lanes)}
 
@@ -170,14 +170,14 @@ class RecurrentMapRule(Rule):
 
 
 def _input_scores(x: Tensor, noise: MemberNoise) -> Tensor:
-    """b·x + b₀ of the input of a recurrent map, `[time, rows, rank]`, x being [time, rows, inputs]."""
+    """b·x + b₀ of the input of a recurrent map, `[time, rows, 1]`, x being [time, rows, inputs]."""
     if usable(x):
         of_input = noise.lanes(x[0], "weight_input", "bias")
         if of_input.fits(x.dtype, x.shape[1], 1, x.shape[2]):
             return scores(x, of_input)
     # Step by step: the product of a whole chunk with the signs would fall out of the cache.
     steps = [noise.add_bias_(noise.scores(x_t, "weight_input"), x_t, "bias") for x_t in x]
-    return torch.stack([torch.stack(ranks, -1).view(x.shape[1], -1) for ranks in steps])
+    return torch.stack([found.view(x.shape[1], 1) for found in steps if found is not None])
 
 
 def block_products(weight: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
