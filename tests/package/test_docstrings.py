@@ -42,6 +42,7 @@ def test_arguments_are_added_to_those_of_the_class_and_before_what_follows():
         """
 
     assert docstring_of(Own) == (
-        "Own.\n\nArgs:\n    color: red or blue.\n    size: of it, at least 1.\n\nRaises:\n    ConfigError: green."
+        "Own.\n\nArgs:\n    color: red or blue.\n    size: of it, at least 1.\n\n"
+        "Raises:\n    ConfigError: green."
     )
     assert docstring_of(Base) == inspect.cleandoc(Base.__doc__)
