@@ -167,6 +167,43 @@ def signature_of(component: type) -> inspect.Signature:
     return inspect.Signature([*parameters.values()][::-1])
 
 
+def docstring_of(component: type) -> str:
+    """The docstring of a class with the arguments that it hands on to base classes, as these describe them.
+
+    >>> class Base:
+    ...     '''Base.
+    ...
+    ...     Args:
+    ...         size: of it, at least 1.
+    ...     '''
+    ...     def __init__(self, *, size: int) -> None: ...
+    >>> class Own(Base):
+    ...     '''Own.'''
+    >>> print(docstring_of(Own))
+    Own.
+    <BLANKLINE>
+    Args:
+        size: of it, at least 1.
+    """
+    own = inspect.cleandoc(vars(component).get("__doc__") or "")
+    described, helps = _arguments_in(own), _help_of(component)
+    lines = [
+        textwrap.fill(f"{name}: {helps[name]}", 106, initial_indent="    ", subsequent_indent="        ")
+        for name, _ in _arguments(component, hints=False)
+        if name in helps and name not in described
+    ]
+    if not lines:
+        return own
+    head, args, tail = own.partition("Args:\n")
+    if args:
+        section, *rest = re.split(r"\n(?=\n?\S)", tail, maxsplit=1)
+        return "\n".join([head + args + section.rstrip("\n"), *lines, *rest])
+    found = re.search(r"^(Attributes|Class attributes|Returns|Raises|Example):", own, re.MULTILINE)
+    place = found.start() if found else len(own)
+    before, after = own[:place].rstrip("\n"), own[place:]
+    return "\n".join([before, "", "Args:", *lines, *(["", after] if after else [])])
+
+
 def completed(choice: Choice, settings: Mapping[str, Setting], kind: str) -> Choice:
     """The choice with every setting: those that are given, checked, and the defaults of the others.
 

@@ -1,7 +1,9 @@
-"""Docstrings for the site: doctests in fences, which Markdown would otherwise take for quotations."""
+"""Docstrings for the site: complete ones of classes, and doctests in fences, as Markdown needs them."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from typing import Any
 
 from griffe import Extension, Object
@@ -24,10 +26,21 @@ def fenced(text: str) -> str:
     return "\n".join(lines)
 
 
+def completed(obj: Object) -> str | None:
+    """The docstring of a class when zorn is loaded: with the arguments that base classes describe."""
+    try:
+        loaded = getattr(importlib.import_module(obj.module.path), obj.name)
+    except (ImportError, AttributeError):
+        return None
+    return inspect.getdoc(loaded) if isinstance(loaded, type) else None
+
+
 class DoctestFences(Extension):
-    """Puts the doctests of every docstring that mkdocstrings collects into fences."""
+    """Completes docstrings of classes, and puts the doctests of all docstrings into fences."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Called for each module, class, function and attribute."""
+        if obj.docstring is not None and obj.is_class:
+            obj.docstring.value = completed(obj) or obj.docstring.value
         if obj.docstring is not None and ">>> " in obj.docstring.value:
             obj.docstring.value = fenced(obj.docstring.value)

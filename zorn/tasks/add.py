@@ -27,7 +27,9 @@ class AddTask(TransductionTask):
 
     The digits of the sum and the end count.
 
-    Lengths (L, of one number), splits, arguments and errors are those of `TransductionTask`.
+    L, the length of one number, is uniform from minimum_length to maximum_length in "train", "validation" and
+    "test", and from maximum_length + 1 to maximum_length + 50 in "validation-longer" and "test-longer". A
+    setting outside its range raises ConfigError.
 
     Example:
         >>> task = AddTask(batch=2, minimum_length=1, maximum_length=2, seed=0)

@@ -21,7 +21,9 @@ class CopyTask(TransductionTask):
     The L copies and the end count. A uniform guess costs ln 29 = 3.37 nats a token; a model that has learned
     only which tokens come after the separator pays for each letter about ln 26.
 
-    Lengths, splits, arguments and errors are those of `TransductionTask`.
+    L is uniform from minimum_length to maximum_length in "train", "validation" and "test", and from
+    maximum_length + 1 to maximum_length + 50 in "validation-longer" and "test-longer". A setting outside its
+    range raises ConfigError.
 
     Example:
         >>> task = CopyTask(batch=2, minimum_length=1, maximum_length=3, seed=0)

@@ -27,8 +27,9 @@ class RepeatCopyTask(TransductionTask):
     The k · L letters of the answer and the end count. In the repeat copy of Graves et al., "Neural Turing
     machines", 2014, the number is a real input that follows the sequence; here it is a token and comes first.
 
-    Lengths (L, of the letters that are read), splits, arguments and errors are those of `TransductionTask`,
-    and:
+    L, the number of letters that are read, is uniform from minimum_length to maximum_length in "train",
+    "validation" and "test", and from maximum_length + 1 to maximum_length + 50 in "validation-longer" and
+    "test-longer". A setting outside its range raises ConfigError.
 
     Args:
         maximum_repeats: largest k, 1 to 9.

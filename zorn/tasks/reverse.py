@@ -21,7 +21,9 @@ class ReverseTask(TransductionTask):
 
     The L letters of the answer and the end count.
 
-    Lengths, splits, arguments and errors are those of `TransductionTask`.
+    L is uniform from minimum_length to maximum_length in "train", "validation" and "test", and from
+    maximum_length + 1 to maximum_length + 50 in "validation-longer" and "test-longer". A setting outside its
+    range raises ConfigError.
 
     Example:
         >>> task = ReverseTask(batch=2, minimum_length=1, maximum_length=3, seed=0)

@@ -1,8 +1,8 @@
-"""Transduction: read a source, then write its answer. What copy, reverse, sort, repeat-copy and add share."""
+"""Transduction: read a source, write its answer. The base of copy, reverse, sort, repeat-copy and add."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from zorn.checks import check_seed, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch
 from zorn.random import integers
+from zorn.settings import docstring_of
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy
 from zorn.tasks.task import (
     SPLITS,
@@ -93,6 +94,10 @@ class TransductionTask(Task):
     symbols: ClassVar[str]
     content: ClassVar[str]
     prompt: ClassVar[str]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__doc__ = docstring_of(cls)
 
     def __init__(
         self,
