@@ -7,13 +7,12 @@ import signal
 import time
 
 import pytest
-from zorn.training.config import config_from_json
 
 from zorn.cli import main
 from zorn.cli import train as train_command
 from zorn.cli.tune import settings
-from zorn.training import PRESETS, BudgetConfig
-from zorn.training import tune as tuning
+from zorn.config import PRESETS, BudgetConfig, from_json
+from zorn.search import tune
 from zorn.training.learner import Learner
 
 SMALL = [
@@ -34,16 +33,16 @@ SMALL = [
 
 def test_it_writes_settings_that_train_takes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tuning, "LEAST_STEPS", 2)
-    busy = functools.partial(tuning.tune, clock=time.process_time)  # whatever else the machine does
+    monkeypatch.setattr("zorn.search.halving.LEAST_STEPS", 2)
+    busy = functools.partial(tune, clock=time.process_time)  # whatever else the machine does
     monkeypatch.setattr("zorn.cli.tune.tune", busy)
     file = tmp_path / "my found.json"
     words = ["tune", *SMALL, "--tune-seconds", "6", "--out", file.name]
     assert main(words) == 0
     out = capsys.readouterr().out
-    found = config_from_json(file.read_text())
+    asked, found = from_json(file.read_text())
     assert float(re.search(r"found in (\S+) s:", out)[1]) < 6.5
-    assert found.task.task == "copy"
+    assert (asked.task.name, found.task.name) == ("copy", "copy")
     assert found.budget == BudgetConfig(seconds=5.0)
     assert found.optimizer.learning_rate is not None
     assert found.run.out is None
@@ -51,7 +50,7 @@ def test_it_writes_settings_that_train_takes(tmp_path, monkeypatch, capsys):
     command = shlex.split(line)
     assert command == ["zorn", "train", "--config", file.name]
     config, _ = train_command.settings(command[2:])
-    assert (config.task, config.optimizer) == (found.task, found.optimizer)
+    assert (config.task, config.optimizer) == (asked.task, asked.optimizer)
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name]  # nothing else is left behind
 
     before = file.read_text()
@@ -62,31 +61,24 @@ def test_it_writes_settings_that_train_takes(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("trials", [0, 2])
 def test_a_stopped_search_writes_what_it_has_found(tmp_path, monkeypatch, capsys, trials):
-    """A signal in the trial of that number; there is nothing to write before the first is done."""
+    """A signal before the trial after so many; there is nothing to write before the first is done."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tuning, "LEAST_STEPS", 2)
-    probe, tried = Learner.probe, []
+    monkeypatch.setattr("zorn.search.halving.LEAST_STEPS", 2)
+    build, built = Learner.build, []
 
     def stopping(*words):
-        tried.append(1)
-        if len(tried) == trials:
+        built.append(1)
+        if len(built) == trials + 2:  # the first is to measure with
             signal.raise_signal(signal.SIGTERM)
-        return probe(*words)
+        return build(*words)
 
-    monkeypatch.setattr(Learner, "probe", stopping)
-    if not trials:
-        measure = tuning._Tuning._measure
-        monkeypatch.setattr(
-            tuning._Tuning,
-            "_measure",
-            lambda self, learner: measure(self, learner) or signal.raise_signal(signal.SIGINT),
-        )
-    assert main(["tune", *SMALL, "--tune-seconds", "600", "--out", "found.json"]) == 130
+    monkeypatch.setattr(Learner, "build", stopping)
+    assert main(["tune", *SMALL, "--tune-seconds", "60", "--out", "found.json"]) == 130
     printed = capsys.readouterr()
     if trials:
-        assert "stopped after 2 of up to 7 trials of the learning rate" in printed.out.splitlines()
+        assert re.search(r"^stopped after \S+ s: ", printed.out, re.MULTILINE)
         assert printed.out.endswith("zorn train --config found.json\n")
-        assert config_from_json((tmp_path / "found.json").read_text()).task.task == "copy"
+        assert from_json((tmp_path / "found.json").read_text())[1].task.name == "copy"
         assert printed.err == ""
     else:
         assert list(tmp_path.iterdir()) == []
@@ -95,7 +87,7 @@ def test_a_stopped_search_writes_what_it_has_found(tmp_path, monkeypatch, capsys
 
 def test_it_takes_the_flags_of_train():
     words = ["--preset", "copy", "--hidden-size", "32", "--seconds", "20"]
-    asked, config = settings([*words, "--tune-seconds", "9"])
+    asked, config, file = settings([*words, "--tune-seconds", "9", "--out", "mine.json"])
     expected, _ = train_command.settings(words)
     assert asked.tune_seconds == 9.0
     assert config.task == PRESETS["copy"].task
@@ -106,6 +98,8 @@ def test_it_takes_the_flags_of_train():
     )
     assert config.budget == expected.budget
     assert config.run.out is None
+    assert file.name == "mine.json"
+    assert settings(words)[2].name == "tuned.json"
 
 
 @pytest.mark.parametrize(

@@ -4,114 +4,69 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from zorn.cli.flags import flag_names, read
 from zorn.cli.process import STOPPED
-from zorn.cli.train import asked_settings
+from zorn.config import Config, to_json
 from zorn.errors import ConfigError
-from zorn.training.config import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    config_to_json,
-)
+from zorn.search import tune
+from zorn.search.space import describe
 from zorn.training.interruption import Interruption
-from zorn.training.presets import PresetName
-from zorn.training.tune import Tuned, describe, tune
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneRunConfig(RunConfig):
-    """Where the settings are written, and how the run computes, evaluates and saves."""
-
-    out: Path | None = None
-    """File for the settings that were found. None: tuned.json."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tune:
     """Find learning rate, epsilon, size of a step and discount for a training budget in seconds.
 
-    Takes the flags of zorn train, as the settings to begin with. Writes what it finds to a file, and prints
-    the command that trains with it; so too when it is stopped with Ctrl-C. The test split is not used.
+    Takes the flags of zorn train, as the settings to begin with, but that --out is the file for the settings
+    that are found (tuned.json without it). Prints the command that trains with them. When it is stopped with
+    Ctrl-C, the best so far are written. The test split is not used.
     """
 
     tune_seconds: float = 60.0
     """Seconds to search for, above 0."""
-    preset: PresetName = "quickstart"
+    preset: str = "quickstart"
     """Settings to start from, by name."""
     config: Path | None = None
-    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset. What zorn
-    chose in it stays, unless flags change the task, the model, the estimator or the optimizer: then it is
-    chosen anew."""
+    """Settings to start from: a config.json of a run or of zorn tune, of which what was asked is taken."""
     overwrite: bool = False
     """Replace the file that is there already."""
-    task: TaskConfig
-    model: ModelConfig
-    estimator: EstimatorConfig
-    optimizer: OptimizerConfig
-    budget: BudgetConfig
-    run: TuneRunConfig
 
 
 def command(words: Sequence[str]) -> int:
     """Tune from command-line words; returns the exit code."""
-    asked, config = settings(words)
-    file = asked.run.out or Path("tuned.json")
-    _check_writable(file, overwrite=asked.overwrite)
-    with Interruption() as interruption:
-        found = tune(
-            config,
-            seconds=asked.tune_seconds,
-            report=_print,
-            goes_on=lambda: not interruption.requested,
-        )
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_text(config_to_json(found.config), encoding="utf-8")
-        temporary.replace(file)
-    _summarise(found, file)
-    return 0 if found.stopped is None else STOPPED
-
-
-def settings(words: Sequence[str]) -> tuple[Tune, Config]:
-    """What command-line words ask for, and the settings to begin with."""
-
-    def own(run: RunConfig) -> RunConfig:
-        return TuneRunConfig(**_without_out(run))
-
-    asked, config = asked_settings(Tune, words, prog="zorn tune", run=own)
-    return asked, dataclasses.replace(config, run=RunConfig(**_without_out(asked.run)))
-
-
-def _without_out(run: RunConfig) -> dict[str, Any]:
-    """The fields of a run but for its place."""
-    names = (field.name for field in dataclasses.fields(RunConfig) if field.name != "out")
-    return {name: getattr(run, name) for name in names}
-
-
-def _check_writable(file: Path, *, overwrite: bool) -> None:
-    """Raise ConfigError, before any work, where the settings could not be written."""
+    own, config, file = settings(words)
     if file.is_dir() or not file.parent.is_dir():
         wrong = "is a folder" if file.is_dir() else f"is in no folder: there is no {file.parent}"
         raise ConfigError(
             f"--out must be a file to write to, got {file}, which {wrong}: choose another --out"
         )
-    if file.exists() and not overwrite:
+    if file.exists() and not own.overwrite:
         raise ConfigError(f"{file} is there already: choose another --out, or replace it with --overwrite")
+    say = partial(print, flush=True)
+    with Interruption() as stop:
+        found = tune(config, seconds=own.tune_seconds, report=say, goes_on=lambda: not stop.requested)
+        temporary = file.with_name(file.name + ".tmp")
+        temporary.write_text(to_json(found.asked, found.config), encoding="utf-8")
+        temporary.replace(file)
+    say("the best of the longest trials, with the seconds that each got:")
+    longest = {trial.config: trial for trial in found.trials}
+    for trial in sorted(longest.values(), key=lambda trial: (-trial.round, trial.loss))[:8]:
+        say(f"{trial.loss:10.4f} {trial.seconds:7.3g} s  {describe(trial.config, found.start)}")
+    verb = "stopped after" if found.stopped else "found in"
+    say(f"{verb} {found.seconds:.1f} s: {describe(found.config, found.start)}")
+    say(f"{file} holds the settings; train with them:\nzorn train --config {shlex.quote(str(file))}")
+    return STOPPED if found.stopped else 0
 
 
-def _summarise(found: Tuned, file: Path) -> None:
-    if found.stopped is not None:
-        _print(f"stopped {found.stopped}")
-    _print(f"found in {found.seconds:.1f} s: {describe(found.config, found.start)}")
-    _print(f"{file} holds the settings; train with them:")
-    _print(f"zorn train --config {shlex.quote(str(file))}")
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
+def settings(words: Sequence[str]) -> tuple[Tune, Config, Path]:
+    """The command's own flags, the settings to begin with, and the file for those that are found."""
+    own, config = read(Tune, words, prog="zorn tune")
+    file = config.run.out if "out" in flag_names(words) else None
+    return (
+        own,
+        dataclasses.replace(config, run=dataclasses.replace(config.run, out=None)),
+        file or Path("tuned.json"),
+    )

@@ -1,18 +1,15 @@
-"""The learning part of a run, without folder, log or clock: model, estimator and optimizer, step by step. It
-can be put back to where it was, so that settings can be tried out."""
+"""Model, estimator and optimizer of a run, step by step, without folder, log or clock."""
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import nn
 
 from zorn.config import Config
-from zorn.errors import NonFiniteLossError
 from zorn.estimators import Estimate, Estimator
 from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import Batch
@@ -46,12 +43,8 @@ class Learner:
         ... )
         >>> config, _ = resolve(config)
         >>> learner = Learner.build(config, build.build_task(config))
-        >>> state, before = learner.state_dict(), learner.held_out_loss()
         >>> learner.train_step(share=0.0).forward_passes
         16
-        >>> learner.load_state_dict(state)
-        >>> learner.held_out_loss() == before
-        True
     """
 
     config: Config
@@ -78,19 +71,17 @@ class Learner:
         """The batch of the next step, on the model's device."""
         return Batch(*(part.to(self.config.run.device) for part in self.task.training_batch(self.step)))
 
-    def train_step(self, share: float, *, rate_factor: float = 1.0) -> Estimate:
+    def train_step(self, share: float) -> Estimate:
         """Do one step on the task's next batch.
 
         Args:
             share: of the budget that is used, 0 to 1: where the schedules are.
-            rate_factor: above 0, what the schedule's learning rates are multiplied by (not an ε that is
-                tied to them).
 
         Raises:
             NonFiniteLossError: the estimator's; the weights are unchanged.
         """
         prepare_step(self.config, self.task, self.estimator, self.step, share)
-        factor = rate_factor * rate_factor_at(self.config.schedule, self.step, share)
+        factor = rate_factor_at(self.config.schedule, self.step, share)
         parts = self.model, self.estimator, self.optimizer
         estimate = update_weights(self.config, self.task, *parts, self.next_batch(), factor)
         self.step += 1
@@ -108,45 +99,3 @@ class Learner:
         )
         loss = objective_value(self.model, self.task, split, window=window)
         return loss if math.isfinite(loss) else math.inf
-
-    def probe(self, steps: int, *, rate_factor: float = 1.0, share: float | None = None) -> float:
-        """The held-out loss after some steps from here; everything is put back afterwards.
-
-        Args:
-            steps: how many, at least 1.
-            rate_factor: above 0, what the schedule's learning rate is multiplied by.
-            share: of the budget used, throughout; None: the schedules run through from 0 to 1.
-
-        Returns:
-            The loss; infinite where training diverged: it ended in NonFiniteLossError or in no number.
-        """
-        before = self.state_dict()
-        try:
-            for index in range(steps):
-                self.train_step(index / steps if share is None else share, rate_factor=rate_factor)
-            return self.held_out_loss()
-        except NonFiniteLossError:
-            return math.inf
-        finally:
-            self.load_state_dict(before)
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of all that steps change: weights, optimizer, estimator (with the streams' carried state)
-        and the position in the data."""
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "estimator": self.estimator.state_dict(),
-                "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
-                "step": self.step,
-            }
-        )
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to what `state_dict` gave, which stays as it is and can be loaded again."""
-        state = copy.deepcopy(state)  # or the optimizer would go on in these tensors
-        self.model.load_state_dict(state["model"])
-        self.estimator.load_state_dict(state["estimator"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]

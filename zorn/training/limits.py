@@ -1,7 +1,12 @@
 """Where a run meets a limit: numbers that are not finite, and memory that is not there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+
+from zorn.errors import ConfigError
 
 ELEMENTS_AT_ONCE = 2**20
 
@@ -38,3 +43,25 @@ def out_of_memory(error: Exception) -> str | None:
     if not refused and not isinstance(error, MemoryError | torch.OutOfMemoryError):
         return None
     return (str(error) or "no memory is left").splitlines()[0]
+
+
+@contextmanager
+def memory_of(device: str) -> Iterator[None]:
+    """Within the `with` block, an error that says that memory is not there becomes a ConfigError with a fix.
+
+    >>> with memory_of("cpu"):
+    ...     raise MemoryError  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    zorn.errors.ConfigError: a step does not fit into the memory of cpu (no memory is left): choose a ...
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if (reason := out_of_memory(error)) is None:
+            raise
+        raise ConfigError(
+            f"a step does not fit into the memory of {device} ({reason}): choose a smaller --micro-batch, "
+            "--time-chunk, --batch or memory of a dnc; zorn plan with these settings says what a step needs, "
+            "and with --fit 8GiB what would fit"
+        ) from error

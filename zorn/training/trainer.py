@@ -41,7 +41,7 @@ from zorn.training.curve import draw_curve
 from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
 from zorn.training.journal import Journal, JournalEntry, check_identity, last_step, read_journal
-from zorn.training.limits import is_finite, out_of_memory
+from zorn.training.limits import is_finite, memory_of
 from zorn.training.loggers import MetricsLog, Record, read_metrics
 from zorn.training.progress_display import ProgressDisplay
 from zorn.training.replay import after_entry, journal_identity, replay_steps
@@ -203,7 +203,7 @@ class Trainer:
             OSError: the disk refused; the newest checkpoint is whole.
         """
         try:
-            with Interruption() as interruption, self.group.together():
+            with memory_of(self.config.run.device), Interruption() as interruption, self.group.together():
                 check_same_settings(self.group, self.config)
                 main = self.group.is_main
                 if self.config.run.out is None and main:
@@ -222,14 +222,6 @@ class Trainer:
             nothing = "nothing is saved: mend that, then train again with --overwrite"
             saved = nothing if self.saved_step is None else saved
             raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
-        except (RuntimeError, MemoryError) as error:
-            if (reason := out_of_memory(error)) is None:
-                raise
-            raise ConfigError(
-                f"a step does not fit into the memory of {self.config.run.device} ({reason}): choose a "
-                "smaller --micro-batch, --time-chunk, --batch or memory of a dnc; zorn plan with these "
-                "settings says what a step needs, and with --fit 8GiB what would fit"
-            ) from error
 
     def _train(self, interruption: Interruption) -> None:
         self._started = self._saved_at = time.perf_counter()
