@@ -2,11 +2,12 @@
 device "meta", whose tensors have sizes only and take no memory.
 
 Code that asks a tensor without numbers for some is given some, so that whole training steps run on sizes
-alone: a mask is true everywhere, integers are 1, losses differ from each other.
+alone: losses are finite and differ from each other, masks are true, integers are 1.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        if _composite(func):
             with self:  # of several operations, which inference mode shows as one
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
@@ -66,9 +67,11 @@ class LiveBytes(TorchDispatchMode):
             made = _ANSWERS[func](func, *args, **kwargs)
         else:
             made = self._again(func, leaves, structure, args, kwargs)
-        for leaf in tree_leaves(made):
+        for leaf in [made] if isinstance(made, Tensor) else tree_leaves(made):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
+                if leaf.is_meta and not leaf.is_floating_point():
+                    _remember(func, leaf, leaves)
         return made
 
     def _again(self, func: Any, leaves: list[Any], structure: Any, args: Any, kwargs: Any) -> Any:
@@ -89,6 +92,23 @@ class LiveBytes(TorchDispatchMode):
 _IN_PLACE = object()
 
 
+def _remember(func: Any, made: Any, leaves: list[Any]) -> None:
+    """The one integer that a tensor holds everywhere: of a mask 1, of its opposite 0, of sums their count."""
+    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), made)
+    value = getattr(first, "_integer", 1)
+    if func in (aten.bitwise_not.default, aten.logical_not.default):
+        made._integer = 1 - value
+    elif func in (aten.sum.default, aten.sum.dim_IntList):
+        made._integer = value * first.numel() // max(1, made.numel())
+    elif value != 1:
+        made._integer = value
+
+
+@functools.cache
+def _composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
 def _sizes(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device.type
@@ -98,7 +118,7 @@ def _sizes(leaf: Any) -> Any:
 def _numbers(like: Tensor) -> Tensor:
     """On the CPU, in place of those that a tensor does not have."""
     if not like.is_floating_point():
-        return torch.ones(like.shape, dtype=like.dtype)
+        return torch.full(like.shape, getattr(like, "_integer", 1), dtype=like.dtype)
     return torch.linspace(1.0, 2.0, like.numel()).to(like.dtype).reshape(like.shape)
 
 
@@ -113,7 +133,9 @@ def _copied(func: Any, target: Tensor, source: Tensor, *rest: Any) -> Tensor:
 
 
 def _chosen(func: Any, tensor: Tensor, places: list[Tensor | None], *rest: Any) -> Tensor:
-    masks = tree_map(lambda place: _numbers(place) if place.dtype == torch.bool else place, places)
+    masks = [
+        _numbers(place) if place is not None and place.dtype == torch.bool else place for place in places
+    ]
     return func(tensor, masks, *rest)
 
 
@@ -122,7 +144,7 @@ def _repeated(func: Any, repeats: Tensor, **options: Any) -> Tensor:
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
-    aten._local_scalar_dense.default: lambda func, tensor: _numbers(tensor.reshape(1)).tolist()[0],
+    aten._local_scalar_dense.default: lambda func, tensor: _numbers(tensor).tolist(),
     aten._to_copy.default: _moved,
     aten.copy_.default: _copied,
     aten.index.Tensor: _chosen,
