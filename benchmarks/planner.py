@@ -24,7 +24,6 @@ from harness import (
 from matplotlib.axes import Axes
 
 import zorn
-from zorn.config import BudgetConfig, Config, RunConfig, resolve
 from zorn.config import BudgetConfig, Config, change, resolve
 from zorn.plan.step import Given, step_memory
 from zorn.training.learner import Learner

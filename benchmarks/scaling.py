@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from cluster import StepWork, WorkerCosts, fold_bound_workers, predict
 from harness import Record, argument_parser, median_ratio_with_spread, report
 from matplotlib.axes import Axes
 from slow_link import run_pair
@@ -38,7 +39,6 @@ from tables import Lines
 
 import zorn
 import zorn.distributed
-from cluster import StepWork, WorkerCosts, fold_bound_workers, predict
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 SIZES = {100_000: 15, 1_000_000: 9, 10_000_000: 5}

@@ -87,7 +87,7 @@ def largest_micro_batch(config: Config, vocabulary: int, steps: int, limit: int)
     return fits
 
 
-GUESSES = 4
+GUESSES = 2
 """Micro-batches that are tried between one row and all of them."""
 
 
@@ -169,7 +169,11 @@ def other(config: Config, estimator: Choice, *, optimizer: str, dtype: str) -> C
     try:
         given = change(config, estimator=estimator.name).estimator if estimator.given else estimator
         kept = {name: given.get(name) for name in KEPT if given.get(name) is not None}
-        own = estimator if estimator == config.estimator else Choice(estimator.name, **{**kept, **estimator.given})
+        own = (
+            estimator
+            if estimator == config.estimator
+            else Choice(estimator.name, **{**kept, **estimator.given})
+        )
         chosen = config.optimizer if optimizer == config.optimizer.name else Choice(optimizer)
         if own.get("separate") and optimizer == "fused-sgd":
             own = own.but(separate=False)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 aten = torch.ops.aten
 
@@ -60,31 +59,34 @@ class LiveBytes(TorchDispatchMode):
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        leaves, structure = tree_flatten((args, kwargs))
-        if not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+        tensors = list(_tensors((args, *kwargs.values())))
+        if not any(tensor.is_meta for tensor in tensors):
             made = func(*args, **kwargs)
         elif func in _ANSWERS:
             made = _ANSWERS[func](func, *args, **kwargs)
         else:
-            made = self._again(func, leaves, structure, args, kwargs)
-        for leaf in [made] if isinstance(made, Tensor) else tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                self._count(leaf)
-                if leaf.is_meta and not leaf.is_floating_point():
-                    _remember(func, leaf, leaves)
+            made = self._again(func, args, kwargs)
+        for result in _tensors((made,)):
+            self._count(result)
+            if result.is_meta and not result.is_floating_point():
+                _remember(func, result, tensors[0] if tensors else result)
         return made
 
-    def _again(self, func: Any, leaves: list[Any], structure: Any, args: Any, kwargs: Any) -> Any:
+    def _again(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operation makes; of sizes that it had before, without asking it: torch takes a hundred
         times as long to find the sizes of a result."""
-        key = func, structure, tuple(_sizes(leaf) for leaf in leaves)
+        key = func, _sizes(args), _sizes(tuple(kwargs.items()))
         known = self._known.get(key)
         if known is not None:
-            return args[0] if known is _IN_PLACE else torch.empty_strided(*known[:2], dtype=known[2], device="meta")
+            if known is _IN_PLACE:
+                return args[0]
+            return torch.empty_strided(*known[:2], dtype=known[2], device="meta")
         made = func(*args, **kwargs)
         if args and made is args[0] and func is not aten.resize_.default:
             self._known[key] = _IN_PLACE
-        elif isinstance(made, Tensor) and made.is_meta and not any(r.alias_info for r in func._schema.returns):
+        elif (
+            isinstance(made, Tensor) and made.is_meta and not any(r.alias_info for r in func._schema.returns)
+        ):
             self._known[key] = made.shape, made.stride(), made.dtype
         return made
 
@@ -92,9 +94,8 @@ class LiveBytes(TorchDispatchMode):
 _IN_PLACE = object()
 
 
-def _remember(func: Any, made: Any, leaves: list[Any]) -> None:
+def _remember(func: Any, made: Any, first: Tensor) -> None:
     """The one integer that a tensor holds everywhere: of a mask 1, of its opposite 0, of sums their count."""
-    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), made)
     value = getattr(first, "_integer", 1)
     if func in (aten.bitwise_not.default, aten.logical_not.default):
         made._integer = 1 - value
@@ -109,10 +110,20 @@ def _composite(func: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
-def _sizes(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device.type
-    return type(leaf), leaf
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device.type
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_sizes, value))
+    return type(value), value
 
 
 def _numbers(like: Tensor) -> Tensor:
