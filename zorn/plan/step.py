@@ -138,8 +138,10 @@ def reduced(config: Config, rows: int) -> Config:
     changes = {"batch": fewer}
     population = config.estimator.get("population")
     if population is not None:
-        multiple = build_estimator(config).population_multiple(fewer)
-        members = math.ceil(rows / (group or fewer))
+        estimator: Any = build_estimator(config)
+        multiple = estimator.population_multiple(fewer)
+        together = estimator.perturbation.side_by_side  # else one member after the other: two show all
+        members = math.ceil(rows / (group or fewer)) if together else PIECES
         changes["population"] = min(population, multiple * math.ceil(members / multiple))
     return change(config, **changes)
 
