@@ -26,7 +26,9 @@ def setting_of(size, heads, head_size, **more):
 def test_the_sizes_are_those_of_the_paper(size):
     model = setting_of(size, *SIZES[size]).configuration("dense").model
     found = model_of(model, paper_sizes.INPUT, device="meta")
-    assert sum(parameter.numel() for parameter in found.parameters()) == pytest.approx(WANTED[size], rel=0.25 if size == "100k" else 0.1)
+    assert sum(parameter.numel() for parameter in found.parameters()) == pytest.approx(
+        WANTED[size], rel=0.25 if size == "100k" else 0.1
+    )
 
 
 def test_a_quick_run_records_every_method(tmp_path, monkeypatch, capsys):

@@ -167,7 +167,7 @@ def other(config: Config, estimator: Choice, *, optimizer: str, dtype: str) -> C
     """The settings with another estimator, which keeps what both have, or optimizer; None where they do not
     go together."""
     try:
-        given = change(config, estimator=estimator.name).estimator if estimator.given else estimator
+        given = change(config, estimator=estimator.name).estimator
         kept = {name: given.get(name) for name in KEPT if given.get(name) is not None}
         own = (
             estimator
