@@ -38,10 +38,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 import zorn
-from zorn.config import BudgetConfig, Choice, Config, resolve
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.estimators import SHAPINGS
 from zorn.models import parameter_count
-from zorn.planning import ModelSizes, step_memory
+from zorn.plan import step_memory
 from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from zorn.training.limits import out_of_memory
 
@@ -145,10 +145,10 @@ def planned(heads: int, head_size: int, steps: int) -> float:
         estimator=Choice("bptt"),
         optimizer=Choice("adamw", learning_rate=1e-4),
         budget=BudgetConfig(steps=1),
+        run=RunConfig(dtype="bfloat16"),
     )
-    sizes = ModelSizes.of(model, INPUT, torch.bfloat16)
-    memory = step_memory(sizes, resolve(asked)[0], steps)
-    return memory.peak / memory.part("weights")
+    memory = step_memory(resolve(asked)[0], INPUT, steps)
+    return memory.peak / memory.weights
 
 
 def child(arguments: dict[str, Any]) -> None:

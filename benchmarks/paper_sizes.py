@@ -34,7 +34,7 @@ from zorn.errors import ConfigError
 from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import LSTMCell, run
 from zorn.perturbations import Draw
-from zorn.planning import ModelSizes, available_bytes, largest_micro_batch, show_bytes, step_memory
+from zorn.plan import available_bytes, largest_micro_batch, show_bytes, step_memory
 from zorn.training.limits import out_of_memory
 
 INPUT = 100  # and vocabulary
@@ -99,10 +99,6 @@ class Setting:
             run=RunConfig(device=self.device, dtype=self.dtype),  # type: ignore[arg-type]
         )
         return resolve(asked)[0]
-
-    def sizes(self, method: str) -> ModelSizes:
-        """Of the model, for the planner."""
-        return ModelSizes.of(self.configuration(method).model, INPUT, getattr(torch, self.dtype))
 
     def model(self) -> zorn.LanguageModel:
         """The model on its device."""
@@ -179,10 +175,10 @@ def step_of(
 
 def too_large(setting: Setting, method: str) -> tuple[int, str]:
     """The micro-batch that a method runs with, and why it does not run at all, if so."""
-    sizes, config = setting.sizes(method), setting.configuration(method)
+    config = setting.configuration(method)
     free = available_bytes(setting.device)
-    rows = setting.sequences if method == "bptt" else largest_micro_batch(sizes, config, setting.steps, free)
-    needed = step_memory(sizes, config, setting.steps).peak
+    rows = setting.sequences if method == "bptt" else largest_micro_batch(config, INPUT, setting.steps, free)
+    needed = step_memory(config, INPUT, setting.steps).peak
     if rows is None or (method == "bptt" and needed > free):
         return 0, f"needs {show_bytes(needed)} by the planner, and {show_bytes(free)} are free"
     return min(rows, setting.rows), ""

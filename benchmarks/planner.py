@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,19 +24,18 @@ from harness import (
 from matplotlib.axes import Axes
 
 import zorn
-from zorn.config import BudgetConfig, Config, RunConfig, resolve
-from zorn.planning import ModelSizes, step_memory
-from zorn.training.build import build_estimator, build_model, build_optimizer
-from zorn.training.step import update_weights
+from zorn.config import BudgetConfig, Config, change, resolve
+from zorn.plan.step import Given, step_memory
+from zorn.training.learner import Learner
 
 ALLOWED = 0.15
 CELLS = {"lstm": "tab:blue", "gru": "tab:orange", "min-gru": "tab:green", "dnc": "tab:red"}
 Settings = dict[str, Any]
 
 RANK_ONE = {"estimator": "cd-rge", "population": 64, "group_size": 1}
-DENSE = {"estimator": "cd-rge", "population": 1, "group_size": 0, "structure": "dense"}
+DENSE = {"estimator": "cd-rge", "population": 1, "group_size": None, "perturbation": "dense"}
 ACTIVITY = {"estimator": "activity", "draws": 2}
-FULL_ACTIVITY = {"estimator": "activity", "draws": 1, "exact_output": "no"}
+FULL_ACTIVITY = {"estimator": "activity", "draws": 1, "exact_output": False}
 BPTT, TBPTT = {"estimator": "bptt"}, {"estimator": "tbptt", "truncation": 16}
 E_PROP = {"estimator": "e-prop"}
 BRIDGE = {"estimator": "bridge", "truncation": 16}
@@ -104,43 +102,28 @@ GRID = [
 
 def configuration(settings: Settings) -> Config:
     """The settings of a run, with everything chosen that they leave open."""
-    groups = {
-        "task": TaskConfig,
-        "model": ModelConfig,
-        "estimator": EstimatorConfig,
-        "optimizer": OptimizerConfig,
-        "run": RunConfig,
-    }
-    made = {
-        name: kind(**{key: value for key, value in settings.items() if key in kind.__dataclass_fields__})
-        for name, kind in groups.items()
-    }
-    return resolve(Config(budget=BudgetConfig(steps=1), **made))[0]
+    named = {name: value for name, value in settings.items() if name not in ("T", "vocabulary")}
+    return resolve(change(Config(budget=BudgetConfig(steps=1)), **named))[0]
 
 
 def predicted(settings: Settings) -> int:
     """Bytes at the peak of a step, by the planner."""
-    config = configuration(settings)
-    dtype = getattr(torch, config.run.dtype)
-    sizes = ModelSizes.of(config.model, settings["vocabulary"], dtype)
-    return step_memory(sizes, config, settings["T"]).peak
+    return step_memory(configuration(settings), settings["vocabulary"], settings["T"]).peak
 
 
 def train(settings: Settings, steps: int | None = None) -> None:
     """Some steps on random tokens, by default to the second with credit (where every one has: the second),
     which has the gradient and the moments of those before."""
     config = configuration(settings)
-    steps = steps or 1 + (config.estimator.credit_every or 1)
-    model = build_model(config, settings["vocabulary"])
-    restart_peak()  # with the model built
-    estimator = build_estimator(config.estimator, 0)
-    optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
+    steps = steps or 1 + (config.estimator.get("credit_every") or 1)
     shape = config.task.batch, settings["T"] + 1
     tokens = torch.randint(0, settings["vocabulary"], shape, generator=torch.Generator().manual_seed(0))
     batch = zorn.Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    task: Any = SimpleNamespace(objective=zorn.TokenCrossEntropy())
+    task: Any = Given(batch, settings["vocabulary"], zorn.TokenCrossEntropy())
+    learner = Learner.build(config, task)
+    restart_peak()  # with the model built
     for _ in range(steps):
-        update_weights(config, task, model, estimator, optimizer, batch, 1.0)
+        learner.train_step(0.0)
 
 
 def child(settings: Settings) -> None:

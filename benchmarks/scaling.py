@@ -9,7 +9,7 @@ the members of one step (`zorn.distributed`, mode `scalars`). An LSTM of three s
 - `efficiency_cpu`: processor seconds alone, over twice those of the busier of two that share: what other
   programs do to the clock is not in it, nor is the wait for each other.
 - `row_seconds`, `fold_seconds`, `fixed_seconds`, `latency_seconds`, `bandwidth`: the costs that
-  `zorn.planning.cluster` takes, measured while both processes work.
+  `benchmarks/cluster.py` takes, measured while both processes work.
 - `predicted_over_measured`: steps per second of 2 processes by the cost model; `within`: the share of sizes
   where it is at most 20 % off.
 - `planned_steps_per_second`: of 8 to 1,000 workers, by the cost model, over three kinds of link.
@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from cluster import StepWork, WorkerCosts, fold_bound_workers, predict
 from harness import Record, argument_parser, median_ratio_with_spread, report
 from matplotlib.axes import Axes
 from slow_link import run_pair
@@ -38,7 +39,6 @@ from tables import Lines
 
 import zorn
 import zorn.distributed
-from zorn.planning.cluster import StepWork, WorkerCosts, fold_bound_workers, predict
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 SIZES = {100_000: 15, 1_000_000: 9, 10_000_000: 5}

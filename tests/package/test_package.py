@@ -26,7 +26,7 @@ ORDER = [
     "distributed",
     "tasks",
     "training",
-    "planning",
+    "plan",
     "cli",
 ]
 INDEPENDENT = {("tasks", "perturbations"), ("tasks", "estimators")}

@@ -9,21 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from zorn import planning
-from zorn.cli.train import GROUPS, asked_settings
-from zorn.settings import flag
-from zorn.training.config import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-)
-from zorn.training.presets import PresetName
-from zorn.training.usage import USED_BY
-from zorn.training.variants import differences
+import zorn.plan as planning
+from zorn.cli.flags import read
+from zorn.config import COMPONENTS, GROUPS, SELECTORS, Config
+from zorn.settings import fields_of, flag
+
+PROG = "zorn plan"
 
 PIPED_WIDTH = 190
 """Columns of the tables where no terminal sets them."""
@@ -34,32 +25,26 @@ OWN = ("memory", "fit", "json", "calibration")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run would need: parameters, memory for each estimator, what fits, seconds a step.
+    """Predict the needs of a run: parameters, memory for each estimator, what fits, seconds a step.
 
-    Takes the flags of zorn train, and does not train. The model is counted without being built; a few small
-    steps are timed, where its weights and a batch fit in a tenth of the memory.
+    Takes the flags of zorn train, and does not train. A step is done on tensors that have sizes and no
+    memory; a few small steps are timed, where the weights and a batch fit in a tenth of the memory.
     """
 
     memory: str | None = None
-    """What the run may take, as 8GiB or 500MB. None: what is free."""
+    """Memory that the run may take, as 8GiB or 500MB. None: what is free."""
     fit: str | None = None
     """Propose settings that fit in this much, as 8GiB, as a command to run. None: propose none."""
     json: bool = False
     """Print the figures as JSON."""
     calibration: bool = True
     """Time a few small steps, for some seconds."""
-    preset: PresetName = "quickstart"
+    preset: str = "quickstart"
     """Settings to start from, by name."""
     config: Path | None = None
     """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset."""
     overwrite: bool = False
     """As of zorn train; a plan writes nothing."""
-    task: TaskConfig
-    model: ModelConfig
-    estimator: EstimatorConfig
-    optimizer: OptimizerConfig
-    budget: BudgetConfig
-    run: RunConfig
 
 
 def command(words: Sequence[str]) -> int:
@@ -78,26 +63,37 @@ def command(words: Sequence[str]) -> int:
     for line in planning.lines_of(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if found.proposal is not None and found.proposal.config is not None:
-        print(train_command(words, found))
+        print(train_command(words, found.config, found.proposal.config))
     return int(nothing_fits)
 
 
 def settings(words: Sequence[str]) -> tuple[Plan, Config]:
     """What command-line words ask for, and the settings of the run."""
-    return asked_settings(Plan, words, prog="zorn plan")
+    return read(Plan, words, prog=PROG)
 
 
-def train_command(words: Sequence[str], found: planning.Plan) -> str:
+def train_command(words: Sequence[str], config: Config, proposed: Config) -> str:
     """The command that trains with the proposed settings: the words, without what is the plan's own or no
     longer fits, and with what is different."""
-    assert found.proposal is not None
-    proposed = found.proposal.config
-    assert proposed is not None
-    changed = {name: value for group, name, value in differences(proposed, found.config) if group in GROUPS}
-    unused = {name for name, users in USED_BY.items() if proposed.estimator.estimator not in users}
-    kept = _without(words, {*OWN, *changed, *unused})
-    flags = [word for name, value in changed.items() if name not in unused for word in _flag(name, value)]
-    return shlex.join(["zorn", "train", *kept, *flags])
+    before, after = _flat(config), _flat(proposed)
+    changed = {name: value for name, value in after.items() if before.get(name, _NOTHING) != value}
+    dropped = {*OWN, *changed, *(name for name in before if name not in after)}
+    flags = [word for name, value in changed.items() for word in _flag(name, value)]
+    return shlex.join(["zorn", "train", *_without(words, dropped), *flags])
+
+
+_NOTHING = object()
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """All settings by the names of their flags."""
+    found: dict[str, Any] = {"objective": config.objective}
+    for kind in COMPONENTS:
+        choice = getattr(config, kind)
+        found |= {SELECTORS[kind]: choice.name, **choice.given}
+    for name, kind in GROUPS.items():
+        found |= {field: getattr(getattr(config, name), field) for field in fields_of(kind)}
+    return found
 
 
 def _without(words: Sequence[str], names: set[str]) -> list[str]:

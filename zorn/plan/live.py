@@ -2,19 +2,19 @@
 device "meta", whose tensors have sizes only and take no memory.
 
 Code that asks a tensor without numbers for some is given some, so that whole training steps run on sizes
-alone: a mask is true everywhere, integers are 1, losses differ from each other.
+alone: losses are finite and differ from each other, masks are true, integers are 1.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 aten = torch.ops.aten
 
@@ -54,34 +54,33 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        if _composite(func):
             with self:  # of several operations, which inference mode shows as one
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        leaves, structure = tree_flatten((args, kwargs))
-        if not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+        tensors = list(_tensors((args, *kwargs.values())))
+        if not any(tensor.is_meta for tensor in tensors):
             made = func(*args, **kwargs)
         elif func in _ANSWERS:
             made = _ANSWERS[func](func, *args, **kwargs)
         else:
-            made = self._again(func, leaves, structure, args, kwargs)
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                self._count(leaf)
+            made = self._again(func, args, kwargs)
+        for result in _tensors((made,)):
+            self._count(result)
+            if result.is_meta and not result.is_floating_point():
+                _remember(func, result, tensors[0] if tensors else result)
         return made
 
-    def _again(self, func: Any, leaves: list[Any], structure: Any, args: Any, kwargs: Any) -> Any:
+    def _again(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operation makes; of sizes that it had before, without asking it: torch takes a hundred
         times as long to find the sizes of a result."""
-        key = func, structure, tuple(_sizes(leaf) for leaf in leaves)
+        key = func, _sizes(args), _sizes(tuple(kwargs.items()))
         known = self._known.get(key)
         if known is not None:
-            return (
-                args[0]
-                if known is _IN_PLACE
-                else torch.empty_strided(*known[:2], dtype=known[2], device="meta")
-            )
+            if known is _IN_PLACE:
+                return args[0]
+            return torch.empty_strided(*known[:2], dtype=known[2], device="meta")
         made = func(*args, **kwargs)
         if args and made is args[0] and func is not aten.resize_.default:
             self._known[key] = _IN_PLACE
@@ -95,16 +94,42 @@ class LiveBytes(TorchDispatchMode):
 _IN_PLACE = object()
 
 
-def _sizes(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device.type
-    return type(leaf), leaf
+def _remember(func: Any, made: Any, first: Tensor) -> None:
+    """The one integer that a tensor holds everywhere: of a mask 1, of its opposite 0, of sums their count."""
+    value = getattr(first, "_integer", 1)
+    if func in (aten.bitwise_not.default, aten.logical_not.default):
+        made._integer = 1 - value
+    elif func in (aten.sum.default, aten.sum.dim_IntList):
+        made._integer = value * first.numel() // max(1, made.numel())
+    elif value != 1:
+        made._integer = value
+
+
+@functools.cache
+def _composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device.type
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_sizes, value))
+    return type(value), value
 
 
 def _numbers(like: Tensor) -> Tensor:
     """On the CPU, in place of those that a tensor does not have."""
     if not like.is_floating_point():
-        return torch.ones(like.shape, dtype=like.dtype)
+        return torch.full(like.shape, getattr(like, "_integer", 1), dtype=like.dtype)
     return torch.linspace(1.0, 2.0, like.numel()).to(like.dtype).reshape(like.shape)
 
 
@@ -119,7 +144,9 @@ def _copied(func: Any, target: Tensor, source: Tensor, *rest: Any) -> Tensor:
 
 
 def _chosen(func: Any, tensor: Tensor, places: list[Tensor | None], *rest: Any) -> Tensor:
-    masks = tree_map(lambda place: _numbers(place) if place.dtype == torch.bool else place, places)
+    masks = [
+        _numbers(place) if place is not None and place.dtype == torch.bool else place for place in places
+    ]
     return func(tensor, masks, *rest)
 
 
@@ -128,7 +155,7 @@ def _repeated(func: Any, repeats: Tensor, **options: Any) -> Tensor:
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
-    aten._local_scalar_dense.default: lambda func, tensor: _numbers(tensor.reshape(1)).tolist()[0],
+    aten._local_scalar_dense.default: lambda func, tensor: _numbers(tensor).tolist(),
     aten._to_copy.default: _moved,
     aten.copy_.default: _copied,
     aten.index.Tensor: _chosen,

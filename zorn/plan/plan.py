@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
+from zorn.config import Choice, Config, change, resolve, to_plain
+from zorn.estimators import ESTIMATORS
+from zorn.plan.available import available_bytes
+from zorn.plan.calibrate import Calibration, calibrate
+from zorn.plan.fit import MARGIN, PROCESS_BYTES, Proposal, label_of, largest_micro_batch, other, propose
+from zorn.plan.step import PARTS, Memory, step_memory
+from zorn.training.build import build_estimator, build_task, model_of
 
-from zorn.planning.available import available_bytes
-from zorn.planning.calibrate import Calibration, calibrate
-from zorn.planning.fit import MARGIN, PROCESS_BYTES, Proposal, largest_micro_batch, propose
-from zorn.planning.kinds import compared, kind_of, label_of
-from zorn.planning.memory import step_memory
-from zorn.planning.sizes import ModelSizes
-from zorn.planning.stages import PARTS, Memory
-from zorn.planning.work import forward_passes
-from zorn.training.build import build_task
-from zorn.training.config import Config
-from zorn.training.defaults import resolve
+TRUNCATION = 10
+"""Steps that an estimator differentiates together which must be told, where the run says nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Planned:
     configured: bool
     memory: Memory
     micro_batch: int | None
-    forward_passes: int
+    forward_passes: float
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,7 @@ class Plan:
                     "name": planned.name,
                     "configured": planned.configured,
                     "peak_bytes": planned.memory.peak,
-                    "fullest_stage": planned.memory.fullest,
-                    **{f"{part}_bytes": planned.memory.part(part) for part in PARTS},
+                    **{f"{part}_bytes": round(getattr(planned.memory, part)) for part in PARTS},
                     "largest_micro_batch": planned.micro_batch,
                     "forward_passes": planned.forward_passes,
                 }
@@ -99,8 +94,8 @@ class Plan:
             found["fit"] = {
                 "limit_bytes": self.proposal.limit,
                 "needed_bytes": self.proposal.needed,
-                "config": None if fitting is None else dataclasses.asdict(fitting),
-                "does_not_fit": [dataclasses.asdict(attempt) for attempt in self.proposal.attempts],
+                "config": None if fitting is None else to_plain(fitting),
+                "does_not_fit": [asdict(attempt) for attempt in self.proposal.attempts],
             }
         return json.dumps(found, indent=2, default=str) + "\n"
 
@@ -109,22 +104,46 @@ def time_steps(config: Config) -> int:
     """T of a training batch, without making one: a text's windows have the set length, and sequences of
     another task are all padded to one, whatever the batch.
 
-    >>> from zorn.training import BudgetConfig, TaskConfig
-    >>> copy = TaskConfig(task="copy", batch=10**9, minimum_length=1, maximum_length=20)
+    >>> from zorn.config import BudgetConfig
+    >>> copy = Choice("copy", batch=10**9, minimum_length=1, maximum_length=20)
     >>> time_steps(Config(task=copy, budget=BudgetConfig(steps=1)))
     41
     """
-    if config.task.task == "text":
-        return config.task.length
-    of_one_row = dataclasses.replace(config.task, batch=1)
-    task = build_task(Config(task=of_one_row, budget=config.budget))
-    return task.training_batch(0).inputs.shape[1]
+    length = config.task.get("length")
+    if length is not None:
+        return length
+    return build_task(change(config, batch=1)).training_batch(0).inputs.shape[1]
+
+
+def compared(config: Config) -> list[Config]:
+    """The settings with each estimator that fits the task, the run's own first.
+
+    Args:
+        config: resolved.
+    """
+    found = [config]
+    for name in ESTIMATORS:
+        for structure in ({}, {"perturbation": "dense", "group_size": None}) if name == "cd-rge" else ({},):
+            near = other(
+                config,
+                Choice(name, **structure),
+                optimizer=config.optimizer.name,
+                dtype=config.run.dtype,
+            ) or other(
+                config,
+                Choice(name, truncation=TRUNCATION),
+                optimizer=config.optimizer.name,
+                dtype=config.run.dtype,
+            )
+            if near is not None and label_of(near) != label_of(config):
+                found.append(near)
+    return found
 
 
 def plan(
     config: Config, *, memory: int | None = None, fit: int | None = None, calibration: bool = True
 ) -> Plan:
-    """Plan a run, without running it: the model is counted on the meta device.
+    """Plan a run, without running it: its step is done on tensors that have sizes and no memory.
 
     Args:
         config: the settings of the run.
@@ -137,34 +156,42 @@ def plan(
         ConfigError: settings that cannot work.
 
     Example:
-        >>> from zorn.training import BudgetConfig, ModelConfig
-        >>> model = ModelConfig(hidden_size=30_000, num_heads=100)
+        >>> from zorn.config import BudgetConfig
+        >>> model = Choice("lstm", hidden_size=30_000, num_heads=100)
         >>> config = Config(model=model, budget=BudgetConfig(steps=1))
         >>> found = plan(config, memory=8 * 2**30, calibration=False)
         >>> found.configured.name, found.parameters["layers"]
         ('activity', 3636120000)
     """
     config, _ = resolve(config)
-    task = build_task(config)
-    steps = time_steps(config)
-    sizes = ModelSizes.of(config.model, task.vocabulary, getattr(torch, config.run.dtype))
+    task, steps = build_task(config), time_steps(config)
+    vocabulary = task.vocabulary
     available = available_bytes(config.run.device) if memory is None else memory
     planned = tuple(
         Planned(
-            label_of(other),
-            name == kind_of(config),
-            step_memory(sizes, other, steps),
-            largest_micro_batch(sizes, other, steps, available),
-            forward_passes(other, steps),
+            label_of(near),
+            near is config,
+            step_memory(near, vocabulary, steps),
+            largest_micro_batch(near, vocabulary, steps, available),
+            build_estimator(near).passes(near.task.batch, steps),
         )
-        for name, other in compared(config).items()
+        for near in compared(config)
     )
     return Plan(
         config=config,
-        parameters=sizes.by_part(),
+        parameters=parameters_by_part(config, vocabulary),
         steps=steps,
         memory=available,
         estimators=planned,
-        calibration=calibrate(sizes, config, task, steps, available) if calibration else None,
-        proposal=None if fit is None else propose(sizes, config, steps, fit),
+        calibration=calibrate(config, task, steps, available) if calibration else None,
+        proposal=None if fit is None else propose(config, vocabulary, steps, fit),
     )
+
+
+def parameters_by_part(config: Config, vocabulary: int) -> dict[str, int]:
+    """Parameters of embedding, layers (with the norms) and head; a tied weight counts as embedding."""
+    parts = {"embedding": 0, "layers": 0, "head": 0}
+    for name, parameter in model_of(config.model, vocabulary, device="meta").named_parameters():
+        part = name.split(".", 1)[0]
+        parts[part if part in parts else "layers"] += parameter.numel()
+    return parts

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from zorn.planning.available import show_bytes
-from zorn.planning.fit import MARGIN, PROCESS_BYTES
-from zorn.planning.plan import Plan
-from zorn.planning.stages import PARTS
+from zorn.plan.available import show_bytes
+from zorn.plan.fit import MARGIN, PROCESS_BYTES
+from zorn.plan.plan import Plan
+from zorn.plan.step import PARTS
 
 
 def memory_table(plan: Plan) -> Table:
     """A row an estimator, the run's own marked: peak, its parts, what fits.
 
-    Parts are each at their largest, which is not always in the same stage of a step; the peak is of what
-    lives at once.
+    Working is what lives at the peak beside what stays from step to step.
     """
     process = PROCESS_BYTES if plan.config.run.device == "cpu" else 0
     beside = f" beside the process's own {show_bytes(process)}" if process else ""
@@ -32,9 +31,9 @@ def memory_table(plan: Plan) -> Table:
         table.add_row(
             ("* " if planned.configured else "  ") + planned.name,
             show_bytes(planned.memory.peak),
-            *(show_bytes(planned.memory.part(part)) for part in PARTS),
+            *(show_bytes(round(getattr(planned.memory, part))) for part in PARTS),
             "none fits" if planned.micro_batch is None else f"{planned.micro_batch:,}",
-            f"{planned.forward_passes:,}",
+            f"{planned.forward_passes:,.0f}",
         )
     return table
 
@@ -54,7 +53,7 @@ def parameter_table(plan: Plan) -> Table:
 def lines_of(plan: Plan) -> list[str]:
     """Time, and what a fit found, a line each."""
     own = plan.configured
-    lines = [f"a step: {own.forward_passes:,} forward passes of {plan.steps:,} tokens"]
+    lines = [f"a step: {own.forward_passes:,.0f} forward passes of {plan.steps:,} tokens"]
     found = plan.calibration
     if found is not None and found.seconds is not None:
         lines.append(f"a step: about {found.seconds:.3g} seconds, from {len(found.steps)} smaller steps")

@@ -1,18 +1,23 @@
 """The cost model of many workers: closed forms by hand, and the simulator that follows every message."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from zorn.errors import ConfigError
-from zorn.planning.cluster import (
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from cluster import (
     StepWork,
     WorkerCosts,
     fold_bound_workers,
     predict,
     simulate,
 )
+
+from zorn.errors import ConfigError
 
 COSTS = WorkerCosts(row=0.01, fold=1e-10, latency=1e-3, bandwidth=1e8, fixed=0.25)
 WORK = StepWork(population=128, rows=256, micro_batch=4, parameters=8_200_000)
