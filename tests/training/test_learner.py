@@ -7,21 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-<<<<<<< HEAD
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, change, resolve
 from zorn.training import Trainer
-=======
-from zorn.training import (
-    BudgetConfig,
-    Config,
-    EstimatorConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    Trainer,
-)
->>>>>>> ed58c35 (wip)
 from zorn.training.build import build_task
 from zorn.training.learner import Learner
 

@@ -170,8 +170,8 @@ def _refuse_others(
             owners = [each for each in REGISTRIES[kind] if name in component_settings(kind, each)]
             if owners:
                 raise UsageError(
-                    f"{flag(name)} is no setting of {kind} {names[kind]}, but of {', '.join(owners)}: leave it "
-                    f"out, or take {flag(SELECTORS[kind])} {owners[0]}"
+                    f"{flag(name)} is no setting of {kind} {names[kind]}, but of {', '.join(owners)}: leave "
+                    f"it out, or take {flag(SELECTORS[kind])} {owners[0]}"
                 )
     both = [key for key, count in _counts(settings, parts).items() if count > 1]
     if both:

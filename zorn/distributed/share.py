@@ -67,8 +67,8 @@ def share(
     check_whole_number("check_every", check_every, minimum=1)
     if partial and (estimator.deals != "members" or Need.STREAM in estimator.needs):
         raise ConfigError(
-            f"partial: got True for {type(estimator).__name__}, which cannot go on without a part of its work: "
-            "take False, or CDRGE, FDRGE or SPSA15"
+            f"partial: got True for {type(estimator).__name__}, which cannot go on without a part of its "
+            "work: take False, or CDRGE, FDRGE or SPSA15"
         )
     estimator.workers = GroupWorkers(group, partial=partial, check_every=check_every)
     return estimator
