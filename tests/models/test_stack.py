@@ -15,7 +15,7 @@ from zorn.perturbations.perturbation import BoundPerturbation
 VOCABULARY, HIDDEN = 11, 8
 MEMORY = {"memory_slots": 5, "memory_width": 4, "read_heads": 2}
 
-every_cell = pytest.mark.parametrize("cell", CELLS)
+every_cell = pytest.mark.parametrize("cell", list(CELLS))
 every_norm = pytest.mark.parametrize("norm", ["none", "layer", "rms"])
 every_residual = pytest.mark.parametrize("residual", [False, True])
 
