@@ -50,8 +50,8 @@ def test_a_bias_without_noise_stays_as_it_is(device):
 
 
 def test_members_in_two_calls_are_those_of_one(device):
-    """Of values that sums in any order hold exactly: numpy's BLAS, on which Triton's interpreter multiplies, may
-    sum a row in another order when it stands elsewhere in its tile."""
+    """Of values that sums in any order hold exactly: Triton's interpreter multiplies with numpy's BLAS, which
+    may sum a row in another order when it stands elsewhere in its tile."""
     x, weight, _ = case(device, torch.float32, 1, 24, 20, 2, range(3), (1, -1), False)
     x = x.view(2, 3, 2, 20)
 
