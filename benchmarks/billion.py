@@ -108,7 +108,7 @@ def train(heads: int, head_size: int, steps: int, folder: Path, *, resume: bool)
                 seed=0,
                 estimator=estimator.state_dict(),
             )
-            save_checkpoint(folder, progress, model, None)
+            save_checkpoint(folder, progress, model, [])
     return {
         "parameters": parameter_count(model),
         "weights": weights,

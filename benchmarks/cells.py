@@ -13,11 +13,11 @@ result is taken from.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from contest import Method
 
 import zorn
+import zorn.models
 from zorn.tasks import PYTHON_DOCS, AddTask, CopyTask, RepeatCopyTask, ReverseTask, SortTask, Task, TextTask
 
 TUNING_SEED = 1000
@@ -38,7 +38,7 @@ TASKS = {"overfit": ("copy",), "transduction": tuple(TRANSDUCTION), "text": (PYT
 MODELS = {"overfit": ("lstm", "dnc"), "transduction": ("lstm",), "text": ("lstm",)}
 """The models that each setting has results for; others run when they are asked for."""
 
-CELLS: tuple[str, ...] = get_args(ModelConfig.__annotations__["cell"])
+CELLS = tuple(zorn.models.CELLS)
 
 THRESHOLDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "overfit": ("loss", (1.0, 0.1)),

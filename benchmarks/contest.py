@@ -1,7 +1,7 @@
 """What the comparisons of estimators share: one method training one model, in a process of its own.
 
-A method is the settings that `zorn train` takes (`EstimatorConfig`, `OptimizerConfig`), so that each line
-of a table can be repeated from the command line. Its clock counts training alone: the loss of the
+A method is the settings that `zorn train` takes (estimator, optimizer, schedule), so that each line of a
+table can be repeated from the command line. Its clock counts training alone: the loss of the
 unperturbed model, which the curves show, is evaluated outside of it. One thread, one process a run: its
 peak memory is its own, and its seconds are those of a core (CPU time, on a quiet machine the same as the
 wall clock), so that other work on the machine does not count against a method.
@@ -17,20 +17,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness import RETURN_FREED_MEMORY, process_bytes, restart_peak
 
 import zorn
-from zorn.config import Choice
+from zorn.config import (
+    BudgetConfig,
+    Choice,
+    Config,
+    RunConfig,
+    ScheduleConfig,
+    component_settings,
+    from_plain,
+    to_plain,
+)
 from zorn.tasks import Task
-from zorn.training.build import build_estimator, build_optimizer
-from zorn.training.schedules import epsilon_at, learning_rate_at
-from zorn.training.step import clip
+from zorn.training.build import build_estimator, build_optimizers
+from zorn.training.schedules import rate_factor_at
+from zorn.training.step import move_weights, prepare_step
 
-_TOLD = {"estimator", "structure", "rank", "truncation", "optimizer", "learning_rate"}
+_TOLD = {"perturbation", "truncation", "learning_rate"}
 """Settings that a method's name tells, or that its words begin with."""
 
 
@@ -39,14 +48,16 @@ class Method:
     """How a model is trained: the estimator of the gradient, the optimizer that follows it, the batch.
 
     Attributes:
+        estimator, optimizer: with the settings that are not the defaults, or with all of them.
         batch: sequences in a training batch.
         length: tokens of a window, where a text is learned.
         stream: windows that follow on each other with their state carried; None: each begins anew.
     """
 
     name: str
-    estimator: EstimatorConfig
-    optimizer: OptimizerConfig
+    estimator: Choice
+    optimizer: Choice
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batch: int
     length: int = 32
     stream: int | None = None
@@ -55,31 +66,56 @@ class Method:
     def kind(self) -> str:
         """What the method needs: "exact" (backpropagation), "bridge" (within chunks), "forward" (none)."""
         kinds = {"bptt": "exact", "tbptt": "exact", "e-prop": "exact", "bridge": "bridge"}
-        return kinds.get(self.estimator.estimator, "forward")
+        return kinds.get(self.estimator.name, "forward")
+
+    def config(self, seed: int = 0) -> Config:
+        """The settings as `zorn train` has them, all but the task's."""
+        return Config(
+            task=Choice("text", stream=self.stream),
+            estimator=self.estimator,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            budget=BudgetConfig(steps=1),
+            run=RunConfig(seed=seed),
+        )
 
     def words(self) -> str:
         """The settings that the name does not tell and that are not the defaults, in a few words."""
-        words = [f"{self.optimizer.optimizer} {self.optimizer.learning_rate:g}"]
-        for config in (self.estimator, self.optimizer):
-            for field in dataclasses.fields(config):
-                value = getattr(config, field.name)
-                if value != field.default and field.name not in _TOLD:
-                    number = f"{value:g}" if isinstance(value, float) else f"{value}"
-                    words.append(f"{field.name.replace('_', ' ')} {number}")
+        words = [f"{self.optimizer.name} {self.optimizer.learning_rate:g}"]
+        for name, (value, default) in self._settings().items():
+            if value != default and name not in _TOLD:
+                number = f"{value:g}" if isinstance(value, float) else f"{value}"
+                words.append(f"{name.replace('_', ' ')} {number}")
         streams = [] if self.stream is None else [f"streams of {self.stream} windows"]
         return ", ".join([*words, f"batch {self.batch}", *streams])
 
+    def _settings(self) -> dict[str, tuple[Any, Any]]:
+        """Value and default of the settings of estimator, optimizer and schedule."""
+        found: dict[str, tuple[Any, Any]] = {}
+        for kind, choice in (("estimator", self.estimator), ("optimizer", self.optimizer)):
+            known = component_settings(kind, choice.name)
+            found |= {name: (value, known[name].default) for name, value in choice.given.items()}
+        for each in dataclasses.fields(self.schedule):
+            found[each.name] = getattr(self.schedule, each.name), each.default
+        return found
+
     def to_json(self) -> str:
         """All settings, for a process of its own; `from_json` reads them."""
-        return json.dumps(dataclasses.asdict(self))
+        own = {"name": self.name, "batch": self.batch, "length": self.length}
+        return json.dumps(own | {"config": to_plain(self.config())})
 
     @classmethod
     def from_json(cls, text: str) -> "Method":
-        """What `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        values["estimator"] = Choice("auto", **values["estimator"])
-        values["optimizer"] = Choice("auto", **values["optimizer"])
-        return cls(**values)
+        """The method that `to_json` wrote."""
+        own: dict[str, Any] = json.loads(text)
+        config = from_plain(own.pop("config"), "method")
+        return cls(
+            **own,
+            estimator=config.estimator,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            stream=config.task.stream,
+        )
 
 
 @dataclass(frozen=True)
@@ -192,29 +228,18 @@ class _Stepper:
     """The step of a method: estimate, clip, follow, as `zorn train` does it."""
 
     def __init__(self, method: Method, model: zorn.LanguageModel, seed: int) -> None:
-        two_part = method.kind == "bridge" and method.estimator.separate
-        self.method, self.model = method, model
-        self.estimator: Any = build_estimator(method.estimator, seed, carry=method.stream is not None)
-        optimizer = build_optimizer(method.optimizer, model, two_part=two_part)
-        assert optimizer is not None, "a contest compares methods with a torch optimizer"
-        self.optimizer = optimizer
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.config, self.model = method.config(seed), model
+        self.estimator: Any = build_estimator(self.config)
+        self.optimizers = build_optimizers(self.config, model, self.estimator)
+        assert self.optimizers, "a contest compares methods with a torch optimizer"
 
     def step(self, task: Task, number: int, progress: float) -> int:
         """Take step `number` (from 0) when `progress` (0 to 1) of the time is used; its forward passes."""
-        config, epsilon = self.method.optimizer, self.method.estimator.epsilon
-        if epsilon is not None:
-            self.estimator.epsilon = epsilon_at(config, epsilon, number, progress)
-        if self.method.stream is not None and task.begins(number):
-            self.estimator.reset()
+        prepare_step(self.config, task, self.estimator, number, progress)
         estimate = self.estimator.estimate(self.model, task.training_batch(number), task.objective)
-        if config.clip_norm is not None:
-            clip(self.model, config.clip_norm)
-        factor = learning_rate_at(dataclasses.replace(config, learning_rate=1.0), number, progress)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
         if estimate.gradient_norm > 0:
-            self.optimizer.step()
+            factor = rate_factor_at(self.config.schedule, number, progress)
+            move_weights(self.config, self.model, self.optimizers, factor, lambda _: estimate)
         return estimate.forward_passes
 
 

@@ -94,7 +94,7 @@ def work(way: str, model: Any, tokens: torch.Tensor) -> tuple[Callable[[], objec
         return lambda: continue_from(model, cache, tokens[:, -1]), min(NEW_TOKENS, length)
     estimator: Any = {
         "rank-one": lambda: zorn.CDRGE(population=SEQUENCES, epsilon=0.01, group_size=1, time_chunk=CHUNK),
-        "activity": lambda: zorn.ActivityCredit(epsilon=0.05, time_chunk=CHUNK),
+        "activity": lambda: zorn.ActivityCredit(epsilon=0.05, draws=1, time_chunk=CHUNK),
         "tbptt": lambda: zorn.TBPTT(truncation=CHUNK),
         "bptt": zorn.BPTT,
     }[way]()

@@ -78,7 +78,7 @@ def estimators(passes: int) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {
         "cd-rge": lambda: CDRGE(population=whole(passes // 2), **weights),
         "cd-rge-dense": lambda: CDRGE(
-            population=sequences // 2, epsilon=WEIGHT_EPSILON, perturbation=zorn.Dense()
+            population=sequences // 2, epsilon=WEIGHT_EPSILON, perturbation=zorn.Dense(), group_size=None
         ),
         "fd-rge": lambda: FDRGE(population=whole(passes - BATCH), **weights),
         "spsa-1.5": lambda: SPSA15(population=whole((passes - BATCH) // 2), **weights),
@@ -90,7 +90,7 @@ def estimators(passes: int) -> dict[str, Callable[[], Any]]:
             options = {"discount": discount, "exact_output": exact, "draws": draws, **state}
             found[name] = lambda options=options: ActivityCredit(**options)
     for k in (1, 4, 8):
-        options = {"truncation": k, "draws": (sequences - 3) // 2, **state}
+        options = {"truncation": k, "draws": (sequences - 3) // 2, "separate": False, **state}
         found[f"bridge-{k}"] = lambda options=options: Bridge(**options)
     for k in (1, 8):
         found[f"tbptt-{k}"] = lambda k=k: TBPTT(truncation=k)

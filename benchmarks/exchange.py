@@ -98,7 +98,12 @@ def steppers(
 
     rows = 2 * chosen["members"] * SEQUENCES
     estimator = zorn.distributed.share(
-        zorn.CDRGE(population=chosen["members"], epsilon=EPSILON, micro_batch=min(64, rows // PROCESSES)),
+        zorn.CDRGE(
+            population=chosen["members"],
+            epsilon=EPSILON,
+            group_size=None,
+            micro_batch=min(64, rows // PROCESSES),
+        ),
         group,
     )
 

@@ -1,5 +1,3 @@
-from zorn.config import Choice
-
 """The methods of the learning benchmark, each with the settings that were found for it: one table.
 
 `methods_of` gives the methods of a cell. What stands under a more special place ("overfit/copy/dnc",
@@ -24,6 +22,8 @@ from typing import Literal
 
 from contest import Method
 
+from zorn.config import Choice, ScheduleConfig
+
 Sampled = Literal["cd-rge", "fd-rge", "spsa-1.5"]
 
 
@@ -42,15 +42,19 @@ def exact(
     return Method(
         name=f"bptt-{optimizer}" if truncation is None else f"tbptt-{truncation}-{optimizer}",
         estimator=Choice("bptt") if truncation is None else Choice("tbptt", truncation=truncation),
-        optimizer=Choice(optimizer, learning_rate=rate, momentum=0.9 if sgd else 0.0, weight_decay=decay),
+        optimizer=_exact_optimizer(optimizer, rate).but(weight_decay=decay),
+        schedule=ScheduleConfig(clip_norm=1.0 if sgd and clip is None else clip),
         batch=batch,
         length=length,
     )
 
 
-def _weight_noise(
-    estimator: Sampled | Literal["pes", "nres"], population: int, epsilon: float
-) -> EstimatorConfig:
+def _exact_optimizer(name: str, rate: float) -> Choice:
+    """For an exact gradient; SGD has momentum 0.9."""
+    return Choice(name, learning_rate=rate, **({"momentum": 0.9} if name == "sgd" else {}))
+
+
+def _weight_noise(estimator: Sampled | Literal["pes", "nres"], population: int, epsilon: float) -> Choice:
     """Noise of rank one on the weights, each member on one sequence."""
     return Choice(estimator, perturbation="rank-one", population=population, group_size=1, epsilon=epsilon)
 
@@ -79,7 +83,7 @@ def dense(population: int, epsilon: float, rate: float, *, batch: int = 64, leng
     estimator = _weight_noise("cd-rge", population, epsilon)
     return Method(
         name="dense-cd-rge",
-        estimator=dataclasses.replace(estimator, structure="dense", rank=None, group_size=0),
+        estimator=estimator.but(perturbation="dense", group_size=None),
         optimizer=Choice("adam", learning_rate=rate),
         batch=batch,
         length=length,
@@ -89,8 +93,8 @@ def dense(population: int, epsilon: float, rate: float, *, batch: int = 64, leng
 def dense_paper(*, batch: int = 64, length: int = 32) -> Method:
     """The paper's settings for 96 members: dense signs, plain SGD, ε tied to the learning rate."""
     method = dense(96, 0.1, 0.1, batch=batch, length=length)
-    optimizer = Choice("sgd", learning_rate=0.1)
-    return dataclasses.replace(method, name="dense-paper", optimizer=optimizer)
+    optimizer, schedule = Choice("sgd", learning_rate=0.1), ScheduleConfig(tie_epsilon=True)
+    return dataclasses.replace(method, name="dense-paper", optimizer=optimizer, schedule=schedule)
 
 
 def activity(
@@ -145,9 +149,18 @@ def bridge(
     return Method(
         name=f"bridge-{truncation}" + ("-sgd" if sgd else ""),
         estimator=Choice(
-            "bridge", truncation=truncation, epsilon=epsilon, discount=discount, draws=8, credit_every=8
+            "bridge",
+            truncation=truncation,
+            epsilon=epsilon,
+            discount=discount,
+            draws=8,
+            credit_every=8,
+            separate=True,
+            credit_learning_rate=credit_rate,
+            credit_momentum=0.96,
         ),
-        optimizer=Choice("sgd" if sgd else "adamw", learning_rate=rate, momentum=0.9 if sgd else 0.0),
+        optimizer=_exact_optimizer("sgd" if sgd else "adamw", rate),
+        schedule=ScheduleConfig(clip_norm=1.0 if sgd and clip is None else clip),
         batch=batch,
         length=length,
         stream=stream,
@@ -169,7 +182,8 @@ def cooled(*methods: Method) -> list[Method]:
     """The methods with a learning rate that falls along a cosine to 2 % over the budget."""
     return [
         dataclasses.replace(
-            method, optimizer=dataclasses.replace(method.optimizer, schedule="cosine", schedule_floor=0.02)
+            method,
+            schedule=dataclasses.replace(method.schedule, schedule="cosine", schedule_floor=0.02),
         )
         for method in methods
     ]
@@ -337,17 +351,15 @@ Axis = Callable[[Method, float], Method]
 
 
 def _with_rate(method: Method, rate: float) -> Method:
-    return dataclasses.replace(method, optimizer=dataclasses.replace(method.optimizer, learning_rate=rate))
+    return dataclasses.replace(method, optimizer=method.optimizer.but(learning_rate=rate))
 
 
 def _with_credit_rate(method: Method, rate: float) -> Method:
-    return dataclasses.replace(
-        method, optimizer=dataclasses.replace(method.optimizer, credit_learning_rate=rate)
-    )
+    return dataclasses.replace(method, estimator=method.estimator.but(credit_learning_rate=rate))
 
 
 def _with_epsilon(method: Method, epsilon: float) -> Method:
-    return dataclasses.replace(method, estimator=dataclasses.replace(method.estimator, epsilon=epsilon))
+    return dataclasses.replace(method, estimator=method.estimator.but(epsilon=epsilon))
 
 
 AXES: dict[str, Axis] = {
@@ -371,12 +383,12 @@ def grid_of(method: Method) -> dict[str, tuple[float, ...]]:
         >>> grid_of(exact("sgd", 1.0))
         {'rate': (0.1, 0.3, 1.0, 3.0)}
     """
-    grid = {"rate": _RATES[method.optimizer.optimizer or "adam"]}
+    grid = {"rate": _RATES[method.optimizer.name]}
     if method.kind == "bridge":
         return {**grid, "credit rate": (0.0003, 0.001, 0.003), "epsilon": (0.02, 0.1)}
-    if method.kind == "exact" or method.optimizer.tie_epsilon:
+    if method.kind == "exact" or method.schedule.tie_epsilon:
         return grid
-    relative = method.estimator.estimator == "activity"
+    relative = method.estimator.name == "activity"
     return {**grid, "epsilon": (0.02, 0.1, 0.5) if relative else (0.005, 0.02, 0.08)}
 
 

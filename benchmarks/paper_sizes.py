@@ -78,14 +78,14 @@ class Setting:
 
     def configuration(self, method: str) -> Config:
         """The measured step of a method, as the planner takes it."""
-        wide = method == "rank-one"
-        estimator = Choice(
-            METHODS[method],
-            perturbation=None if method == "bptt" else method,
-            population=None if method == "bptt" else MEASURED * (self.sequences if wide else 1),
-            group_size=None if method == "bptt" else 1 if wide else self.sequences,
-            micro_batch=self.rows,
-        )
+        estimator = Choice(METHODS[method], micro_batch=self.rows)
+        if method != "bptt":
+            wide = method == "rank-one"
+            estimator = estimator.but(
+                perturbation=method,
+                population=MEASURED * (self.sequences if wide else 1),
+                group_size=1 if wide else self.sequences,
+            )
         task = Choice("copy", batch=self.sequences, minimum_length=self.letters, maximum_length=self.letters)
         model = Choice(
             "lstm", hidden_size=self.heads * self.head_size, num_heads=self.heads, embedding_size=INPUT
@@ -162,7 +162,6 @@ def step_of(
         exact = zorn.BPTT()
         return lambda: exact.estimate(model, batch, objective, update)
     chosen = setting.configuration(method).estimator
-    assert chosen.population is not None
     estimator = zorn.CDRGE(
         population=chosen.population,
         epsilon=EPSILON,

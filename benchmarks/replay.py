@@ -8,7 +8,7 @@ again from the journal.
   on the disk.
 - `replay_equals_run`: the share of replays whose weights and optimizer state have the SHA-256 of the run's.
 - `run_over_run_without`: processor seconds of the run with a journal over those of one without.
-- `bytes_per_step`: of the journal, in default and half coding.
+- `bytes_per_step`: of the journal.
 - `append_seconds`, `fsync_seconds`: of one entry, and of forcing it to the disk that temporary files are on,
   by the clock; `append_over_step`: the former over a step of the run.
 
@@ -51,7 +51,7 @@ class Size:
     letters: int = 10
 
 
-def settings(size: Size, out: Path, steps: int, *, journal: bool = True, half: bool = False) -> Config:
+def settings(size: Size, out: Path, steps: int, *, journal: bool = True) -> Config:
     """Of all runs; only start and end are saved and evaluated."""
     return Config(
         task=Choice("copy", batch=8, minimum_length=1, maximum_length=size.letters),
@@ -59,9 +59,7 @@ def settings(size: Size, out: Path, steps: int, *, journal: bool = True, half: b
         estimator=Choice("cd-rge", population=POPULATION),
         optimizer=Choice("adamw"),
         budget=BudgetConfig(steps=steps),
-        run=RunConfig(
-            out=out, evaluations=1, checkpoint_seconds=1e6, threads=1, journal=journal, journal_half=half
-        ),
+        run=RunConfig(out=out, evaluations=1, checkpoint_seconds=1e6, threads=1, journal=journal),
     )
 
 
@@ -133,19 +131,15 @@ def measure(size: Size, folder: Path, steps: int, rounds: int) -> list[Record]:
             equal.append(same)
             for name, value in took.items():
                 seconds[name].append(value)
-    train(settings(size, folder / "half", 2, half=True))
-    sizes = {
-        "default": bytes_per_step(folder / "round0" / "run", steps),
-        "half": bytes_per_step(folder / "half", 2),
-    }
-    return records_of(size, seconds, equal, sizes, entry_seconds(folder), steps)
+    taken = bytes_per_step(folder / "round0" / "run", steps)
+    return records_of(size, seconds, equal, taken, entry_seconds(folder), steps)
 
 
 def records_of(
     size: Size,
     seconds: Seconds,
     equal: Sequence[bool],
-    sizes: dict[str, float],
+    taken: float,
     entries: Seconds,
     steps: int,
 ) -> list[Record]:
@@ -155,7 +149,7 @@ def records_of(
         size: of the runs.
         seconds: of the processor, of "run", "run without" and "replay", round by round.
         equal: whether the bits of each replay were the run's.
-        sizes: bytes of a step in the journal, by coding.
+        taken: bytes of a step in the journal.
         entries: from `entry_seconds`.
         steps: of each run.
     """
@@ -176,10 +170,7 @@ def records_of(
             Record("seconds_per_step", statistics.median(rounds) / steps, "s", shared | {"of": name})
             for name, rounds in seconds.items()
         ),
-        *(
-            Record("bytes_per_step", bytes_, "bytes", {"members": POPULATION, "coding": coding})
-            for coding, bytes_ in sizes.items()
-        ),
+        Record("bytes_per_step", taken, "bytes", {"members": POPULATION}),
         Record("append_seconds", append, "s", {"members": POPULATION, "entries": len(entries["append"])}),
         Record("append_over_step", append / step, "ratio", shared),
         Record("fsync_seconds", fsync, "s", slowest),

@@ -73,7 +73,7 @@ def build(parameters: int) -> zorn.LanguageModel:
 
 def estimator(members: int = MEMBERS) -> zorn.CDRGE:
     """The estimator of all runs."""
-    return zorn.CDRGE(population=members, epsilon=EPSILON, micro_batch=MICRO_BATCH)
+    return zorn.CDRGE(population=members, epsilon=EPSILON, group_size=None, micro_batch=MICRO_BATCH)
 
 
 def rank(parameters: int, rounds: int) -> None:

@@ -108,11 +108,17 @@ def zorn_method(name: str, parameters: int, sequences: int) -> Method:
     asked = Config(
         task=Choice("copy", batch=sequences, minimum_length=LETTERS, maximum_length=LETTERS, overfit=True),
         model=Choice("lstm", parameters=parameters),
-        estimator=Choice(ZORN[name]),  # type: ignore[arg-type]
+        estimator=Choice(ZORN[name]),
         budget=BudgetConfig(steps=1),
     )
     config, _ = resolve(asked)
-    return Method(name=name, estimator=config.estimator, optimizer=config.optimizer, batch=sequences)
+    return Method(
+        name=name,
+        estimator=config.estimator,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        batch=sequences,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ def main(steps: int, seed: int = 0) -> float:
     inputs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
     batch = zorn.Batch(inputs, (inputs > 0).sum(1) % 2)
 
-    estimator = zorn.CDRGE(population=64, epsilon=0.1, seed=seed)
+    estimator = zorn.CDRGE(population=64, epsilon=0.1, group_size=None, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     for step in range(steps):
         estimate = estimator.estimate(model, batch, loss)

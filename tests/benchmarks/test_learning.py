@@ -196,7 +196,7 @@ def test_the_grid_of_a_method_holds_what_it_uses():
     assert set(grid) == {"rate", "credit rate", "epsilon"}
     changed = methods.variant(bridge, grid, (0.5, 0.25, 0.125))
     assert changed.optimizer.learning_rate == 0.5
-    assert changed.optimizer.credit_learning_rate == 0.25
+    assert changed.estimator.credit_learning_rate == 0.25
     assert changed.estimator.epsilon == 0.125
 
 
