@@ -306,7 +306,7 @@ def test_a_pass_of_as_many_rows_as_steps_holds_one_member_and_sign_and_so_is_rig
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = TimeFirst().double()
-    options = {"population": population, "epsilon": 0.1, "micro_batch": 6}
+    options = {"population": population, "epsilon": 0.1, "micro_batch": 6, "group_size": None}
     found = CDRGE(**options).estimate(model, batch, mean_square).coefficients
     wanted = CDRGE(**options).estimate(nn.Sequential(model.map), batch, mean_square).coefficients
     torch.testing.assert_close(found, wanted)
@@ -317,7 +317,7 @@ def test_the_gain_of_a_bfloat16_norm_feels_a_small_epsilon(norm):
     """1e-3 is below the rounding of a gain of 1: the sum must not be rounded before it is used."""
     batch = Batch(torch.randn(512, 64), torch.zeros(512))
     small = Batch(batch.inputs.bfloat16(), batch.targets)
-    options = {"population": 32, "epsilon": 1e-3}
+    options = {"population": 32, "epsilon": 1e-3, "group_size": None}
 
     def weighted(outputs, targets):
         return (outputs.double().square() * torch.linspace(-1, 1, 64).double()).sum(-1)
