@@ -46,7 +46,7 @@ def directions(structure, population):
 
 def coefficients(kind, structure, epsilon):
     model, batch = setting()
-    estimator = kind(population=8, epsilon=epsilon, perturbation=structure, seed=8)
+    estimator = kind(population=8, group_size=None, epsilon=epsilon, perturbation=structure, seed=8)
     return estimator.estimate(model, batch, half_square).coefficients
 
 
