@@ -3,14 +3,15 @@
     zorn train --task copy --estimator examples/own_estimator.py:Sphere --draws 64 --steps 200
     zorn diagnose --task copy --estimator examples/own_estimator.py:Sphere
 
-It keeps to what any model gives, `torch.func.functional_call`, so it needs no rule for a layer.
+It moves all weights of any model along a direction and back, so it needs no rule for a layer.
 """
 
 import torch
-from torch import nn
-from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import zorn
+from zorn.models import row_losses
+from zorn.random import normals
 
 
 class Sphere(zorn.Estimator):
@@ -25,33 +26,35 @@ class Sphere(zorn.Estimator):
     sizes = ("draws",)
 
     def __init__(self, *, draws: int = 32, epsilon: float = 0.02, seed: int = 0) -> None:
+        if draws < 1 or not epsilon > 0:
+            raise zorn.ConfigError(f"draws and epsilon must be above 0, got {draws} and {epsilon}")
         self.draws, self.epsilon, self.seed = draws, epsilon, seed
 
     @torch.no_grad()
-    def estimate(self, model, batch, objective, update=None) -> zorn.Estimate:
-        names, weights = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
-        flat = nn.utils.parameters_to_vector(weights)
-        gradient, losses = torch.zeros_like(flat), []
-        generator = torch.Generator().manual_seed(hash((self.seed, self.step)) % 2**63)
-        for _ in range(self.draws):
-            z = torch.randn(flat.numel(), generator=generator).to(flat)
-            z *= flat.numel() ** 0.5 / z.norm()
-            pair = []
-            for sign in (1, -1):
-                moved = (flat + sign * self.epsilon * z).split([p.numel() for p in weights])
-                state = {n: m.view_as(p) for n, m, p in zip(names, moved, weights, strict=True)}
-                outputs = functional_call(model, state, (batch.inputs,))
-                logits = outputs[0] if isinstance(outputs, tuple) else outputs
-                per_row = objective.token_losses(logits, batch.targets).sum(1)
-                pair.append(float(per_row.sum() / objective.counts(batch.targets).sum()))
-            gradient += (pair[0] - pair[1]) / (2 * self.epsilon * self.draws) * z
-            losses += pair
+    def _estimate(self, model, batch, objective, update) -> zorn.Estimate:
+        if update is not None:
+            raise zorn.ConfigError("Sphere fills .grad: take --optimizer adam or sgd, not one in place")
+        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        start, losses = parameters_to_vector(weights), []
+        gradient, size = torch.zeros_like(start), len(start)
+        try:
+            for draw in range(self.draws):
+                [z] = normals(self.seed, self.step, range(draw, draw + 1), 0, size, device=start.device)
+                z = (z * (size**0.5 / z.norm())).to(start)
+                for sign in (1, -1):
+                    vector_to_parameters(start + sign * self.epsilon * z, weights)
+                    losses.append(float(row_losses(model, batch, objective).mean()))
+                gradient += (losses[-2] - losses[-1]) / (2 * self.epsilon * self.draws) * z
+        finally:
+            vector_to_parameters(start, weights)
+        if not gradient.isfinite().all():
+            raise zorn.NonFiniteLossError(f"step {self.step}: a loss is not finite")
         for parameter, part in zip(weights, gradient.split([p.numel() for p in weights]), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
+            parameter.grad = part.view_as(parameter)
         self.step += 1
-        none = torch.zeros(0, dtype=torch.float64)
-        passes, norm = round(self.passes(len(batch.inputs), 0)), float(gradient.norm())
-        return zorn.Estimate(sum(losses) / len(losses), none, norm, passes)
+        loss, passes = sum(losses) / len(losses), len(losses) * len(batch.inputs)
+        return zorn.Estimate(loss=loss, gradient_norm=float(gradient.norm()), forward_passes=passes)
 
     def passes(self, batch: int, steps: int) -> float:
+        """Both signs of each direction, on every sequence."""
         return 2 * self.draws * batch

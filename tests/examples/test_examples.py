@@ -163,7 +163,7 @@ def test_an_example_stays_short_and_says_what_it_shows(name, load):
 
 
 def test_every_example_has_a_test():
-    assert set(EXAMPLES) == {"own_loop", *QUICK}
+    assert set(EXAMPLES) == {"own_loop", "own_estimator", *QUICK}  # the latter: tests/estimators
 
 
 def test_the_code_of_the_readme_learns_parity():
