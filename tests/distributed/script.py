@@ -133,10 +133,10 @@ def run_rows(group, name, saved: Path, resumed: Path | None = None) -> dict:
         first = ROWS_STOP
     found = train(estimator, model, range(first, ROWS_STEPS), **how)
     parts = {
-        f"{part} of {name}": getattr(parameter, part).clone()
-        for part in ("grad", "credit_grad")
-        for name, parameter in model.named_parameters()
-        if getattr(parameter, part, None) is not None
+        f"part {number} of {name}": parameter.grad.clone()
+        for number, part in enumerate(estimator.parts(model))
+        for (name, _), parameter in zip(model.named_parameters(), part, strict=True)
+        if parameter.grad is not None
     }
     return {
         "weights": weights(model) | parts,
