@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from zorn.estimators import Estimate
+from zorn.estimators import Estimate, Estimator
 from zorn.models import Batch
 
 SIZE = 4000
@@ -31,16 +31,18 @@ def value(outputs, targets):
 BATCH = Batch(torch.ones(2, 1), torch.zeros(2))
 
 
-class Noisy:
+class Noisy(Estimator):
     """The gradient, turned by `angle` (radians), with normal noise of power `noise` / population:
     cos(n) = cos(angle) / √(1 + noise / n)."""
 
     def __init__(self, noise, population=1, angle=0.0):
         self.noise, self.population, self.angle = noise, population, angle
-        self.step = 0
         self.seen = []
 
-    def estimate(self, model, batch, objective):
+    def passes(self, batch, steps):
+        return 3 * batch
+
+    def _estimate(self, model, batch, objective, update):
         generator = torch.Generator().manual_seed(self.step)
         self.seen.append(self.step)
         deviation = (self.noise / self.population / SIZE) ** 0.5
@@ -52,12 +54,4 @@ class Noisy:
         found = mean + deviation * torch.randn(2, SIZE // 2, generator=generator)
         model.first.grad, model.second.grad = found[0], found[1]
         self.step += 1
-        return Estimate(
-            loss=1.0, coefficients=torch.zeros(0, dtype=torch.float64), gradient_norm=1.0, forward_passes=6
-        )
-
-    def state_dict(self):
-        return {"step": self.step}
-
-    def load_state_dict(self, state):
-        self.step = state["step"]
+        return Estimate(loss=1.0, gradient_norm=1.0, forward_passes=6)

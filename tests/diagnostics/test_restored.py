@@ -38,20 +38,21 @@ def plain(state):
 
 def everything(model, estimator):
     """Values that must be the same afterwards, and objects that must be the same ones."""
-    grads = {f"{name}.grad": p.grad for name, p in model.named_parameters()}
-    grads |= {f"{name}.credit_grad": vars(p).get("credit_grad") for name, p in model.named_parameters()}
+    parts = estimator.parts(model)
+    grads = {f"{part} {place}": p.grad for part, ps in enumerate(parts) for place, p in enumerate(ps)}
     return {
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "gradients": {name: None if grad is None else grad.clone() for name, grad in grads.items()},
         "objects": {name: id(grad) for name, grad in grads.items()},
         "attributes": {name: sorted(vars(p)) for name, p in model.named_parameters()},
+        "parameters": [[id(p) for p in part] for part in parts],
         "training": [module.training for module in model.modules()],
         "state": plain(estimator.state_dict()),
     }
 
 
 def assert_same(found, expected):
-    for part in ("objects", "attributes", "training", "state"):
+    for part in ("objects", "attributes", "parameters", "training", "state"):
         assert found[part] == expected[part], part
     for part in ("weights", "gradients"):
         for name, tensor in expected[part].items():
@@ -141,17 +142,19 @@ def test_estimates_begin_new_sequences_and_differ_in_their_noise_alone():
 def test_between_steps_with_credit_the_optimizer_goes_on_after_a_diagnosis():
     model = zorn.LanguageModel(7, 6)
     estimator = Bridge(truncation=2, epsilon=0.05, separate=True, credit_every=4, draws=1)
-    optimizer = zorn.TwoPartOptimizer.adam(model.parameters(), lr=0.01)
+    exact = torch.optim.Adam(model.parameters(), lr=0.01)
+    credit = torch.optim.Adam(estimator.credit_parameters(model), lr=0.01)
     for _ in range(2):
-        optimizer.zero_grad()
         estimator.estimate(model, batch(), TokenCrossEntropy())
         if estimator.step == 1:
-            optimizer.step()
+            exact.step()
+            credit.step()
     with sampling(model, batch(), TokenCrossEntropy(), estimator) as sampler:
         sampler.draw(0)
-    optimizer.step()
-    assert {int(state["step"]) for state in optimizer.exact.state.values()} == {2}
-    assert {int(state["step"]) for state in optimizer.credit.state.values()} == {1}
+    exact.step()
+    credit.step()
+    assert {int(state["step"]) for state in exact.state.values()} == {2}
+    assert {int(state["step"]) for state in credit.state.values()} == {1}
 
 
 def test_the_two_parts_of_a_bridge_are_added():
@@ -176,5 +179,5 @@ def test_the_two_parts_of_a_bridge_are_added():
 
 @pytest.mark.parametrize("wrong", [CDRGE, "cd-rge", None], ids=["class", "name", "none"])
 def test_what_is_no_estimator_is_refused(wrong):
-    with pytest.raises(zorn.ConfigError, match="estimator must have estimate, step"):
+    with pytest.raises(zorn.ConfigError, match=r"estimator must be a zorn.Estimator, got .*: give"):
         measure_signal(zorn.LanguageModel(7, 6), batch(), TokenCrossEntropy(), wrong)

@@ -31,8 +31,10 @@ STRUCTURES = {"rank one": RankOne(), "dense": Dense()}
 OF_ROWS = {
     "activity": partial(ActivityCredit, epsilon=0.1, draws=2, discount=0.8, carry=True, micro_batch=6),
     "activity of scores": partial(ActivityCredit, epsilon=0.1),
-    "bridge": partial(Bridge, truncation=2, epsilon=0.1, draws=2, carry=True, micro_batch=2),
-    "bridge in two parts": partial(Bridge, truncation=1, epsilon=0.1, separate=True),
+    "bridge": partial(
+        Bridge, truncation=2, epsilon=0.1, draws=2, separate=False, carry=True, micro_batch=2
+    ),
+    "bridge in two parts": partial(Bridge, truncation=1, epsilon=0.1, draws=2, credit_every=1),
     "tbptt": partial(TBPTT, truncation=2, carry=True),
     "e-prop": EProp,
     "bptt": BPTT,
@@ -63,8 +65,9 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def weight_space(kind, structure, **options):
-    together = 2 if kind in ("pes", "nres") else 6  # rows of a micro-batch: enough of them for 4 processes
-    options = {"population": 4, "epsilon": 0.05, "micro_batch": together, "seed": 3} | options
+    """With rows of a micro-batch so few that there are some for 4 processes."""
+    rows = {"micro_batch": 2} if kind in ("pes", "nres") else {"micro_batch": 6, "group_size": None}
+    options = {"population": 4, "epsilon": 0.05, "seed": 3} | rows | options
     return WEIGHT_SPACE[kind](perturbation=STRUCTURES[structure], **options)
 
 
@@ -133,10 +136,10 @@ def run_rows(group, name, saved: Path, resumed: Path | None = None) -> dict:
         first = ROWS_STOP
     found = train(estimator, model, range(first, ROWS_STEPS), **how)
     parts = {
-        f"{part} of {name}": getattr(parameter, part).clone()
-        for part in ("grad", "credit_grad")
-        for name, parameter in model.named_parameters()
-        if getattr(parameter, part, None) is not None
+        f"part {number} of {name}": parameter.grad.clone()
+        for number, part in enumerate(estimator.parts(model))
+        for (name, _), parameter in zip(model.named_parameters(), part, strict=True)
+        if parameter.grad is not None
     }
     return {
         "weights": weights(model) | parts,

@@ -45,17 +45,17 @@ def test_an_epsilon_of_any_real_type(value):
 @pytest.mark.parametrize(
     ("perturbation", "got"),
     [
-        ("dense", "got 'dense'"),
+        ("sparse", "got 'sparse'"),
         (Dense, "got the class Dense, not an instance of it"),
         (1, "got a value of type int"),
     ],
 )
 def test_a_perturbation_that_is_none(perturbation, got):
-    message = rf"perturbation must be zorn.RankOne\(\) or zorn.Dense\(\), {got}"
+    message = r"zorn.RankOne\(\) or zorn.Dense\(\), "
     with without_type_checks():
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=f"perturbation must be one of rank-one, dense, {message}{got}"):
             CDRGE(population=4, epsilon=0.1, perturbation=perturbation, group_size=None)
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=f"perturbation must be {message}{got}"):
             smoothed_loss(
                 language_model(),
                 language_batch(),
@@ -66,10 +66,16 @@ def test_a_perturbation_that_is_none(perturbation, got):
             )
 
 
-def test_a_shaping_by_its_name():
-    message = r"shaping must be a function, got 'zscore': see zorn.estimators.SHAPINGS"
+def test_a_structure_by_its_name_has_the_noise_that_is_set():
+    estimator = CDRGE(population=4, epsilon=0.1, perturbation="dense", noise="gaussian", group_size=None)
+    assert estimator.perturbation == Dense(noise="gaussian")
+
+
+@pytest.mark.parametrize(("shaping", "got"), [("rank", "'rank'"), (3, "a value of type int")])
+def test_a_shaping_that_is_none(shaping, got):
+    message = f"shaping must be one of none, zscore, sign, std, or a function, got {got}"
     with without_type_checks(), pytest.raises(ConfigError, match=message):
-        CDRGE(population=4, epsilon=0.1, shaping="zscore", group_size=None)
+        CDRGE(population=4, epsilon=0.1, shaping=shaping, group_size=None)
 
 
 # ------------------------------------------------------------------------------------------------ calls

@@ -1,5 +1,6 @@
 """Bridge: BPTT where nothing is cut, a slow loop of rollouts where it is, and unbiased where TBPTT is not."""
 
+import gc
 import math
 
 import pytest
@@ -49,6 +50,7 @@ def bridge(**options):
             "relative": False,
             "seed": 5,
             "draws": 1,
+            "credit_every": 1,
             "separate": False,
             "micro_batch": None,
             **options,
@@ -56,8 +58,11 @@ def bridge(**options):
     )
 
 
-def credit_gradients(model):
-    return {name: parameter.credit_grad.clone() for name, parameter in model.named_parameters()}
+def credit_gradients(estimator, model):
+    """A copy of the credit of every trained parameter that has one."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    of_names = zip(trained, estimator.credit_parameters(model), strict=True)
+    return {name: parameter.grad.clone() for name, parameter in of_names if parameter.grad is not None}
 
 
 # ------------------------------------------------------------------------------------ the limit k = T
@@ -181,7 +186,7 @@ def test_where_it_is_cut_it_is_the_loop_of_rollouts(cell, options, micro_batch):
     exact, credit = reference(model, batch, estimator, epsilons)
     found = estimator.estimate(model, batch, TokenCrossEntropy())
     assert_close(gradients(model), exact, rtol=1e-9, atol=1e-12)
-    assert_close(credit_gradients(model), credit, rtol=1e-5, atol=1e-8)  # λ̂ is made in float32
+    assert_close(credit_gradients(estimator, model), credit, rtol=1e-5, atol=1e-8)  # λ̂ is made in float32
     both = {name: exact[name] + credit[name] for name in exact}
     norm = float(torch.cat([gradient.flatten() for gradient in both.values()]).norm())
     assert found.gradient_norm == pytest.approx(norm, rel=1e-5)
@@ -189,7 +194,7 @@ def test_where_it_is_cut_it_is_the_loop_of_rollouts(cell, options, micro_batch):
     together.step = 2
     again = together.estimate(model, batch, TokenCrossEntropy())
     assert_close(gradients(model), both, rtol=1e-5, atol=1e-8)
-    assert not any(hasattr(parameter, "credit_grad") for parameter in model.parameters())
+    assert len(together.parts(model)) == 1
     assert again.loss == found.loss
     TBPTT(truncation=estimator.truncation).estimate(model, batch, TokenCrossEntropy())
     assert_close(gradients(model), exact, rtol=1e-9, atol=1e-12)
@@ -208,7 +213,7 @@ def test_relative_noise_is_in_units_of_the_clean_state(micro_batch):
     found = estimator.estimate(model, batch, TokenCrossEntropy())
     assert found.forward_passes == 3 * ROWS + 2 * ROWS + ROWS  # one to measure the state
     assert_close(gradients(model), exact, rtol=1e-9, atol=1e-12)
-    assert_close(credit_gradients(model), credit, rtol=1e-5, atol=1e-8)
+    assert_close(credit_gradients(estimator, model), credit, rtol=1e-5, atol=1e-8)
     assert estimator.state_dict()["mean_squares"] == pytest.approx(after_two)
 
 
@@ -267,7 +272,7 @@ def test_whole_numbers_in_the_state_are_left_alone():
     exact, credit = reference(model, batch, estimator, [0.1])
     estimator.estimate(model, batch, TokenCrossEntropy())
     assert_close(gradients(model), exact, rtol=1e-9, atol=1e-12)
-    assert_close(credit_gradients(model), credit, rtol=1e-5, atol=1e-8)
+    assert_close(credit_gradients(estimator, model), credit, rtol=1e-5, atol=1e-8)
 
 
 # ------------------------------------------------------------------------------------------ statistics
@@ -398,13 +403,18 @@ def test_the_rollouts_run_in_evaluation_mode_and_the_chunks_in_the_models():
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_whatever_the_callers_mode(mode):
     model, batch = language_model(), language_batch()
-    bridge(separate=True).estimate(model, batch, TokenCrossEntropy())
-    expected, expected_credit = gradients(model), credit_gradients(model)
+    estimator = bridge(separate=True)
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    expected, expected_credit = gradients(model), credit_gradients(estimator, model)
     with mode():
-        bridge(separate=True).estimate(model, batch, TokenCrossEntropy())
+        estimator = bridge(separate=True)
+        estimator.estimate(model, batch, TokenCrossEntropy())
     assert_same(gradients(model), expected)
-    assert_same(credit_gradients(model), expected_credit)
-    assert not any(credit.is_inference() for credit in credit_gradients(model).values())
+    assert_same(credit_gradients(estimator, model), expected_credit)
+    for parameter in estimator.credit_parameters(model):
+        assert parameter.requires_grad
+        assert not parameter.is_inference()
+        assert not parameter.grad.is_inference()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -412,18 +422,19 @@ def test_whatever_the_callers_mode(mode):
 def test_the_parts_are_in_the_parameters_dtype_and_only_of_what_is_trained(dtype, separate):
     model, batch = language_model(dtype), language_batch()
     model.head.bias.requires_grad_(False)
-    bridge(separate=separate).estimate(model, batch, TokenCrossEntropy())
+    estimator = bridge(separate=separate)
+    estimator.estimate(model, batch, TokenCrossEntropy())
     assert model.head.bias.grad is None
-    assert not hasattr(model.head.bias, "credit_grad")
-    assert set(gradients(model)) == {name for name, p in model.named_parameters() if p.requires_grad}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert set(gradients(model)) == trained
+    for part in estimator.parts(model):
+        for parameter in part:
             assert parameter.grad.dtype == dtype
-            if separate:
-                assert (parameter.credit_grad.dtype, parameter.credit_grad.shape) == (dtype, parameter.shape)
     if separate:  # the head is behind every boundary
-        assert not model.head.weight.credit_grad.any()
-        assert model.embedding.weight.credit_grad.any()
+        credit = credit_gradients(estimator, model)
+        assert set(credit) == trained
+        assert not credit["head.weight"].any()
+        assert credit["embedding.weight"].any()
 
 
 # ------------------------------------------------------------------------------- rollouts that diverge
@@ -459,7 +470,7 @@ def test_a_pair_that_diverged_is_dropped_and_the_mean_is_over_the_rest_of_its_se
     found = estimator.estimate(model, batch, objective)
     assert found.dropped == 3
     assert_close(gradients(model), exact, rtol=1e-9, atol=1e-12)
-    assert_close(credit_gradients(model), credit, rtol=1e-5, atol=1e-8)
+    assert_close(credit_gradients(estimator, model), credit, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +492,7 @@ def test_more_than_the_allowed_share_raises_and_changes_nothing(share, bad, rais
         estimator.estimate(model, batch, objective)
     assert_same(weights(model), before)
     assert not gradients(model)
-    assert not any(hasattr(parameter, "credit_grad") for parameter in model.parameters())
+    assert not any(parameter.grad is not None for part in estimator.parts(model) for parameter in part)
     after = estimator.state_dict()
     assert {**after, "carried": None} == {**state, "carried": None}
     assert all(torch.equal(a, b) for a, b in zip(after["carried"], state["carried"], strict=True))
@@ -582,9 +593,11 @@ def test_an_update_of_two_parts_is_refused():
 
 def test_the_credit_of_another_estimate_does_not_stay():
     model, batch = language_model(), language_batch()
-    bridge(separate=True).estimate(model, batch, TokenCrossEntropy())
-    bridge(separate=True, truncation=TIME).estimate(model, batch, TokenCrossEntropy())
-    assert not any(credit.any() for credit in credit_gradients(model).values())
+    estimator = bridge(separate=True)
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    assert any(credit.any() for credit in credit_gradients(estimator, model).values())
+    estimator.estimate(model, Batch(*(part[:, :1] for part in batch)), TokenCrossEntropy())
+    assert not any(credit.any() for credit in credit_gradients(estimator, model).values())
 
 
 @pytest.mark.parametrize("micro_batch", [None, 2])
@@ -596,28 +609,27 @@ def test_between_the_steps_with_credit_it_is_tbptt(micro_batch):
     for step in range(4):
         expected = (plain if step in (1, 2) else always).estimate(model, batch, TokenCrossEntropy())
         exact = gradients(model)
-        credits = None if step in (1, 2) else credit_gradients(model)
+        credits = {} if step in (1, 2) else credit_gradients(always, model)
         always.step = step + 1
         found = sparse.estimate(model, batch, TokenCrossEntropy())
         assert (found.loss, found.gradient_norm) == (expected.loss, expected.gradient_norm)
         assert found.forward_passes == expected.forward_passes
         assert_same(gradients(model), exact)
-        if credits is None:
-            assert all(parameter.credit_grad is None for parameter in model.parameters())
-        else:
-            assert_same(credit_gradients(model), credits)
-            assert any(credit.any() for credit in credits.values())
+        assert_same(credit_gradients(sparse, model), credits)
+        assert any(credit.any() for credit in credits.values()) == (step in (0, 3))
 
 
 def test_the_optimizer_of_the_credit_waits_for_it():
     model, batch = language_model(), language_batch()
     estimator = bridge(separate=True, credit_every=2)
-    optimizer = TwoPartOptimizer.adam(model.parameters(), lr=0.01)
+    exact = torch.optim.Adam(model.parameters(), lr=0.01)
+    credit = torch.optim.Adam(estimator.credit_parameters(model), lr=0.01)
     for _ in range(5):
         estimator.estimate(model, batch, TokenCrossEntropy())
-        optimizer.step()
-    for part, steps in ((optimizer.exact, 5), (optimizer.credit, 3)):
-        assert {int(state["step"]) for state in part.state.values()} == {steps}
+        exact.step()
+        credit.step()
+    for optimizer, steps in ((exact, 5), (credit, 3)):
+        assert {int(state["step"]) for state in optimizer.state.values()} == {steps}
 
 
 def test_a_resumed_run_goes_on_with_credit_where_it_would_have_come():
@@ -634,6 +646,117 @@ def test_a_resumed_run_goes_on_with_credit_where_it_would_have_come():
             ]
         found.append(passes[-3:])
     assert found[0] == found[1] == [3 * ROWS, 5 * ROWS, 3 * ROWS]
+
+
+# ------------------------------------------------------------------------------ an optimizer for each part
+
+
+def test_credit_parameters_are_the_weights_in_the_same_memory():
+    model, batch, estimator = language_model(), language_batch(), bridge(separate=True)
+    credit = torch.optim.SGD(estimator.credit_parameters(model), lr=0.5)
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    before, gradient = weights(model), credit_gradients(estimator, model)
+    credit.step()
+    assert_same(weights(model), {name: before[name] - 0.5 * gradient[name] for name in before})
+    assert any(not torch.equal(before[name], moved) for name, moved in weights(model).items())
+
+
+def test_two_plain_optimizers_take_the_steps_of_both_parts():
+    """SGD with the same rate on both parts is SGD on their sum; and each part has a rate of its own."""
+    batch, found = language_batch(), {}
+    for rate in (0.05, 0.2):
+        model, estimator = language_model(), bridge(separate=True)
+        exact = torch.optim.SGD(model.parameters(), lr=0.05)
+        credit = torch.optim.SGD(estimator.credit_parameters(model), lr=rate)
+        for _ in range(3):
+            estimator.estimate(model, batch, TokenCrossEntropy())
+            exact.step()
+            credit.step()
+        found[rate] = weights(model)
+    model, estimator = language_model(), bridge()
+    whole = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(3):
+        estimator.estimate(model, batch, TokenCrossEntropy())
+        whole.step()
+    assert_close(found[0.05], weights(model), rtol=1e-12, atol=1e-13)
+    assert not torch.equal(found[0.2]["embedding.weight"], found[0.05]["embedding.weight"])
+
+
+def test_they_are_the_same_ones_at_every_call_whatever_is_estimated_between():
+    model, batch, estimator = language_model(), language_batch(), bridge(separate=True)
+    first = estimator.credit_parameters(model)
+    estimator.estimate(language_model(), batch, TokenCrossEntropy())
+    model.head.bias.requires_grad_(False)
+    assert len(estimator.credit_parameters(model)) == len(first) - 1
+    model.head.bias.requires_grad_(True)
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    again = estimator.credit_parameters(model)
+    assert [id(parameter) for parameter in again] == [id(parameter) for parameter in first]
+    assert all(parameter.grad is not None for parameter in first)
+
+
+def test_an_estimator_keeps_no_weights_of_a_model_that_is_gone():
+    estimator, batch = bridge(separate=True), language_batch()
+    for _ in range(3):
+        model = language_model()
+        estimator.estimate(model, batch, TokenCrossEntropy())
+        del model
+        gc.collect()
+    model = language_model()
+    estimator.credit_parameters(model)
+    assert len(estimator._aliases) == len(list(model.parameters()))
+
+
+def test_a_model_that_was_moved_is_refused_until_they_are_asked_for_again():
+    model, batch, estimator = language_model(), language_batch(), bridge(separate=True)
+    first = estimator.credit_parameters(model)
+    model.float()
+    before = weights(model)
+    with pytest.raises(ConfigError, match=r"was moved since: call credit_parameters again, and make its opt"):
+        estimator.estimate(model, batch, TokenCrossEntropy())
+    assert_same(weights(model), before)
+    again = estimator.credit_parameters(model)
+    assert not {id(parameter) for parameter in first} & {id(parameter) for parameter in again}
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    assert all(parameter.grad.dtype == torch.float32 for parameter in again)
+
+
+def test_tied_weights_have_one_credit_parameter():
+    model, batch = language_model(tie_embedding=True), language_batch()
+    estimator = bridge(separate=True)
+    credit = torch.optim.SGD(estimator.credit_parameters(model), lr=0.5)
+    assert len(credit.param_groups[0]["params"]) == len(list(model.parameters()))
+    estimator.estimate(model, batch, TokenCrossEntropy())
+    expected = model.embedding.weight - 0.5 * credit_gradients(estimator, model)["embedding.weight"]
+    credit.step()
+    assert torch.equal(model.embedding.weight, expected)
+    assert model.head.weight is model.embedding.weight
+
+
+def test_both_optimizers_resume_bit_for_bit(tmp_path):
+    batch, options = language_batch(), {"separate": True, "credit_every": 2, "relative": True}
+
+    def parts(seed):
+        model, estimator = language_model(torch.float32, seed=seed), bridge(**options)
+        exact = torch.optim.AdamW(model.parameters(), lr=0.01)
+        credit = torch.optim.Adam(estimator.credit_parameters(model), lr=0.003, betas=(0.96, 0.999))
+        return model, estimator, exact, credit
+
+    def train(model, estimator, *optimizers, steps):
+        for _ in range(steps):
+            estimator.estimate(model, batch, TokenCrossEntropy())
+            for optimizer in optimizers:
+                optimizer.step()
+
+    run = parts(0)
+    train(*run, steps=3)
+    torch.save([part.state_dict() for part in run], tmp_path / "state.pt")
+    train(*run, steps=3)
+    resumed = parts(1)
+    for part, state in zip(resumed, torch.load(tmp_path / "state.pt"), strict=True):
+        part.load_state_dict(state)
+    train(*resumed, steps=3)
+    assert_same(weights(resumed[0]), weights(run[0]))
 
 
 # -------------------------------------------------------------------------------------- what it refuses

@@ -7,8 +7,10 @@ from zorn.estimators.two_part import TwoPartOptimizer
 
 from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, change, resolve
 from zorn.tasks import TextTask
-from zorn.training.build import build_estimator, build_model, build_optimizer, build_task
-from zorn.training.step import clip, prepare_step, update_weights
+from zorn.training.build import build_estimator, build_model, build_optimizers, build_task
+from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from zorn.training.learner import Learner
+from zorn.training.step import clip, move_weights, prepare_step, update_weights
 
 STREAMED = {
     "activity": Choice("activity"),
@@ -57,13 +59,17 @@ def test_the_two_parts_of_a_bridge_have_rates_and_moments_of_their_own():
     task = build_task(config)
     model = build_model(config, task.vocabulary)
     estimator = build_estimator(config)
-    optimizer = build_optimizer(config, model, estimator)
-    update_weights(config, task, model, estimator, optimizer, task.training_batch(0), rate_factor=0.1)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.025]
-    assert [group["betas"][0] for group in optimizer.param_groups] == [0.9, 0.9]
-    assert all(parameter.credit_grad.isfinite().all() for parameter in model.parameters())
+    optimizers = build_optimizers(config, model, estimator)
+    update_weights(config, task, model, estimator, optimizers, task.training_batch(0), rate_factor=0.1)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    assert [group["lr"] for group in groups] == pytest.approx([0.05, 0.025])
+    assert [group["betas"][0] for group in groups] == [0.9, 0.9]
+    trained, credited = estimator.parts(model)
+    for group, part in zip(groups, (trained, credited), strict=True):
+        assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in part]
+        assert all(parameter.grad.isfinite().all() for parameter in part)
     joint = change(config, separate=False, credit_every=1)
-    assert len(build_optimizer(joint, model, build_estimator(joint)).param_groups) == 1
+    assert len(build_optimizers(joint, model, build_estimator(joint))) == 1
 
 
 def test_the_credit_of_a_bridge_has_adam_whatever_the_exact_part_has():
@@ -74,26 +80,72 @@ def test_the_credit_of_a_bridge_has_adam_whatever_the_exact_part_has():
             budget=BudgetConfig(steps=4),
         )
     )
-    model = build_model(config, 29)
-    optimizer = build_optimizer(config.optimizer, model, two_part=config.two_part)
-    assert isinstance(optimizer, TwoPartOptimizer)
-    assert (type(optimizer.exact), type(optimizer.credit)) == (torch.optim.SGD, torch.optim.Adam)
-    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.003]
+    exact, credit = build_optimizers(config, build_model(config, 29), build_estimator(config))
+    assert (type(exact), type(credit)) == (torch.optim.SGD, torch.optim.Adam)
+    assert (exact.param_groups[0]["lr"], credit.param_groups[0]["lr"]) == (1.0, 0.003)
+    adaptive, _ = resolve(change(config, optimizer="adamw", learning_rate=0.02))
+    _, credit = build_optimizers(adaptive, build_model(adaptive, 29), build_estimator(adaptive))
+    assert credit.param_groups[0]["lr"] == 0.02
+
+
+def test_a_checkpoint_of_both_optimizers_resumes_bit_for_bit(tmp_path):
+    config, _ = resolve(
+        Config(
+            task=Choice("copy", batch=4, maximum_length=3),
+            model=Choice("lstm", hidden_size=6),
+            estimator=Choice("bridge", truncation=2, draws=2),
+            budget=BudgetConfig(steps=6),
+        )
+    )
+
+    def learner():
+        return Learner.build(config, build_task(config))
+
+    run = learner()
+    assert len(run.optimizers) == 2
+    for _ in range(3):
+        run.train_step(share=0.0)
+    progress = Progress(
+        step=3, seconds=0.0, forward_passes=0, dropped=0, seed=0, estimator=run.estimator.state_dict()
+    )
+    path = save_checkpoint(tmp_path, progress, run.model, run.optimizers)
+    for _ in range(3):
+        run.train_step(share=0.0)
+    resumed = learner()
+    saved = load_checkpoint(path, resumed.model, resumed.optimizers)
+    resumed.estimator.load_state_dict(saved.estimator)
+    resumed.step = saved.step
+    for _ in range(3):
+        resumed.train_step(share=0.0)
+    for one, other in zip(run.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    counted = [{int(state["step"]) for state in each.state.values()} for each in resumed.optimizers]
+    assert counted == [{6}, {3}], "credit comes at every second step"
+
+
+def optimizer_of(gradient):
+    """One whose only parameter has this gradient."""
+    parameter = nn.Parameter(torch.zeros_like(gradient))
+    parameter.grad = gradient.clone()
+    return torch.optim.SGD([parameter], lr=1.0), parameter
 
 
 def test_each_part_of_a_gradient_is_clipped_on_its_own():
-    layer = nn.Linear(2, 1)
-    before = {"grad": torch.tensor([[3.0, 0.0]]), "credit_grad": torch.tensor([[0.1, 0.2]])}
-    for name, gradient in before.items():
-        setattr(layer.weight, name, gradient.clone())
-    layer.bias.grad, layer.bias.credit_grad = torch.tensor([4.0]), torch.tensor([0.2])
-    clip(layer, 1.0)
-    assert torch.allclose(layer.weight.grad, torch.tensor([[0.6, 0.0]]))
-    assert torch.allclose(layer.bias.grad, torch.tensor([0.8]))
-    assert torch.equal(layer.weight.credit_grad, before["credit_grad"]), "shorter: untouched"
-    clip(layer, 0.15)
-    assert torch.allclose(layer.weight.credit_grad, torch.tensor([[0.05, 0.1]]), atol=1e-5)
-    assert float(layer.bias.credit_grad) == pytest.approx(0.1, rel=1e-4)
+    config = Config(schedule=ScheduleConfig(clip_norm=1.0), budget=BudgetConfig(steps=1))
+    (exact, long), (credit, short) = (optimizer_of(torch.tensor(each)) for each in ([3.0, 4.0], [0.1, 0.2]))
+    for optimizer in (exact, credit):
+        optimizer.param_groups[0]["initial_lr"] = 1.0
+    move_weights(config, nn.Identity(), [exact, credit], 1.0, lambda update: None)
+    assert torch.allclose(long.grad, torch.tensor([0.6, 0.8]))
+    assert torch.equal(short.grad, torch.tensor([0.1, 0.2])), "shorter: untouched"
+    assert torch.allclose(long.data, torch.tensor([-0.6, -0.8]))
+
+
+def test_an_optimizer_without_a_gradient_has_nothing_to_clip():
+    optimizer, parameter = optimizer_of(torch.ones(2))
+    parameter.grad = None
+    clip(optimizer, 1.0)
+    assert parameter.grad is None
 
 
 def test_clipping_is_torchs():
@@ -102,7 +154,7 @@ def test_clipping_is_torchs():
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         one.grad = torch.randn(one.shape, generator=generator)
         other.grad = one.grad.clone()
-    clip(ours, 0.7)
+    clip(torch.optim.SGD(ours.parameters()), 0.7)
     nn.utils.clip_grad_norm_(theirs.parameters(), 0.7)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.errors import NonFiniteLossError
 from zorn.estimators import BPTT, Estimate, Estimator
 from zorn.estimators.arguments import check_batch, check_model
+from zorn.estimators.base import check_estimator
 from zorn.models import Batch, evaluation_mode
 from zorn.perturbations import Objective
 from zorn.perturbations.targets import trainable_targets
@@ -89,8 +90,8 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
 
     Inside, the model is in evaluation mode, so that dropout does not tell estimates apart, and an estimator
     that carries recurrent state begins new sequences, as the exact gradient does, and one that has credit at
-    some steps only has it at all. One estimate is made first,
-    in which estimators measure the sizes that their noise is relative to.
+    some steps only has it at all. One estimate is made first, in which estimators measure the sizes that
+    their noise is relative to.
 
     Args:
         model: any `nn.Module`.
@@ -113,13 +114,7 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
     """
     check_model(model)
     check_batch(batch)
-    if not isinstance(estimator, Estimator):
-        name = estimator.__name__ if isinstance(estimator, type) else type(estimator).__name__
-        got = f"the class {name}" if isinstance(estimator, type) else f"a value of type {name}"
-        raise ConfigError(
-            f"estimator must be a zorn.Estimator, got {got}: give an instance, for example "
-            "zorn.CDRGE(population=64, epsilon=0.01)"
-        )
+    check_estimator(estimator)
     epsilon = getattr(estimator, "epsilon", None)
     with (
         torch.inference_mode(mode=False),

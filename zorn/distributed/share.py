@@ -9,6 +9,7 @@ from zorn.distributed.group import Group
 from zorn.distributed.workers import GroupWorkers
 from zorn.errors import ConfigError
 from zorn.estimators import Estimator, Need
+from zorn.estimators.base import check_estimator
 from zorn.perturbations.evaluate import ALONE
 
 Shared = TypeVar("Shared", bound=Estimator)
@@ -53,11 +54,11 @@ def share(
         >>> estimator.estimate(model, batch, squared_error).forward_passes
         32
     """
-    if not isinstance(estimator, Estimator) or estimator.workers is not ALONE:
+    check_estimator(estimator)
+    if estimator.workers is not ALONE:
         raise ConfigError(
-            f"estimator must be one that is not shared yet, got a {type(estimator).__name__}: give "
-            "share() what "
-            "zorn.CDRGE(...) or another made"
+            f"estimator must be one that is not shared yet, got a {type(estimator).__name__} that is: share "
+            "it once, or give another one"
         )
     if not isinstance(group, Group):
         raise ConfigError(

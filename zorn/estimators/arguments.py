@@ -24,7 +24,7 @@ def check_model(model: object) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"model must be a torch.nn.Module, got {_described(model)}: an estimate moves its parameters"
+            f"model must be a torch.nn.Module, got {described(model)}: an estimate moves its parameters"
         )
     check_materialised(model)
 
@@ -41,10 +41,10 @@ def check_batch(batch: object) -> None:
         zorn.errors.ConfigError: batch must be zorn.Batch(inputs, targets), got (Tensor, Tensor): wrap it
     """
     if not isinstance(batch, Batch):
-        raise ConfigError(f"batch must be zorn.Batch(inputs, targets), got {_described(batch)}: wrap it")
+        raise ConfigError(f"batch must be zorn.Batch(inputs, targets), got {described(batch)}: wrap it")
     for name, part in batch._asdict().items():
         if not isinstance(part, Tensor) or part.ndim == 0:
-            got = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else _described(part)
+            got = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else described(part)
             raise ConfigError(f"batch.{name} must be a tensor whose first dimension is rows, got {got}")
     if len(batch.inputs) != len(batch.targets) or len(batch.inputs) == 0:
         raise ConfigError(
@@ -70,7 +70,7 @@ a token objective (token_losses and counts) or a function of (outputs, targets):
     if a_class or not (isinstance(objective, TokenObjective) or callable(objective)):
         fix = f": write {objective.__name__}()" if isinstance(objective, type) else ""
         raise ConfigError(
-            f"objective: got {_described(objective)}, expected a token objective (token_losses and counts) "
+            f"objective: got {described(objective)}, expected a token objective (token_losses and counts) "
             f"or a function of (outputs, targets){fix}"
         )
 
@@ -87,7 +87,7 @@ def check_state(state: object, names: Sequence[str]) -> None:
         zorn.errors.ConfigError: state must be what state_dict() gave, with seed, step, got one without seed
     """
     if not isinstance(state, Mapping):
-        raise ConfigError(f"state must be what state_dict() gave, got {_described(state)}")
+        raise ConfigError(f"state must be what state_dict() gave, got {described(state)}")
     missing = [name for name in names if name not in state]
     if missing:
         raise ConfigError(
@@ -107,7 +107,7 @@ def check_update(update: object) -> None:
     """
     if update is not None and not isinstance(update, FusedSGD):
         raise ConfigError(
-            f"update must be zorn.FusedSGD(...) or None, got {_described(update)}: to use a torch optimizer, "
+            f"update must be zorn.FusedSGD(...) or None, got {described(update)}: to use a torch optimizer, "
             "leave it out and call optimizer.step() after the estimate"
         )
 
@@ -125,24 +125,7 @@ def check_perturbation(perturbation: object) -> None:
     """
     if not isinstance(perturbation, Perturbation):
         raise ConfigError(
-            f"perturbation must be zorn.RankOne() or zorn.Dense(), got {_described(perturbation)}"
-        )
-
-
-def check_shaping(shaping: object) -> None:
-    """Checks that `shaping` is a function.
-
-    Raises:
-        ConfigError: it is a name, or something else.
-
-    Example:
-        >>> check_shaping("zscore")
-        Traceback (most recent call last):
-        zorn.errors.ConfigError: shaping must be a function, got 'zscore': see zorn.estimators.SHAPINGS
-    """
-    if not callable(shaping):
-        raise ConfigError(
-            f"shaping must be a function, got {_described(shaping)}: see zorn.estimators.SHAPINGS"
+            f"perturbation must be zorn.RankOne() or zorn.Dense(), got {described(perturbation)}"
         )
 
 
@@ -167,7 +150,7 @@ def as_losses(
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"losses must be a table of real numbers, one row for each of the signs {signs}, got "
-            f"{_described(losses)} ({error})"
+            f"{described(losses)} ({error})"
         ) from error
     if found.is_complex():
         raise ConfigError(f"losses must be real numbers, got {found.dtype}: take their real part or modulus")
@@ -179,7 +162,7 @@ def as_losses(
     return found.to("cpu", torch.float64)
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
     """A value in a few words, for a message: never a whole tensor."""
     if isinstance(value, str):
         return repr(value)

@@ -18,7 +18,14 @@ import torch
 from torch import nn
 
 from zorn.errors import ConfigError
-from zorn.estimators.arguments import check_batch, check_model, check_objective, check_state, check_update
+from zorn.estimators.arguments import (
+    check_batch,
+    check_model,
+    check_objective,
+    check_state,
+    check_update,
+    described,
+)
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.fold import Fold
 from zorn.models import Batch
@@ -226,3 +233,22 @@ class Estimator(ABC):
         """Restore what `state_dict` gave; ConfigError for something else."""
         check_state(state, tuple(Estimator.state_dict(self)))
         self.step = state["step"]
+
+
+def check_estimator(estimator: object) -> None:
+    """Checks that `estimator` is one.
+
+    Raises:
+        ConfigError: it is a name or a class, or something else.
+
+    Example:
+        >>> check_estimator("cd-rge")
+        Traceback (most recent call last):
+        zorn.errors.ConfigError: estimator must be a zorn.Estimator, got 'cd-rge': give what zorn.CDRGE(...) \
+or another made
+    """
+    if not isinstance(estimator, Estimator):
+        raise ConfigError(
+            f"estimator must be a zorn.Estimator, got {described(estimator)}: give what zorn.CDRGE(...) or "
+            "another made"
+        )

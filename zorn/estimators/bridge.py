@@ -23,6 +23,7 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 """
 
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class Bridge(ChunkedGradient):
         self.noise: NoiseKind = noise
         self.seed = seed
         self.maximum_nonfinite_share = maximum_nonfinite_share
-        self._aliases: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._aliases: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
         self._mean_squares: list[float] = []
         self._seen = _Squares()
         self._further_passes = self._dropped = 0
@@ -211,8 +212,8 @@ class Bridge(ChunkedGradient):
         """The trained parameters of `model` once more: they share its memory, and the credit goes into their
         `.grad`. Give them to an optimizer of their own.
 
-        Call it again, and make that optimizer anew, once the model was moved to another device or number
-        format.
+        They are the same ones at every call, until the model was moved to another device or number format:
+        then call it again, and make that optimizer anew.
 
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 16)
@@ -220,24 +221,35 @@ class Bridge(ChunkedGradient):
         >>> exact = torch.optim.AdamW(model.parameters(), lr=3e-3)
         >>> credit = torch.optim.Adam(bridge.credit_parameters(model), lr=3e-3, betas=(0.96, 0.999))
         """
-        trained = [target.parameter for target in trainable_targets(model)]
-        self._aliases = [(parameter, nn.Parameter(parameter.detach())) for parameter in trained]
-        return [alias for _, alias in self._aliases]
+        return [self._alias(target.parameter, anew=True) for target in trainable_targets(model)]
 
     def parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
-        """The trained parameters, and where the parts are separate those of the credit."""
+        """The trained parameters, and where the parts are separate those of the credit.
+
+        Raises:
+            ConfigError: the model was moved since `credit_parameters` gave the latter.
+        """
         [trained] = super().parts(model)
         if not self.separate:
             return [trained]
-        if [id(parameter) for parameter, _ in self._aliases] != [id(parameter) for parameter in trained]:
-            self.credit_parameters(model)
-        if any(alias.data_ptr() != parameter.data_ptr() for parameter, alias in self._aliases):
+        return [trained, [self._alias(parameter, anew=False) for parameter in trained]]
+
+    def _alias(self, parameter: nn.Parameter, *, anew: bool) -> nn.Parameter:
+        """The parameter that shares the memory of this one; where it lies elsewhere by now, another one with
+        `anew`, else ConfigError."""
+        of, alias = self._aliases.get(id(parameter), (lambda: None, parameter))
+        known = of() is parameter
+        if known and alias.data_ptr() == parameter.data_ptr():
+            return alias
+        if known and not anew:
             raise ConfigError(
-                "model: its weights lie elsewhere than those that credit_parameters(model) gave, as "
-                "it was moved "
-                "since: call credit_parameters again, and make its optimizer anew"
+                "model must have its weights where they were when credit_parameters(model) was called, got "
+                "one that was moved since: call credit_parameters again, and make its optimizer anew"
             )
-        return [trained, [alias for _, alias in self._aliases]]
+        self._aliases = {key: pair for key, pair in self._aliases.items() if pair[0]() is not None}
+        alias = nn.Parameter(parameter.detach())
+        self._aliases[id(parameter)] = weakref.ref(parameter), alias
+        return alias
 
     def own_optimizers(self, model: nn.Module, learning_rate: float | None) -> list[torch.optim.Optimizer]:
         """Adam for the credit, where the parts are separate."""
@@ -251,7 +263,7 @@ class Bridge(ChunkedGradient):
     def diagnosed(self) -> Iterator[None]:
         """Within the `with` block credit comes at every step, apart from the exact part."""
         before = self.credit_every, self.separate, self._aliases
-        self.credit_every, self.separate, self._aliases = 1, True, []
+        self.credit_every, self.separate, self._aliases = 1, True, {}
         try:
             yield
         finally:

@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from zorn.checks import check_number, check_seed, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import (
-    as_losses,
-    check_state,
-)
+from zorn.estimators.arguments import as_losses, check_state, described
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.fold import Fold
@@ -267,9 +264,9 @@ def _structure(perturbation: object, noise: NoiseKind) -> Perturbation:
         return PERTURBATIONS[perturbation](noise=noise)
     if isinstance(perturbation, Perturbation):
         return perturbation
-    got = repr(perturbation) if isinstance(perturbation, str) else type(perturbation).__name__
     raise ConfigError(
-        f"perturbation must be one of {', '.join(PERTURBATIONS)}, zorn.RankOne() or zorn.Dense(), got {got}"
+        f"perturbation must be one of {', '.join(PERTURBATIONS)}, zorn.RankOne() or zorn.Dense(), got "
+        f"{described(perturbation)}"
     )
 
 
@@ -279,4 +276,6 @@ def _shaping(shaping: Any) -> Shaping:
         return SHAPINGS[shaping]
     if callable(shaping):
         return shaping
-    raise ConfigError(f"shaping must be one of {', '.join(SHAPINGS)}, or a function, got {shaping!r}")
+    raise ConfigError(
+        f"shaping must be one of {', '.join(SHAPINGS)}, or a function, got {described(shaping)}"
+    )
