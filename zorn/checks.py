@@ -6,6 +6,9 @@ from typing import Any
 
 from zorn.errors import ConfigError
 
+LARGEST = 2**31 - 1
+"""Largest size or count: what torch and the generators of noise index with."""
+
 MOST_NAMED = 5
 """Names that a message lists before it counts the rest."""
 
@@ -20,7 +23,7 @@ def some(names: Sequence[str], separator: str = ", ") -> str:
     return separator.join(names[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def check_whole_number(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> None:
+def check_whole_number(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> None:
     """Checks a setting that counts something.
 
     Raises:
@@ -32,8 +35,8 @@ def check_whole_number(name: str, value: Any, *, minimum: int, maximum: int | No
         zorn.errors.ConfigError: batch must be a whole number of at least 1, got 0
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < minimum or (maximum is not None and value > maximum):
-        top = "" if maximum is None else f" and at most {maximum}"
+    if not whole or not minimum <= value <= maximum:
+        top = "" if maximum == LARGEST and not (whole and value > maximum) else f" and at most {maximum}"
         raise ConfigError(f"{name} must be a whole number of at least {minimum}{top}, got {value!r}")
 
 

@@ -6,107 +6,114 @@ import pytest
 
 from zorn.cli import main
 
-TINY = ["--task", "copy", "--batch", "4", "--population", "4", "--hidden-size", "4", "--steps", "1"]
-TINY += ["--minimum-length", "1", "--maximum-length", "2"]
+TINY = ["--batch", "4", "--hidden-size", "4", "--steps", "1"]
+COPY = [*TINY, "--task", "copy", "--minimum-length", "1", "--maximum-length", "2"]
+CD_RGE = [*COPY, "--estimator", "cd-rge", "--population", "4"]
 
-BAD_TRAINING = [
-    ("--task chess", "--task must be one of text, copy, reverse, sort, repeat-copy, add, got 'chess'"),
-    ("--hiden-size 8", "unknown flag --hiden-size (did you mean --hidden-size?)"),
+BAD_COPY = [
     ("--frobnicate", "unknown flag --frobnicate: see zorn train --help"),
+    ("--hiden-size 8", "unknown flag --hiden-size (did you mean --hidden-size?)"),
     ("-x", "unknown flag -x: see zorn train --help"),
     ("frobnicate", "unexpected word 'frobnicate'"),
+    ("--task chess", "task must be one of text, copy, reverse, sort, repeat-copy, add, or path/to/file.py:Na"),
+    ("--task coppy", "got 'coppy': did you mean copy?"),
+    ("--cell rnn", "cell must be one of lstm, gru, min-gru, dnc"),
+    ("--estimator es", "estimator must be one of activity, bridge, cd-rge, fd-rge, spsa-1.5, pes, nres, bptt"),
+    ("--estimator {tmp}/absent.py:Mine", "there is no file "),
+    ("--optimizer lion", "optimizer must be one of adam, adamw, sgd, fused-sgd"),
+    ("--objective bleu", "objective must be one of cross-entropy"),
     ("--hidden-size", "--hidden-size needs a value, a whole number"),
     ("--hidden-size --seed 1", "--hidden-size needs a value, a whole number"),
     ("--hidden-size many", "--hidden-size must be a whole number, got 'many'"),
     ("--hidden-size 1.5", "--hidden-size must be a whole number, got '1.5'"),
-    ("--hidden-size=", "--hidden-size"),
-    ("--hidden-size 0", "hidden_size must be at least 1, got 0: for example --hidden-size 64"),
-    ("--hidden-size 100000000000000000000", "hidden_size must be below 2**31"),
+    ("--hidden-size 0", "hidden_size is 0, but it must be an integer of at least 1"),
+    ("--hidden-size 100000000000000000000", "hidden_size is 100000000000000000000, but it must be at most"),
     ("--hidden-size 1000000000", "zorn plan with these settings and --fit 8GiB"),
-    ("--learning-rate 1e300", "learning_rate must be above 0 and at most 1e30"),
-    ("--hidden-size 10 --num-heads 4", "hidden_size must be a multiple of the number of heads, 4, got 10"),
-    ("--num-heads -1", "num_heads must be at least 1, got -1"),
+    ("--hidden-size 10 --num-heads 4", "hidden_size 10 is not a multiple of num_heads 4"),
+    ("--num-heads -1", "num_heads is -1, but it must be an integer of at least 1"),
     ("--parameters 3", "parameters is 3, but the smallest such model"),
     ("--embedding-size 3 --tie-embedding", "embedding_size 3 differs from hidden_size 4"),
-    ("--population 0", "population must be at least 1, or None, got 0: for example --population 1024"),
-    ("--population 6", "population must be a multiple of 4"),
-    ("--group-size 3", "group_size must be a divisor of the batch, 4 sequences"),
-    ("--epsilon 0", "epsilon must be above 0 and at most 1e30, or None, got 0.0: for example --epsilon 0.02"),
-    ("--epsilon -0.1", "epsilon must be above 0 and at most 1e30, or None, got -0.1"),
-    ("--epsilon=nan", "epsilon must be above 0 and at most 1e30, or None, got nan"),
-    ("--epsilon inf", "epsilon must be above 0 and at most 1e30, or None, got inf"),
-    ("--epsilon small", "--epsilon must be a number or None, got 'small'"),
-    ("--structure sparse", "--structure must be one of rank-one, dense or None, got 'sparse'"),
-    ("--learning-rate 0", "learning_rate must be above 0 and at most 1e30, or None, got 0.0"),
-    ("--momentum 0.9", "momentum must be 0 with adam: only sgd uses it"),
+    ("--memory-slots 8", "--memory-slots is no setting of model lstm, but of dnc: leave it out, or take --cell d"),
+    ("--cell min-gru --num-heads 2", "num_heads"),
+    ("--maximum-repeats 4", "--maximum-repeats is no setting of task copy, but of repeat-copy"),
+    ("--stream 4", "--stream is no setting of task copy, but of text"),
+    ("--batch 0", "batch must be a whole number of at least 1, got 0"),
+    ("--batch 2147483648", "batch must be a whole number of at least 1 and at most 2147483647"),
+    ("--maximum-length 0", "maximum_length must be a whole number of at least 1, got 0"),
+    ("--learning-rate 0", "learning_rate must be a number above 0 and at most 1e+30, got 0.0"),
+    ("--learning-rate 1e300", "learning_rate must be a number above 0 and at most 1e+30"),
+    ("--momentum 0.9", "momentum: optimizer adam has no such setting, it has learning_rate"),
     ("--optimizer fused-sgd --clip-norm 1", "clip_norm must be None with fused-sgd"),
+    ("--dtype bfloat16 --optimizer adam", "dtype must be float32 with adam"),
+    ("--dtype float16", "--dtype must be one of float32, bfloat16"),
     ("--tie-epsilon --epsilon-schedule cosine", "epsilon_schedule must be constant with --tie-epsilon"),
     ("--tie-epsilon yes", "unexpected word 'yes'"),
-    ("--steps 0", "steps must be at least 1"),
+    ("--tie-epsilon=yes", "--tie-epsilon takes no value, got 'yes'"),
+    ("--steps 0", "steps must be a whole number of at least 1, got 0"),
     ("--steps ten", "--steps must be a whole number or None, got 'ten'"),
     ("--seconds 5", "the budget must be steps or seconds, exactly one of them"),
-    ("--batch 0", "batch must be at least 1, got 0"),
-    ("--maximum-length 0", "maximum_length must be at least the minimum length, 1, got 0"),
-    ("--seed -1", "seed must be from 0 to 2**64 - 1, got -1"),
-    ("--seed 99999999999999999999999", "seed must be from 0 to 2**64 - 1"),
-    ("--threads 0", "threads must be at least 1"),
+    ("--seed -1", "seed must be a whole number of at least 0 and at most 18446744073709551615, got -1"),
+    ("--seed 99999999999999999999999", "seed must be a whole number of at least 0 and at most 18446744073709"),
+    ("--threads 0", "threads must be a whole number of at least 1"),
     ("--threads 100000", "threads must be at most"),
     ("--device abacus", "device abacus cannot be used here"),
     ("--device meta", "device meta cannot be used here"),
-    ("--memory-slots 8", "memory_slots must be 16 with lstm: only dnc uses it, got 8"),
-    ("--maximum-repeats 4", "maximum_repeats must be 3 with copy: only repeat-copy repeats, got 4"),
-    ("--cell min-gru --num-heads 2", "num_heads"),
-    (
-        "--population None --estimator tbptt",
-        "truncation must be at least 1 with tbptt, got None: for example",
-    ),
-    (
-        "--population None --estimator bptt --objective token-error",
-        "objective must be cross-entropy with --estimator bptt",
-    ),
-    (
-        "--estimator bptt",
-        "population must be None with bptt: only cd-rge, fd-rge, spsa-1.5",
-    ),
-    ("--population None --estimator bptt --epsilon 0.1", "epsilon must be None with bptt: only cd-rge,"),
-    (
-        "--population None --estimator activity --shaping sign",
-        "shaping must be none with activity",
-    ),
-    ("--truncation 4", "none of activity, cd-rge, spsa-1.5, nres uses all that is given (--population is of"),
-    (
-        "--discount 0.5",
-        "pes, nres; --discount is of activity, bridge): for example --estimator",
-    ),
-    ("--estimator nres", "stream must be at least 1 with --estimator nres, got None"),
-    ("--stream 4", "stream must be None with copy: only text streams"),
-    (
-        "--config {tmp}/absent.json",
-        "absent.json cannot be read (No such file or directory): name a",
-    ),
+    ("--keep 0", "keep must be a whole number of at least 1"),
+    ("--estimator tbptt", "estimator tbptt needs truncation: for example --truncation 8"),
+    ("--estimator bptt --objective token-error", "estimator bptt needs an objective that torch can differenti"),
+    ("--estimator bptt --population 4", "--population is no setting of estimator bptt, but of cd-rge, fd-rge"),
+    ("--estimator bptt --tie-epsilon", "tie_epsilon must be False with estimator bptt, which has no epsilon"),
+    ("--estimator activity --shaping sign", "--shaping is no setting of estimator activity, but of cd-rge"),
+    ("--estimator nres", "estimator nres needs windows of a stream (--stream), got no stream"),
+    ("--population 4 --discount 0.5", "none of activity, cd-rge, spsa-1.5, nres has all that is given (--disc"),
+    ("--truncation 4", "none of activity, cd-rge, spsa-1.5, nres has all that is given (--truncation is of brid"),
+    ("--preset speedstart", "preset must be one of quickstart, quickstart-bptt, copy, copy-adamw,"),
+    ("--preset", "--preset needs a value"),
+    ("--config {tmp}/absent.json", "absent.json cannot be read (No such file or directory): name a"),
     ("--config {tmp}/short.txt", "short.txt is not valid JSON"),
     ("--config {tmp}/short.txt --preset copy", "--preset and --config both name the settings to start from"),
-    ("--final-population 6", "final_population must be a multiple of 4"),
-    (
-        "--estimator cd-rge --curvature-power 1",
-        "curvature_power must be 0.1 with cd-rge: only",
-    ),
-    ("--dtype bfloat16 --optimizer adam", "dtype must be float32 with adam"),
-    ("--dtype float16", "--dtype must be one of float32, bfloat16"),
-    ("--keep 0", "keep must be at least 1"),
-    ("--preset speedstart", "--preset must be one of quickstart, quickstart-bptt, copy, copy-adamw,"),
-    ("--preset", "--preset needs a value"),
-    ("--task text --source {tmp}/absent.txt", "absent.txt' does not exist; give the path of a text file"),
-    ("--task text --source {tmp}/empty.txt", "empty.txt' is empty; give the path of a text file"),
-    ("--task text --source {tmp}/short.txt", "short.txt' is too short"),
-    ("--task text --source {tmp}", "is a folder, not a file"),
-    ("--task text --source=", "source must be a name or a path"),
     ("--out=", "--out must be a path, got an empty text: for example --out runs/mine"),
     ("--out {tmp}/empty.txt", "empty.txt is a file: choose another --out"),
     ("--out {tmp}/empty.txt/run", "empty.txt is a file: choose another --out"),
     ("--out /proc/zorn/run", "cannot write to /proc"),
     ("--out {tmp}/taken", "is not empty: choose another --out"),
     ("--out {tmp}/taken --overwrite", "holds other files than a run's: choose another --out"),
+]
+
+BAD_CD_RGE = [
+    ("--population 0", "population must be a whole number of at least 1, got 0"),
+    ("--population 6", "population: got 6 members for a batch of 4 sequences in groups of 1, expected a multip"),
+    ("--final-population 6", "final_population must be a multiple of 4"),
+    ("--group-size 3", "group_size: got 3 for a batch of 4 sequences, expected a divisor of 4"),
+    ("--epsilon 0", "epsilon must be a number above 0, got 0.0: 0.001 to 0.1 suits most models"),
+    ("--epsilon -0.1", "epsilon must be a number above 0, got -0.1"),
+    ("--epsilon=nan", "epsilon must be a number above 0, got nan"),
+    ("--epsilon inf", "epsilon must be a number above 0, got inf"),
+    ("--epsilon small", "--epsilon must be a number, got 'small'"),
+    ("--perturbation sparse", "--perturbation must be one of rank-one, dense, got 'sparse'"),
+    ("--curvature-power 1", "--curvature-power is no setting of estimator cd-rge, but of spsa-1.5"),
+    ("--epsilon", "--epsilon needs a value, a number"),
+    ("--group-size yes", "--group-size must be a whole number or None, got 'yes'"),
+    ("--optimizer adam --momentum 0.9", "--momentum is no setting of optimizer adam, but of sgd"),
+]
+
+BAD_TEXT = [
+    ("--source {tmp}/absent.txt", "absent.txt' does not exist; give the path of a text file"),
+    ("--source {tmp}/empty.txt", "empty.txt' is empty; give the path of a text file"),
+    ("--source {tmp}/short.txt", "short.txt' is too short"),
+    ("--source {tmp}", "is a folder, not a file"),
+    ("--source=", "source must be a name or a path"),
+    ("--stream 4 --overfit", "stream must be None with overfit, got 4"),
+    ("--stream 4 --estimator cd-rge", "stream must be None with estimator cd-rge, which carries no state"),
+    ("--tokenizer words", "--tokenizer must be one of bytes, alphabet, bpe"),
+    ("--tokenizer bpe --vocabulary-size 256", "vocabulary_size must be a whole number of at least 257, got 256"),
+    ("--maximum-length 3", "--maximum-length is no setting of task text, but of copy, reverse, sort"),
+]
+
+BAD_TRAINING = [
+    *((COPY, *each) for each in BAD_COPY),
+    *((CD_RGE, *each) for each in BAD_CD_RGE),
+    *((TINY, *each) for each in BAD_TEXT),
 ]
 
 BAD_COMMANDS = [
@@ -147,14 +154,20 @@ BAD_COMMANDS = [
     ("inspect {tmp}/absent", "absent is not the folder of a run"),
     ("inspect {run} {run}", "unexpected word"),
     ("inspect {run} --hiden-size 8", "unknown flag --hiden-size (did you mean --hidden-size?)"),
-    ("inspect {run} --hidden-size 8 --task sort", "a model of its own: leave out --task, --hidden-size"),
+    ("inspect {run} --hidden-size 8 --task sort", "a model of its own: leave out --hidden-size, --task"),
     ("inspect {run} --preset copy", "brings a model of its own: leave out --preset"),
-    ("inspect --preset speedstart", "--preset must be one of quickstart,"),
-    ("inspect --memory-slots 8", "memory_slots must be 16 with lstm: only dnc uses it"),
+    ("inspect --preset speedstart", "preset must be one of quickstart,"),
+    ("inspect --memory-slots 8", "--memory-slots is no setting of model lstm, but of dnc"),
+    ("tune --tune-seconds 0", "seconds must be a number above 0, got 0.0"),
+    ("tune --tune-secnds 3", "unknown flag --tune-secnds (did you mean --tune-seconds?)"),
+    ("tune --out {tmp}", "is a folder: choose another --out"),
+    ("plan --fit much", "--fit"),
+    ("plan --hiden-size 8", "unknown flag --hiden-size (did you mean --hidden-size?)"),
+    ("diagnose --hiden-size 8", "unknown flag --hiden-size (did you mean --hidden-size?)"),
     ("resume", "the run's folder is missing"),
     ("resume {tmp}/absent", "absent is not the folder of a run"),
     ("resume {run}", "is finished after 1 steps"),
-    ("resume {run} --steps 0", "steps must be at least 1"),
+    ("resume {run} --steps 0", "steps must be a whole number of at least 1, got 0"),
     ("resume {run} --steps 5 --seconds 5", "exactly one of them"),
     ("resume {run} --seconds never", "--seconds must be a number or None, got 'never'"),
     ("resume {other} --steps 5", "config.json was changed since the run started: hidden_size is 8"),
@@ -166,7 +179,7 @@ BAD_COMMANDS = [
 def trained(tmp_path_factory):
     """A run that is finished after one step."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert main(["train", *TINY, "--out", str(out)]) == 0
+    assert main(["train", *CD_RGE, "--out", str(out)]) == 0
     return out
 
 
@@ -182,7 +195,7 @@ def places(tmp_path, trained):
         made[name] = tmp_path / f"{name} folder"
         _copy(trained, made[name])
     settings = json.loads((made["other"] / "config.json").read_text())
-    settings["model"]["hidden_size"] = 8
+    settings["resolved"]["model"]["hidden_size"] = 8
     (made["other"] / "config.json").write_text(json.dumps(settings))
     for weights in (made["damaged"] / "checkpoints").glob("*/model.safetensors"):
         weights.write_bytes(weights.read_bytes()[:100])
@@ -219,11 +232,13 @@ def assert_refused(words, message, tmp_path, capsys, monkeypatch):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(("words", "message"), BAD_TRAINING, ids=[words for words, _ in BAD_TRAINING])
-def test_bad_training(words, message, places, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("start", "words", "message"), BAD_TRAINING, ids=[words for _, words, _ in BAD_TRAINING]
+)
+def test_bad_training(start, words, message, places, tmp_path, capsys, monkeypatch):
     words = [word.format(**places) for word in words.split()]
     out = [] if "--out" in words else ["--out", str(tmp_path / "new" / "run")]
-    assert_refused(["train", *TINY, *out, *words], message, tmp_path, capsys, monkeypatch)
+    assert_refused(["train", *start, *out, *words], message, tmp_path, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize(("words", "message"), BAD_COMMANDS, ids=[words for words, _ in BAD_COMMANDS])

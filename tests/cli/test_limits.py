@@ -27,7 +27,7 @@ def test_any_command_without_memory_ends_in_one_line_with_flags_that_exist(error
     assert "zorn: this does not fit into the memory (" in line
     assert "zorn plan with these settings and --fit 8GiB" in line
     monkeypatch.undo()
-    assert entry.main(["train", "--help"]) == 0
+    assert entry.main(["train", "--help-all"]) == 0
     known = capsys.readouterr().out
     assert all(flag in known for flag in ("--batch", "--population", "--micro-batch") if flag in line)
     assert "--members" not in line

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import tyro
@@ -21,11 +21,25 @@ class Group:
     """A colour."""
 
 
+Made = dataclasses.make_dataclass(
+    "Made",
+    [
+        ("depth", Annotated[int | None, tyro.conf.arg(help="A depth."), tyro.conf.Suppress], None),
+        ("kind", Annotated[Literal["a", "b"], tyro.conf.arg(help="A kind.")], "a"),
+        ("deep", Annotated[bool, tyro.conf.arg(help="Deep or not.")], False),
+    ],
+    frozen=True,
+    kw_only=True,
+)
+"""A group as `zorn.cli.flags` makes them of the settings of a component."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
     """Some words."""
 
     group: Group
+    made: Made = dataclasses.field(default_factory=Made)
     name: str = "x"
     """A name."""
     limit: float | None = None
@@ -39,8 +53,8 @@ def read(*words):
 
 
 def test_flags_are_flat_and_defaults_stay():
-    assert read("--colour", "blue", "--limit=-2.5", "--quick") == Words(
-        group=Group(size=3, colour="blue"), limit=-2.5, quick=True
+    assert read("--colour", "blue", "--limit=-2.5", "--quick", "--kind", "b") == Words(
+        group=Group(size=3, colour="blue"), limit=-2.5, quick=True, made=Made(kind="b")
     )
 
 
@@ -52,6 +66,11 @@ def test_flags_are_flat_and_defaults_stay():
         (["--limit", "big"], "--limit must be a number or None, got 'big'"),
         (["--colour=green"], "--colour must be one of red, blue, got 'green'"),
         (["--name"], "--name needs a value, a text"),
+        (["--kind", "c"], "--kind must be one of a, b, got 'c'"),
+        (["--kind"], "--kind needs a value, one of a, b"),
+        (["--depth", "deep"], "--depth must be a whole number or None, got 'deep'"),
+        (["--deep=yes"], "--deep takes no value, got 'yes'"),
+        (["--depht", "3"], r"unknown flag --depht \(did you mean --depth\?\)"),
     ],
 )
 def test_a_mistake_is_named(words, message):
@@ -104,8 +123,20 @@ def test_what_only_tyro_understands_is_put_into_one_line(monkeypatch):
 
 def test_leading_flags_ignore_all_others():
     words = ["--other", "1", "--size=4", "--help", "word"]
-    assert leading_flags(Group, words) == Group(size=4)
-    assert leading_flags(Group, ["--size", "big"]) == Group(), "parse says what is wrong with it"
+    assert leading_flags(Group, words, prog="zorn") == Group(size=4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--other", "--size", "big"], "--size must be a whole number, got 'big': see zorn words --help"),
+        (["--size", "--other"], "--size needs a value, a whole number"),
+        (["--size"], "--size needs a value"),
+    ],
+)
+def test_a_mistake_in_a_leading_flag_is_named(words, message):
+    with pytest.raises(UsageError, match=message):
+        leading_flags(Group, words, prog="zorn words")
 
 
 def test_help_prints_and_stops(capsys):

@@ -89,7 +89,7 @@ def read(
     Raises:
         UsageError, ConfigError: words that mean nothing, or settings that cannot be.
     """
-    first = leading_flags(First, words)
+    first = leading_flags(First, words, prog=prog)
     if not any(field.name == "run" for field in dataclasses.fields(own)):
         first = dataclasses.replace(first, run=None)
     start = start_settings(first)

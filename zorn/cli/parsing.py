@@ -55,16 +55,18 @@ def parse(kind: type[Command], words: Sequence[str], *, prog: str, default: Comm
         ) from None
 
 
-def leading_flags(kind: type[Command], words: Sequence[str]) -> Command:
+def leading_flags(kind: type[Command], words: Sequence[str], *, prog: str) -> Command:
     """Read only the flags that `kind` has, all with defaults, and leave all other words alone.
 
-    Where they cannot be read the defaults are returned: `parse` will say what is wrong with the same words.
+    Raises:
+        UsageError: a value of the wrong type, or none.
     """
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(kind, args=list(words), add_help=False, return_unknown_args=True)[0]
-    except SystemExit:
-        return kind()
+    known, own = _flags(kind), list[str]()
+    for word, after in itertools.zip_longest(words, words[1:]):
+        name, equals, _ = word.partition("=")
+        if name.replace("_", "-") in known:
+            own += [word] if equals or after is None else [word, after]
+    return parse(kind, own, prog=prog)
 
 
 def _flags(kind: type) -> dict[str, Any]:

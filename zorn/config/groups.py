@@ -77,7 +77,7 @@ class BudgetConfig:
                 f"got steps {self.steps} and seconds {self.seconds}: for example --steps 1000"
             )
         if self.steps is not None:
-            check_whole_number("steps", self.steps, minimum=1, maximum=2**31 - 1)
+            check_whole_number("steps", self.steps, minimum=1)
         else:
             check_number("seconds", self.seconds, above=True)
 

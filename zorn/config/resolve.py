@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from zorn.checks import check_whole_number
 from zorn.config.config import AUTO, Config, component_settings
 from zorn.errors import ConfigError
 from zorn.estimators import AUTOMATIC, ESTIMATORS, Estimator, Facts, Need
 from zorn.models import TokenObjective
 from zorn.optimizers import PLAIN_RATE, optimizer_kind
-from zorn.settings import Choice, completed, flag, settings_of, takes
+from zorn.settings import Choice, completed, flag, settings_of
 from zorn.tasks import TASKS, has_derivative, objective_of
 
 SMALL_HIDDEN_SIZE, SMALL_PARAMETERS = 128, 200_000
@@ -41,6 +42,8 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     task = completed(config.task, component_settings("task", config.task.name), "task")
     model = completed(config.model, component_settings("model", config.model.name), "cell")
     kind = TASKS[task.name]
+    if task.get("batch") is not None:
+        check_whole_number("batch", task.batch, minimum=1)
     facts = Facts(
         batch=task.get("batch"),
         objective=config.objective,
@@ -202,9 +205,3 @@ def _check_optimizer(config: Config, kind: type[Estimator]) -> None:
             f"separate must be False with {name}, which keeps no gradient and so no two parts of one, "
             "got True: add --no-separate"
         )
-    if (
-        config.task.get("overfit")
-        and takes(TASKS[config.task.name], "stream")
-        and config.task.stream is not None
-    ):
-        raise ConfigError("stream must be None with --overfit, got both: leave one of them out")

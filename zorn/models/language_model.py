@@ -85,8 +85,8 @@ class LanguageModel(nn.Module):
         device: Any = None,
     ) -> None:
         embedding_size = hidden_size if embedding_size is None else embedding_size
-        require_positive(vocabulary=vocabulary, embedding_size=embedding_size, num_layers=num_layers)
         head_size(hidden_size, num_heads)
+        require_positive(vocabulary=vocabulary, embedding_size=embedding_size, num_layers=num_layers)
         make_cell = find_cell(cell)
         further = dict(cell_settings or {})
         check_cell_settings(cell, further)

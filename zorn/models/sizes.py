@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 
+from zorn.checks import LARGEST
 from zorn.errors import ConfigError
 
 
 def require_positive(**sizes: int) -> None:
-    """Raise `ConfigError` naming the first of `sizes` that is not an integer of at least 1.
+    """Raise `ConfigError` naming the first of `sizes` that is not an integer from 1 to 2**31 - 1.
 
     >>> require_positive(hidden_size=64, num_layers=2)
     """
@@ -17,6 +18,8 @@ def require_positive(**sizes: int) -> None:
             raise ConfigError(
                 f"{name} is {size!r}, but it must be an integer of at least 1: give {name}=1 or more."
             )
+        if size > LARGEST:
+            raise ConfigError(f"{name} is {size}, but it must be at most {LARGEST}: give a smaller one.")
 
 
 def head_size(hidden_size: int, num_heads: int) -> int:
