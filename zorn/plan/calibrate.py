@@ -61,11 +61,12 @@ def calibrate(config: Config, task: Task, steps: int, available: int) -> Calibra
     checked_device(config.run.device)
     short = Batch(*(part[:, :LONGEST] for part in task.training_batch(0)))
     length, rows, found = short.inputs.shape[1], 1, list[tuple[float, float]]()
+    fits = needed_bytes(config, task.vocabulary, steps) <= available  # so that smaller ones do
     began = time.perf_counter()
     try:
         while True:
             small = reduced(config, rows)
-            if needed_bytes(small, task.vocabulary, length) > available:
+            if not (fits or needed_bytes(small, task.vocabulary, length) <= available):
                 break
             found.append(_timed(small, task, short))
             whole = small == config

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from zorn.config import Choice, Config, change, resolve
 from zorn.errors import ConfigError
-from zorn.plan.step import step_memory
-from zorn.training.build import build_estimator
+from zorn.estimators import AUTOMATIC, ESTIMATORS
+from zorn.optimizers import optimizer_kind
+from zorn.plan.step import most_rows, step_memory
+from zorn.settings import settings_of
 
 PROCESS_BYTES = 420 * 2**20
 """Of a training process without its model: the interpreter, torch, libraries; measured 2026-11-23."""
@@ -54,44 +56,33 @@ def needed_bytes(config: Config, vocabulary: int, steps: int) -> int:
     return process + math.ceil(step_memory(config, vocabulary, steps).peak / (1 - MARGIN))
 
 
-def most_rows(config: Config, steps: int) -> int:
-    """A micro-batch beyond which a larger one changes nothing: all rows of a step."""
-    return math.ceil(build_estimator(config).passes(config.task.batch, steps))
-
-
 def largest_micro_batch(config: Config, vocabulary: int, steps: int, limit: int) -> int | None:
-    """The largest micro-batch that is found whose step fits `limit` bytes; None where a single row does not.
+    """A micro-batch whose step fits `limit` bytes, nearly the largest; None where a single row does not.
 
-    The range is halved `GUESSES` times: the answer fits, and is at most a few per cent of all rows too small.
+    What a step holds bends upwards with the rows, so a straight line between two of them is not too low.
     """
 
     def needed(rows: int) -> int:
         return needed_bytes(change(config, micro_batch=rows), vocabulary, steps)
 
-    fits, above = 1, most_rows(config, steps)
-    if needed(above) <= limit:
-        return above
-    if needed(fits) > limit:
+    most = most_rows(config, steps)
+    if needed(most) <= limit:
+        return most
+    rows, above = min(config.estimator.micro_batch, most), most
+    if needed(rows) > limit:
+        rows, above = 1, rows
+    if needed(rows) > limit:
         return None
-    for _ in range(GUESSES):
-        guess = (fits + above) // 2
-        if needed(guess) <= limit:
-            fits = guess
-        else:
-            above = guess
-    return fits
-
-
-GUESSES = 5
-"""Micro-batches that are tried between one row and all of them."""
+    share = (limit - needed(rows)) / (needed(above) - needed(rows))
+    return rows + int(share * (above - rows))
 
 
 def propose(config: Config, vocabulary: int, steps: int, limit: int) -> Proposal:
     """Settings that fit `limit` bytes, as near the asked ones as can be.
 
     Tried in turn: the settings as they are; shorter time chunks and smaller micro-batches, which change
-    nothing but memory and speed; an update in place instead of the optimizer; bfloat16 weights; forward
-    passes only, with rank-one members. The first that fits is taken.
+    nothing but memory and speed; an update in place instead of the optimizer; bfloat16 weights; the same with
+    the estimators of `AUTOMATIC`, of forward passes only. The first that fits is taken.
     """
     asked = needed_bytes(config, vocabulary, steps)
     attempts = [] if asked <= limit else [Attempt(f"{_name(config)}, as asked,", asked)]
@@ -131,57 +122,68 @@ def _chunked(config: Config, chunk: int | None) -> Config:
 
 def _within(config: Config, vocabulary: int, steps: int, limit: int) -> Config | None:
     """The settings with the time chunk and the micro-batch that fit; themselves where they do."""
-    if needed_bytes(config, vocabulary, steps) <= limit:
+
+    def fits(config: Config) -> bool:
+        return needed_bytes(config, vocabulary, steps) <= limit
+
+    if fits(config):
         return config
-    asked = min(config.estimator.micro_batch, most_rows(config, steps))
-    best: tuple[int, Config] | None = None
     chunk = config.estimator.get("time_chunk") or steps
-    while True:
-        base = _chunked(change(config, micro_batch=asked), chunk if chunk < steps else None)
-        if needed_bytes(base, vocabulary, steps) <= limit:
-            return base
-        rows = min(largest_micro_batch(base, vocabulary, steps, limit) or 0, asked)
-        if rows > (best[0] if best else 0):
-            best = rows, change(base, micro_batch=rows)
-        if "time_chunk" not in config.estimator.given or chunk < 2 * SHORTEST_CHUNK:
-            return best[1] if best else None
+    while "time_chunk" in config.estimator.given and chunk >= 2 * SHORTEST_CHUNK:
         chunk //= 2
+        config = _chunked(config, chunk)
+        if fits(config):
+            return config
+    rows = largest_micro_batch(config, vocabulary, steps, limit)
+    while rows:
+        fewer = change(config, micro_batch=rows)
+        if fits(fewer):
+            return fewer
+        rows //= 2
+    return None
 
 
 def _near(config: Config) -> Iterator[Config]:
     """The settings, and others near them that hold less."""
     yield config
-    for estimator in (config.estimator, Choice("cd-rge", perturbation="rank-one")):
+    for name in dict.fromkeys((config.estimator.name, *AUTOMATIC)):
         for dtype in ("float32", "bfloat16"):
-            in_place = other(config, estimator, optimizer="fused-sgd", dtype=dtype)
+            in_place = _in_place(with_estimator(config, name), dtype)
             if in_place is not None and in_place != config:
                 yield in_place
 
 
-def other(config: Config, estimator: Choice, *, optimizer: str, dtype: str) -> Config | None:
-    """The settings with another estimator, which keeps what both have, or optimizer; None where they do not
-    go together."""
+def with_estimator(config: Config, name: str) -> Config:
+    """The settings with another estimator: how much it does in a step and at once stays, what it must be told
+    and is not is `TOLD`; all else is open.
+
+    >>> from zorn.config import BudgetConfig
+    >>> config = Config(estimator=Choice("cd-rge", population=8), budget=BudgetConfig(steps=1))
+    >>> with_estimator(config, "fd-rge").estimator, with_estimator(config, "tbptt").estimator
+    (Choice('fd-rge', population=8), Choice('tbptt', truncation=10))
+    """
+    if name == config.estimator.name:
+        return config
+    kind, before = ESTIMATORS[name], config.estimator
+    settings = settings_of(kind)
+    given = {each: TOLD for each, setting in settings.items() if setting.required}
+    given |= {each: before.get(each) for each in (*kind.sizes, *AT_ONCE, *given) if before.get(each)}
+    known = {each: value for each, value in given.items() if each in settings}
+    return dataclasses.replace(config, estimator=Choice(name, **known))
+
+
+AT_ONCE = ("micro_batch", "time_chunk")
+"""Settings of how much is done at once."""
+
+TOLD = 10
+"""A setting that an estimator must be told, such as the steps that it differentiates together."""
+
+
+def _in_place(config: Config, dtype: str) -> Config | None:
+    """The settings with an update in place; None where they do not go together."""
+    optimizer = config.optimizer if optimizer_kind(config.optimizer.name).in_place else Choice("fused-sgd")
     try:
-        given = change(config, estimator=estimator.name).estimator
-        kept = {name: given.get(name) for name in KEPT if given.get(name) is not None}
-        own = (
-            estimator
-            if estimator == config.estimator
-            else Choice(estimator.name, **{**kept, **estimator.given})
-        )
-        chosen = config.optimizer if optimizer == config.optimizer.name else Choice(optimizer)
-        if own.get("separate") and optimizer == "fused-sgd":
-            own = own.but(separate=False)
-        groups = {"estimator": own, "optimizer": chosen}
-        changed = change(config, dtype=dtype, clip_norm=None) if optimizer == "fused-sgd" else config
-        return resolve(_replace(changed, **groups))[0]
+        changed = change(config, dtype=dtype, clip_norm=None)
+        return resolve(dataclasses.replace(changed, optimizer=optimizer))[0]
     except ConfigError:
         return None
-
-
-KEPT = ("population", "draws", "micro_batch", "time_chunk", "truncation")
-"""Settings that another estimator keeps."""
-
-
-def _replace(config: Config, **choices: Choice) -> Config:
-    return dataclasses.replace(config, **choices)

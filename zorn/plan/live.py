@@ -34,11 +34,14 @@ class LiveBytes(TorchDispatchMode):
         (4, 1200)
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, for seconds, and asks it at every operation
+
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
-        self._known: dict[Any, Any] = {}
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -54,44 +57,54 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _composite(func):
-            with self:  # of several operations, which inference mode shows as one
-                made = func.decompose(*args, **kwargs)
-            if made is not NotImplemented:
-                return made
-        tensors = list(_tensors((args, *kwargs.values())))
-        if not any(tensor.is_meta for tensor in tensors):
-            made = func(*args, **kwargs)
-        elif func in _ANSWERS:
-            made = _ANSWERS[func](func, *args, **kwargs)
+        key = (func, _sizes(args), _sizes(tuple(kwargs.items()))) if kwargs else (func, _sizes(args))
+        known = _KNOWN.get(key)
+        if known is _IN_PLACE:
+            return kwargs["out"] if "out" in kwargs else args[0]
+        if known is not None:
+            made = torch.empty_strided(known[0], known[1], dtype=known[2], device=_META)
+        elif _composite(func) and (made := self._decomposed(func, args, kwargs)) is not NotImplemented:
+            return made
         else:
-            made = self._again(func, args, kwargs)
-        for result in _tensors((made,)):
+            made = self._done(key, func, args, kwargs)
+        for result in (made,) if isinstance(made, Tensor) else _tensors((made,)):
             self._count(result)
-            if result.is_meta and not result.is_floating_point():
-                _remember(func, result, tensors[0] if tensors else result)
+            if result.is_meta and not result.dtype.is_floating_point:
+                _remember(func, result, next(_tensors((args, *kwargs.values())), result))
         return made
 
-    def _again(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What an operation makes; of sizes that it had before, without asking it: torch takes a hundred
-        times as long to find the sizes of a result."""
-        key = func, _sizes(args), _sizes(tuple(kwargs.items()))
-        known = self._known.get(key)
-        if known is not None:
-            if known is _IN_PLACE:
-                return args[0]
-            return torch.empty_strided(*known[:2], dtype=known[2], device="meta")
+    def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation makes of several others, which inference mode shows as one."""
+        with self:
+            return func.decompose(*args, **kwargs)
+
+    def _done(self, key: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation makes. Of sizes alone, the sizes of its result are kept: torch takes a hundred
+        times as long to find them."""
+        if not any(tensor.is_meta for tensor in _tensors((args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        if func in _ANSWERS:
+            return _ANSWERS[func](func, *args, **kwargs)
+        target = kwargs.get("out", args[0] if args else None)
+        size = target.untyped_storage().nbytes() if isinstance(target, Tensor) else 0
         made = func(*args, **kwargs)
-        if args and made is args[0] and func is not aten.resize_.default:
-            self._known[key] = _IN_PLACE
+        if isinstance(target, Tensor) and made is target:
+            if made.untyped_storage().nbytes() == size:
+                _KNOWN[key] = _IN_PLACE
         elif (
             isinstance(made, Tensor) and made.is_meta and not any(r.alias_info for r in func._schema.returns)
         ):
-            self._known[key] = made.shape, made.stride(), made.dtype
+            _KNOWN[key] = made.shape, made.stride(), made.dtype
         return made
 
 
+_META = torch.device("meta")
+
 _IN_PLACE = object()
+"""The result is the first argument, or the one called out, and its size is what it was."""
+
+_KNOWN: dict[Any, Any] = {}
+"""Operation and sizes -> the sizes of what it makes."""
 
 
 def _remember(func: Any, made: Any, first: Tensor) -> None:
@@ -118,12 +131,18 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _sizes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype, value.device.type
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_sizes, value))
-    return type(value), value
+def _sizes(values: Any) -> tuple[Any, ...]:
+    """Values that a dictionary can have as a key, with the sizes of tensors in their place."""
+    return tuple(
+        [
+            (value.shape, value.stride(), value.dtype, value.is_meta)
+            if isinstance(value, Tensor)
+            else _sizes(value)
+            if isinstance(value, (tuple, list))
+            else (type(value), value)
+            for value in values
+        ]
+    )
 
 
 def _numbers(like: Tensor) -> Tensor:

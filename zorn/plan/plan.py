@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from zorn.config import Choice, Config, change, resolve, to_plain
+from zorn.config import Config, change, resolve, to_plain
+from zorn.errors import ConfigError
 from zorn.estimators import ESTIMATORS
 from zorn.plan.available import available_bytes
 from zorn.plan.calibrate import Calibration, calibrate
-from zorn.plan.fit import MARGIN, PROCESS_BYTES, Proposal, label_of, largest_micro_batch, other, propose
+from zorn.plan.fit import (
+    MARGIN,
+    PROCESS_BYTES,
+    Proposal,
+    label_of,
+    largest_micro_batch,
+    propose,
+    with_estimator,
+)
 from zorn.plan.step import PARTS, Memory, step_memory
+from zorn.settings import settings_of
 from zorn.training.build import build_estimator, build_task, model_of
-
-TRUNCATION = 10
-"""Steps that an estimator differentiates together which must be told, where the run says nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,28 +124,24 @@ def time_steps(config: Config) -> int:
 
 
 def compared(config: Config) -> list[Config]:
-    """The settings with each estimator that fits the task, the run's own first.
+    """The settings with each kind of estimator that fits them, the run's own first. Of those whose step is
+    the same code on the same sizes, one stands for all: they hold about the same.
 
     Args:
         config: resolved.
     """
-    found = [config]
+    found = {_kind(config.estimator.name): config}
     for name in ESTIMATORS:
-        for structure in ({}, {"perturbation": "dense", "group_size": None}) if name == "cd-rge" else ({},):
-            near = other(
-                config,
-                Choice(name, **structure),
-                optimizer=config.optimizer.name,
-                dtype=config.run.dtype,
-            ) or other(
-                config,
-                Choice(name, truncation=TRUNCATION),
-                optimizer=config.optimizer.name,
-                dtype=config.run.dtype,
-            )
-            if near is not None and label_of(near) != label_of(config):
-                found.append(near)
-    return found
+        if _kind(name) not in found:
+            with contextlib.suppress(ConfigError):
+                found[_kind(name)] = resolve(with_estimator(config, name))[0]
+    return list(found.values())
+
+
+def _kind(name: str) -> tuple[Any, ...]:
+    kind = ESTIMATORS[name]
+    told = tuple(each for each, setting in settings_of(kind).items() if setting.required)
+    return kind._estimate, kind.needs, kind.sizes, told
 
 
 def plan(

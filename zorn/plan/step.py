@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 
 from zorn.config import Config, RunConfig, change
-from zorn.estimators.two_part import GRADIENTS
 from zorn.models import Batch
 from zorn.plan.live import LiveBytes
 from zorn.tasks import objective_of
@@ -26,8 +26,11 @@ PARTS = ("weights", "optimizer", "gradients", "working")
 """What memory is spent on. optimizer: its state. working: all that lives only during a step, and the batch's
 tokens: noise, states, activations, logits."""
 
-SHORTEST = 12
+SHORTEST = 16
 """Time steps of the shorter of the two lengths, at least."""
+
+LONGEST = 36
+"""Time steps that a step is done at as it is, at least: one length takes as long as two shorter ones."""
 
 PIECES = 2
 """Micro-batches that a step is cut to: the second shows what lives beside the next."""
@@ -101,6 +104,7 @@ def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
         >>> int(step_memory(config, vocabulary=256, steps=32).weights)
         7346176
     """
+    config = change(config, micro_batch=min(config.estimator.micro_batch, most_rows(config, steps)))
     first, second = _lengths(config, steps)
     found = _counted(config, vocabulary, second)
     if second == steps:
@@ -114,13 +118,18 @@ def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
     return Memory(**values)
 
 
+def most_rows(config: Config, steps: int) -> int:
+    """A micro-batch beyond which a larger one changes nothing: all rows of a step."""
+    return math.ceil(build_estimator(config).passes(config.task.batch, steps))
+
+
 def _lengths(config: Config, steps: int) -> tuple[int, int]:
     """The two lengths that a step is done at; the second is `steps` where that is short."""
     estimator = config.estimator
     period = min(steps, estimator.get("time_chunk") or estimator.get("truncation") or 1)
     least = period * math.ceil(SHORTEST / period)
     first, second = least + steps % period, 2 * least + steps % period
-    return first, min(second, steps)
+    return first, steps if steps <= LONGEST else min(second, steps)
 
 
 def reduced(config: Config, rows: int) -> Config:
@@ -148,9 +157,9 @@ def reduced(config: Config, rows: int) -> Config:
 
 @functools.lru_cache(maxsize=4096)
 def _counted(config: Config, vocabulary: int, steps: int) -> Memory:
-    """Of steps that are done: the first, the second, and the second of those that come every so often."""
+    """Of a step that is done, with the gradient and the optimizer's state that the step before leaves."""
     micro_batch = config.estimator.get("micro_batch") or config.task.batch
-    asked, every = config.task.batch, config.estimator.get("credit_every") or 1
+    asked = config.task.batch
     config = reduced(config, PIECES * micro_batch)
     run = RunConfig(device="meta", dtype=config.run.dtype, seed=config.run.seed)
     config = dataclasses.replace(config, run=run)
@@ -166,16 +175,19 @@ def _counted(config: Config, vocabulary: int, steps: int) -> Memory:
             peaks[name] = max(peaks[name], live.peak)
             live.peak = live.now
 
-        live.peak = live.now  # without what making the model took
-        if learner.optimizer is not None:
-            learner.optimizer.register_step_pre_hook(lambda *_: half_ends("estimate"))
-        for number in sorted({0, 1, every}):
-            learner.step = learner.estimator.step = number
-            learner.train_step(0.0)
-            half_ends("estimate" if learner.optimizer is None else "update")
-        gradients = [getattr(each, name, None) for each in learner.model.parameters() for name in GRADIENTS]
-        state = {} if learner.optimizer is None else learner.optimizer.state
-        moments = [each for values in state.values() for each in values.values() if torch.is_tensor(each)]
+        moved = [group["params"] for each in learner.optimizers for group in each.param_groups]
+        for parameter in itertools.chain(*moved):
+            parameter.grad = torch.empty_like(parameter)
+        for optimizer in learner.optimizers:
+            optimizer.step()  # makes its state
+        live.peak = live.now  # without what making all this took
+        for optimizer in learner.optimizers[:1]:
+            optimizer.register_step_pre_hook(lambda *_: half_ends("estimate"))
+        learner.train_step(0.0)
+        half_ends("update" if learner.optimizers else "estimate")
+        gradients = [parameter.grad for parameter in itertools.chain(*moved)]
+        states = [state for each in learner.optimizers for state in each.state.values()]
+        moments = [each for state in states for each in state.values() if torch.is_tensor(each)]
     further = TOKEN * steps * (asked - config.task.batch)
     return Memory(
         weights=weights,
