@@ -182,7 +182,7 @@ def test_noise_is_drawn_at_most_twice_a_member(kind, noise, micro_batch, monkeyp
     monkeypatch.setattr(dense, "noise", spy)
     monkeypatch.setattr(dense, "FOLD_ELEMENTS", 50)
     batch = Batch(torch.ones(4, 5, dtype=torch.int64), torch.zeros(4))
-    estimator = kind(population=3, epsilon=0.1, perturbation=Dense(noise=noise), micro_batch=micro_batch)
+    estimator = kind(population=3, epsilon=0.1, group_size=None, perturbation=Dense(noise=noise), micro_batch=micro_batch)
     estimator.estimate(model, batch, lambda outputs, targets: outputs.square().mean((1, 2)))
     assert len(drawn) == 3 * sum(p.numel() for p in model.parameters())
     assert set(drawn.values()) == {2}
@@ -226,7 +226,7 @@ def test_members_never_see_weights_of_another_member(structure, layers):
 def test_epsilon_is_that_of_the_question_when_a_schedule_has_moved(kind):
     """Public code reads ε again when the losses come back, at its next value on the schedule."""
     model = nn.Linear(3, 2)
-    estimator = kind(population=4, epsilon=0.25)
+    estimator = kind(population=4, epsilon=0.25, group_size=None)
     asked = estimator.ask(model)
     slopes = torch.tensor([1.0, -2.0, 0.5, 4.0], dtype=torch.float64)
     losses = torch.stack([sign * 0.25 * slopes for sign in asked.signs])  # of a linear objective

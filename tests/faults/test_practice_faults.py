@@ -58,7 +58,7 @@ def test_training_never_evaluates_the_test_split(task, overfit, tmp_path, splits
     """Public code chooses settings, and the step to report, by the score on the test set."""
     monkeypatch.setattr("zorn.training.trainer.draw_curve", lambda *_: None)
     config = Config(
-        task=Choice(task, batch=4, maximum_length=4, length=8, overfit=overfit),
+        task=Choice(task, batch=4, overfit=overfit),
         model=Choice("lstm", hidden_size=4),
         estimator=Choice("auto", population=4),
         budget=BudgetConfig(steps=2),

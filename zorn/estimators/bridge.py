@@ -26,7 +26,6 @@ import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -36,14 +35,13 @@ from zorn.checks import check_number, check_seed, check_switch, check_whole_numb
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.arguments import check_state
 from zorn.estimators.base import Chosen, Facts
-from zorn.estimators.carry import state_tensors
+from zorn.estimators.boundary_noise import BoundaryNoise, Discounted, MeanSquares, floats_of
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.exact import Piece, rows_of
 from zorn.estimators.tbptt import Carried, ChunkedGradient
-from zorn.models import Batch, State, TokenObjective, evaluation_mode, map_state, row_losses
+from zorn.models import Batch, evaluation_mode, map_state, row_losses
 from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective
-from zorn.perturbations.draw import check_noise_kind, noise
-from zorn.perturbations.evaluate import Workers
+from zorn.perturbations.draw import check_noise_kind
 from zorn.perturbations.targets import trainable_targets
 
 SMALLEST_RMS = 0.01
@@ -51,12 +49,6 @@ SMALLEST_RMS = 0.01
 
 RMS_DECAY = 0.9
 """Share of the running mean square that an estimate keeps."""
-
-STREAM = 0
-"""The random stream of the noise: of the elements of the state, boundary after boundary."""
-
-NOISE_AT_ONCE = 2**20
-"""Elements of noise drawn at once: those of several boundaries where they are small."""
 
 
 @final
@@ -175,7 +167,7 @@ class Bridge(ChunkedGradient):
         self.maximum_nonfinite_share = maximum_nonfinite_share
         self._aliases: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
         self._mean_squares: list[float] = []
-        self._seen = _Squares()
+        self._seen = MeanSquares()
         self._further_passes = self._dropped = 0
 
     @classmethod
@@ -302,7 +294,7 @@ class Bridge(ChunkedGradient):
     def _pieces(
         self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
     ) -> Iterator[Piece]:
-        self._seen = _Squares()
+        self._seen = MeanSquares()
         self._further_passes = self._dropped = 0
         crosses = self._credited and batch.inputs.shape[1] > self.truncation
         pairs = self.draws * len(batch.inputs)
@@ -361,10 +353,10 @@ class Bridge(ChunkedGradient):
         self, carried: Carried, batch: Batch, objective: Any, weight: float, rows: slice
     ) -> Iterator[Sequence[Tensor]]:
         """λ̂ at each boundary. The rollouts start at the first, when its credit is asked for."""
-        chunks, floats = self._chunks(batch), _floats(carried.state)
+        chunks, floats = self._chunks(batch), floats_of(carried.state)
         if len(chunks) == 1 or not self._credited:
             return
-        noise = _BoundaryNoise(
+        noise = BoundaryNoise(
             self.noise,
             Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
             members=range(
@@ -383,12 +375,12 @@ class Bridge(ChunkedGradient):
 
     @torch.no_grad()
     def _later_differences(
-        self, carried: Carried, chunks: list[Batch], objective: Any, noise: "_BoundaryNoise"
+        self, carried: Carried, chunks: list[Batch], objective: Any, noise: "BoundaryNoise"
     ) -> Tensor:
         """C at the start of each chunk for each member, over the number of draws of its sequence that are
         kept: [boundaries, members] float64; 0 for draws that are dropped."""
         if self.discount < 1:
-            objective = _Discounted(objective, self.discount)
+            objective = Discounted(objective, self.discount)
         sequences = torch.arange(len(chunks[0].inputs), device=chunks[0].inputs.device)
         rows = sequences.repeat_interleave(self.draws).repeat(2)  # [signs, sequences, draws]
         carried.state = map_state(lambda tensor: tensor.index_select(0, rows), carried.state)
@@ -425,7 +417,7 @@ class Bridge(ChunkedGradient):
     def _prepare(self, model: Any, batch: Batch) -> None:
         """Check the state, and measure it in one clean rollout where no estimate has done so."""
         start = self._start(model, len(batch.inputs))
-        floats = _floats(start)
+        floats = floats_of(start)
         if not floats:
             raise ConfigError(
                 f"Bridge adds noise to the state of {type(model).__name__}, but none of its tensors is "
@@ -433,13 +425,13 @@ class Bridge(ChunkedGradient):
             )
         if not self.relative or len(self._mean_squares) == len(floats):
             return
-        seen = _Squares()
+        seen = MeanSquares()
         with evaluation_mode(model):
             for rows in self._portions(batch):
                 state = map_state(lambda tensor, rows=rows: tensor[rows], start)
                 for chunk in self._chunks(rows_of(batch, rows))[:-1]:
                     _, state = model(chunk.inputs, state)
-                    seen.add(_floats(state))
+                    seen.add(floats_of(state))
         means = seen.means(self.workers)
         if not all(math.isfinite(square) for square in means):
             raise NonFiniteLossError(
@@ -448,110 +440,3 @@ class Bridge(ChunkedGradient):
             )
         self._mean_squares = means
         self._further_passes += len(batch.inputs)
-
-
-@dataclass(frozen=True)
-class _Discounted:
-    """A token objective whose losses count γⁿ, n steps after the first of those that it is given."""
-
-    objective: TokenObjective
-    discount: float
-
-    def token_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        losses = self.objective.token_losses(outputs, targets)
-        powers = self.discount ** torch.arange(losses.shape[1], device=losses.device, dtype=torch.float64)
-        return losses * powers
-
-    def counts(self, targets: Tensor) -> Tensor:
-        return self.objective.counts(targets)
-
-
-class _BoundaryNoise:
-    """The noise at the boundaries of a portion of the batch: for each member (a draw of a sequence; those of
-    one sequence side by side) one vector over all floating tensors of the state.
-
-    Args:
-        members: numbers of the members.
-        boundaries: how many there are.
-        floats: the floating tensors of a state, for their shapes.
-        scales: ε of each of them.
-    """
-
-    def __init__(
-        self,
-        kind: NoiseKind,
-        draw: Draw,
-        *,
-        members: range,
-        boundaries: int,
-        floats: list[Tensor],
-        scales: list[float],
-    ) -> None:
-        self.kind: NoiseKind = kind
-        self.draw, self.members, self.boundaries = draw, members, boundaries
-        self.floats = floats
-        self.sizes = [tensor[0].numel() for tensor in floats]
-        self.device = floats[0].device
-        self.scale = torch.tensor(scales, device=self.device).repeat_interleave(
-            torch.tensor(self.sizes, device=self.device), output_size=sum(self.sizes)
-        )
-        self._together = max(1, NOISE_AT_ONCE // (len(members) * sum(self.sizes)))
-        self._first, self._drawn = 0, torch.empty(0)
-
-    def at(self, boundary: int) -> Tensor:
-        """ξ at a boundary, [members, size] float32."""
-        size, first = sum(self.sizes), boundary - boundary % self._together
-        if len(self._drawn) == 0 or first != self._first:
-            count = min(self._together, self.boundaries - first)
-            self._first, self._drawn = (
-                first,
-                noise(
-                    self.kind,
-                    self.draw,
-                    self.members,
-                    STREAM,
-                    count * size,
-                    offset=first * size,
-                    dtype=torch.float32,
-                    device=self.device,
-                ),
-            )
-        return self._drawn[:, (boundary - first) * size : (boundary - first + 1) * size]
-
-    def added(self, state: State, boundary: int) -> State:
-        """The state of rows [signs, members] with ±ε ξ of the boundary."""
-        step = self.at(boundary) * self.scale
-        parts = iter(self.split(torch.cat([step, -step])))
-        return map_state(lambda tensor: tensor + next(parts) if tensor.is_floating_point() else tensor, state)
-
-    def split(self, vectors: Tensor) -> list[Tensor]:
-        """[rows, size] in the shapes and dtypes of the state's floating tensors."""
-        parts = zip(vectors.split(self.sizes, dim=1), self.floats, strict=True)
-        return [part.reshape(-1, *like.shape[1:]).to(like.dtype) for part, like in parts]
-
-
-class _Squares:
-    """Mean squares of the floating tensors of a state, over rows and boundaries."""
-
-    def __init__(self) -> None:
-        self._norms: list[Tensor] = []
-        self._elements: list[list[int]] = []
-
-    def add(self, floats: Sequence[Tensor]) -> None:
-        """See one state more."""
-        norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in floats]
-        self._norms.append(torch.stack(norms))
-        self._elements.append([tensor.numel() for tensor in floats])
-
-    def means(self, workers: Workers) -> list[float]:
-        """The mean square of each tensor, over all processes; empty where nothing was seen."""
-        if not self._norms:
-            return []
-        squares = torch.stack(self._norms).square().sum(0).cpu()
-        elements = torch.tensor(self._elements, dtype=torch.float64).sum(0)
-        squares, elements = workers.sum(torch.cat([squares, elements])).chunk(2)
-        return (squares / elements).tolist()
-
-
-def _floats(state: State) -> list[Tensor]:
-    return [tensor for tensor in state_tensors(state) if tensor.is_floating_point()]
