@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from zorn.config import Config, RunConfig, change
-from zorn.estimators.two_part import GRADIENTS
 from zorn.models import Batch
 from zorn.plan.live import LiveBytes
 from zorn.tasks import objective_of
@@ -167,15 +166,18 @@ def _counted(config: Config, vocabulary: int, steps: int) -> Memory:
             live.peak = live.now
 
         live.peak = live.now  # without what making the model took
-        if learner.optimizer is not None:
-            learner.optimizer.register_step_pre_hook(lambda *_: half_ends("estimate"))
+        for optimizer in learner.optimizers[:1]:
+            optimizer.register_step_pre_hook(lambda *_: half_ends("estimate"))
         for number in sorted({0, 1, every}):
             learner.step = learner.estimator.step = number
             learner.train_step(0.0)
-            half_ends("estimate" if learner.optimizer is None else "update")
-        gradients = [getattr(each, name, None) for each in learner.model.parameters() for name in GRADIENTS]
-        state = {} if learner.optimizer is None else learner.optimizer.state
-        moments = [each for values in state.values() for each in values.values() if torch.is_tensor(each)]
+            half_ends("update" if learner.optimizers else "estimate")
+        groups = [group for optimizer in learner.optimizers for group in optimizer.param_groups]
+        held = {id(each): each for group in groups for each in group["params"]}
+        held |= {id(each): each for each in learner.model.parameters()}
+        gradients = [each.grad for each in held.values()]
+        states = [values for optimizer in learner.optimizers for values in optimizer.state.values()]
+        moments = [each for values in states for each in values.values() if torch.is_tensor(each)]
     further = TOKEN * steps * (asked - config.task.batch)
     return Memory(
         weights=weights,
