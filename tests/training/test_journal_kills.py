@@ -7,9 +7,8 @@ import sys
 
 import pytest
 from rich.console import Console
-from zorn.training.config import config_to_json
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve, to_json
 from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.journal import last_step
 from zorn.training.loggers import read_metrics
@@ -21,7 +20,7 @@ import torch
 torch.set_num_threads(1)
 from rich.console import Console
 from zorn.training import Trainer
-from zorn.training.config import config_from_json
+from zorn.config import from_json
 import zorn.training.trainer, tensorboard.summary.writer.record_writer
 import tensorboard.compat.proto.event_pb2, tensorboard.compat.proto.summary_pb2
 zorn.training.trainer.draw_curve = lambda *_: None
@@ -41,7 +40,7 @@ def size(folder):
     return file.stat().st_size if file.exists() else 0
 
 moments = random.Random(1)
-config = config_from_json(Path(sys.argv[1]).read_text())
+config, _ = from_json(Path(sys.argv[1]).read_text())
 folder = config.run.out
 for trial in range(100):
     child = os.fork()
@@ -94,7 +93,8 @@ def no_picture(monkeypatch):
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
     """SIGKILL at random moments, with nothing saved but the start: all that is left is the journal."""
     Trainer(settings(tmp_path / "whole"), console=Console(file=io.StringIO())).run()
-    (tmp_path / "run.json").write_text(config_to_json(settings(tmp_path / "run")))
+    asked = settings(tmp_path / "run")
+    (tmp_path / "run.json").write_text(to_json(asked, resolve(asked)[0]))
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path / "run.json")],
         capture_output=True,

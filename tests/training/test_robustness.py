@@ -14,9 +14,8 @@ import sys
 import pytest
 import torch
 from rich.console import Console
-from zorn.training.config import config_to_json
 
-from zorn.config import BudgetConfig, Choice, Config, RunConfig, ScheduleConfig
+from zorn.config import BudgetConfig, Choice, Config, RunConfig, ScheduleConfig, resolve, to_json
 from zorn.errors import CheckpointError, ConfigError
 from zorn.training import Trainer, checkpoints, latest_checkpoint
 from zorn.training.load import load_run, load_writer
@@ -288,7 +287,7 @@ import torch
 torch.set_num_threads(1)
 from rich.console import Console
 from zorn.training import Trainer
-from zorn.training.config import config_from_json
+from zorn.config import from_json
 import zorn.training.trainer, tensorboard.summary.writer.record_writer
 import tensorboard.compat.proto.event_pb2, tensorboard.compat.proto.summary_pb2
 zorn.training.trainer.draw_curve = lambda *_: None
@@ -309,7 +308,7 @@ def lines(folder):
 
 moments = random.Random(0)
 for path in sys.argv[1:]:
-    config = config_from_json(Path(path).read_text())
+    config, _ = from_json(Path(path).read_text())
     folder = config.run.out
     for trial in range(1000):
         child = os.fork()
@@ -347,7 +346,7 @@ def test_runs_that_are_killed_again_and_again_end_as_if_nothing_had_happened(tmp
     for name in ("cd-rge", "fd-rge", "spsa-1.5"):
         config = settings(tmp_path / name, steps=20, estimator=name)
         files.append(tmp_path / f"{name}.json")
-        files[-1].write_text(config_to_json(config))
+        files[-1].write_text(to_json(config, resolve(config)[0]))
         whole = dataclasses.replace(config.run, out=tmp_path / f"{name} whole")
         train(dataclasses.replace(config, run=whole))
     done = subprocess.run(

@@ -134,6 +134,7 @@ class RunConfig:
                 f"device must be a device's name, got {self.device!r}: for example --device cpu"
             )
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        check_choice("kernels", self.kernels, ("own", "flashrnn"))
         if self.threads is not None:
             check_whole_number("threads", self.threads, minimum=1)
         check_whole_number("evaluations", self.evaluations, minimum=1)

@@ -12,14 +12,13 @@ with symmetric feedback). For the LSTM it is the gradient of its inventors: Hoch
 truncate errors that leave a memory cell.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
 from torch import Tensor, nn
 
-from zorn.checks import check_whole_number
+from zorn.checks import LARGEST, check_whole_number
 from zorn.errors import ConfigError
 from zorn.estimators.tbptt import ChunkedGradient
 from zorn.models import Batch, RecurrentCell
@@ -56,13 +55,11 @@ class EProp(ChunkedGradient):
     def __init__(self, *, truncation: int | None = None, **options: Any) -> None:
         if truncation is not None:
             check_whole_number("truncation", truncation, minimum=1)
-        super().__init__(truncation=truncation or sys.maxsize, **options)
+        super().__init__(truncation=truncation or LARGEST, **options)
 
     def settings(self) -> dict[str, Any]:
         """The values of all settings, by name."""
-        return super().settings() | {
-            "truncation": None if self.truncation == sys.maxsize else self.truncation
-        }
+        return super().settings() | {"truncation": None if self.truncation == LARGEST else self.truncation}
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         super()._check(model, batch, objective)

@@ -188,8 +188,6 @@ def read_source(source: str | Path) -> bytes:
     if source == PYTHON_DOCS:
         return gzip.decompress(_PYTHON_DOCS.read_bytes())
     advice = f"give the path of a text file, or {PYTHON_DOCS!r} for the text that ships with zorn"
-    if source == "":
-        raise ConfigError(f"source must be a name or a path, got an empty text; {advice}")
     try:
         text = Path(source).read_bytes()
     except FileNotFoundError as error:
