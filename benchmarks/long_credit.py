@@ -146,10 +146,10 @@ def methods(delay: int) -> dict[str, Method]:
 
 def _in_chunks(method: Method) -> Method:
     """The method with `ROWS` sequences, or one a member, and in chunks where it takes whole sequences."""
-    batch = ROWS if method.estimator.population is None else method.estimator.population
     estimator = method.estimator
-    if estimator.estimator in ("activity", "cd-rge"):
-        estimator = dataclasses.replace(estimator, time_chunk=CHUNK)
+    batch = estimator.get("population") or ROWS
+    if estimator.name in ("activity", "cd-rge"):
+        estimator = estimator.but(time_chunk=CHUNK)
     return dataclasses.replace(method, batch=batch, estimator=estimator)
 
 

@@ -115,7 +115,8 @@ def train(settings: Settings, steps: int | None = None) -> None:
     """Some steps on random tokens, by default to the second with credit (where every one has: the second),
     which has the gradient and the moments of those before."""
     config = configuration(settings)
-    steps = steps or 1 + (config.estimator.get("credit_every") or 1)
+    every: int = config.estimator.get("credit_every") or 1
+    steps = 1 + every if steps is None else steps
     shape = config.task.batch, settings["T"] + 1
     tokens = torch.randint(0, settings["vocabulary"], shape, generator=torch.Generator().manual_seed(0))
     batch = zorn.Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

@@ -270,7 +270,7 @@ def _structure(perturbation: object, noise: NoiseKind) -> Perturbation:
     )
 
 
-def _shaping(shaping: Any) -> Shaping:
+def _shaping(shaping: Any) -> Any:
     """The function that a setting names, or is."""
     if isinstance(shaping, str) and shaping in SHAPINGS:
         return SHAPINGS[shaping]
