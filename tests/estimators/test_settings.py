@@ -1,11 +1,23 @@
 """A setting outside its range is refused before any work, by a message that names it."""
 
 import pytest
-from small_language import language_batch, language_model
+import torch
+from small_language import language_batch, language_model, without_type_checks
 
 from zorn.errors import ConfigError, UncoveredParameterError
-from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15
+from zorn.estimators import (
+    BPTT,
+    CDRGE,
+    ESTIMATORS,
+    FDRGE,
+    SPSA15,
+    TBPTT,
+    ActivityCredit,
+    Bridge,
+    EProp,
+)
 from zorn.perturbations import Dense, FusedSGD, RankOne
+from zorn.settings import settings_of
 from zorn.tasks import TokenCrossEntropy
 
 SETTINGS = [
@@ -32,6 +44,30 @@ SETTINGS = [
 def test_a_setting_outside_its_range(kind, name, value):
     with pytest.raises(ConfigError, match=rf"^{name} must be a .*, got {value}"):
         kind(**{"population": 4, "epsilon": 0.1, name: value})
+
+
+@pytest.mark.parametrize("value", ["no", -1, 1.5j, [1], float("nan"), torch.tensor(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ESTIMATORS for name in settings_of(ESTIMATORS[kind])]
+)
+def test_every_setting_of_every_estimator_is_checked(kind, name, value):
+    made, settings = ESTIMATORS[kind], settings_of(ESTIMATORS[kind])
+    needed = {each: 2 for each, setting in settings.items() if setting.required}
+    with without_type_checks(), pytest.raises(ConfigError, match=rf"^{name}\b"):
+        made(**{**needed, name: value})
+
+
+@pytest.mark.parametrize("kind", [TBPTT, Bridge, EProp, ActivityCredit])
+def test_carry_is_a_switch(kind):
+    needed = {} if kind in (EProp, ActivityCredit) else {"truncation": 2}
+    with without_type_checks(), pytest.raises(ConfigError, match="^carry must be True or False, got 'no'"):
+        kind(carry="no", **needed)
+
+
+@pytest.mark.parametrize("perturbation", ["dense", Dense()])
+def test_a_noise_that_is_none_whatever_the_structure_is_given_by(perturbation):
+    with without_type_checks(), pytest.raises(ConfigError, match="^noise: got 'uniform'"):
+        CDRGE(perturbation=perturbation, noise="uniform", group_size=None)
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ class Bridge(ChunkedGradient):
         **options: Any,
     ) -> None:
         super().__init__(truncation=truncation, **options)
-        for switch, on in (("relative", relative), ("separate", separate), ("carry", self.carry)):
-            check_switch(switch, on)
+        check_switch("relative", relative)
+        check_switch("separate", separate)
         check_whole_number("draws", draws, minimum=1)
         if credit_every is None:
             credit_every = draws if separate else 1

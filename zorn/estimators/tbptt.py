@@ -17,7 +17,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_whole_number
+from zorn.checks import check_switch, check_whole_number
 from zorn.errors import ConfigError
 from zorn.estimators.arguments import check_state
 from zorn.estimators.base import Need
@@ -44,6 +44,7 @@ class ChunkedGradient(ExactGradient):
 
     def __init__(self, *, truncation: int, carry: bool = False, **options: Any) -> None:
         check_whole_number("truncation", truncation, minimum=1)
+        check_switch("carry", carry)
         super().__init__(**options)
         self.truncation = truncation
         self.carry = carry

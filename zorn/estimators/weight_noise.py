@@ -29,6 +29,7 @@ from zorn.perturbations import (
     RankOne,
     Workload,
 )
+from zorn.perturbations.draw import check_noise_kind
 from zorn.perturbations.targets import Target
 
 PERTURBATIONS: dict[str, Any] = {"rank-one": RankOne, "dense": Dense}
@@ -90,6 +91,7 @@ class WeightNoise(Estimator):
         check_whole_number("micro_batch", micro_batch, minimum=1)
         if group_size is not None:
             check_whole_number("group_size", group_size, minimum=1)
+        check_noise_kind(noise)
         check_seed(seed)
         check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
         self._shape = _shaping(shaping)
