@@ -259,14 +259,14 @@ def test_the_models_settings_reach_it(tmp_path):
         return {name: tuple(parameter.shape) for name, parameter in made.named_parameters()}
 
     plain = shapes(cell="dnc")
-    for change in (
+    for changed in (
         {"memory_slots": 5, "simple_memory": True},
         {"memory_width": 5},
         {"read_heads": 3},
         {"simple_memory": True},
         {"norm": "layer"},
     ):
-        assert shapes(cell="dnc", **change) != plain, change
+        assert shapes(cell="dnc", **changed) != plain, changed
     normed = trainer(settings(tmp_path, model={"norm": "rms", "residual": True})).model
     bare = trainer(settings(tmp_path, model={"norm": "rms"})).model
     tokens = torch.zeros(1, 3, dtype=torch.int64)
