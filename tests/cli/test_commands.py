@@ -114,7 +114,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     words = ["--seconds", "600", "--evaluations", "1", "--out", "my run"]
     run = process(["train", *COPY, *words], tmp_path)
     assert run.stdout is not None
-    assert run.stdout.readline() == "estimator cd-rge: it uses --population\n"
+    assert run.stdout.readline() == "estimator cd-rge: it has --population\n"
     assert any(line.startswith("step 1 ") for line in run.stdout)
     run.send_signal(signal.SIGINT)
     out, error = run.communicate(timeout=60)

@@ -52,7 +52,7 @@ def test_the_model_of_the_flags_is_counted(capsys):
         f"{parameter_count(model)} numbers, {parameter_count(model)} perturbed, 0 frozen, 0 uncovered" in text
     )
     assert rows["embedding.weight"] == "14 × 8 112 perturbed rank-one, 14 × 8"
-    code, rows, text = inspect(capsys, *words, "--structure", "dense")
+    code, rows, text = inspect(capsys, *words, "--perturbation", "dense")
     assert code == 0
     assert rows["embedding.weight"] == "14 × 8 112 perturbed dense"
     assert f"{parameter_count(model)} random numbers a member" in text
@@ -62,13 +62,13 @@ def test_a_preset_brings_its_structure(capsys):
     _, rows, text = inspect(capsys, "--preset", "paper-96")
     assert rows["cells.0.map.weight_state"].endswith("dense")
     assert "126,049 perturbed" in text
-    _, rows, _ = inspect(capsys, "--preset", "paper-96", "--structure", "rank-one")
+    _, rows, _ = inspect(capsys, "--preset", "paper-96", "--perturbation", "rank-one")
     assert "rank-one," in rows["cells.0.map.weight_state"]
 
 
 def test_a_run_is_inspected_as_it_was_trained(tmp_path, capsys):
     out = str(tmp_path / "run")
-    words = "--task sort --batch 4 --population 4 --group-size 0 --hidden-size 4 --structure dense --steps 1"
+    words = "--task sort --batch 4 --estimator cd-rge --population 4 --group-size None --hidden-size 4 --perturbation dense --steps 1"
     assert main(["train", *words.split(), "--out", out]) == 0
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
@@ -96,7 +96,7 @@ def test_what_no_rule_covers_is_exit_code_1_with_text_that_helps(own, capsys):
     assert "17 numbers, 16 perturbed, 0 frozen, 1 uncovered" in text
     fix = 'model.get_parameter("1.weight").requires_grad_(False)'
     assert f"    {fix}\n" in text
-    code, _, _ = inspect(capsys, f"{own}:uncovered", "--structure", "dense")
+    code, _, _ = inspect(capsys, f"{own}:uncovered", "--perturbation", "dense")
     assert code == 0
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.PReLU())
     eval(fix, {"model": model})

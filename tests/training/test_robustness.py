@@ -84,7 +84,7 @@ def text_task(text, tokenizer):
 def edit(folder, group, **changes):
     file = folder / "config.json"
     groups = json.loads(file.read_text())
-    groups[group] |= changes
+    groups["resolved"][group] |= changes
     file.write_text(json.dumps(groups))
 
 
