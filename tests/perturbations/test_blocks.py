@@ -42,14 +42,14 @@ def weights_after(estimator, dtype):
 )
 def test_an_update_has_the_same_bits_however_small_the_pieces(make, dtype, monkeypatch):
     norm, whole = weights_after(make(), dtype)  # no parameter has 2 ** 17 numbers
-    monkeypatch.setattr(blocks, "FOLD_ELEMENTS", 1000)
+    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", 1000)
     found, cut = weights_after(make(), dtype)
     assert all(torch.equal(one, other) for one, other in zip(whole, cut, strict=True))
     assert found == pytest.approx(norm, rel=1e-6)
 
 
 def test_no_copy_of_a_whole_parameter_is_made(monkeypatch):
-    monkeypatch.setattr(blocks, "FOLD_ELEMENTS", PIECE)
+    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", PIECE)
     parameter = torch.nn.Parameter(torch.ones(20 * PIECE + 5, dtype=torch.bfloat16))
     target, gradient = Target("weight", 0, parameter), torch.ones_like(parameter)
     with Largest() as largest, torch.no_grad():

@@ -13,9 +13,7 @@ from zorn.perturbations import (
     GradientBlock,
     RankOne,
     Target,
-    dense,
     fold_into_grad,
-    rank_one,
 )
 from zorn.perturbations.fold import RoundingBits
 from zorn.random import round_stochastically, words
@@ -56,8 +54,7 @@ def test_every_element_comes_once_however_small_the_blocks(structure, elements, 
     model = model_of_all_layouts()
     weights = torch.randn(11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = collect(structure.bind(model), weights)
-    monkeypatch.setattr(rank_one, "FOLD_ELEMENTS", elements)
-    monkeypatch.setattr(dense, "FOLD_ELEMENTS", elements)
+    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", elements)
     bound = structure.bind(model)
     found = collect(bound, weights)
     for name, gradient in found.items():
@@ -83,8 +80,7 @@ def test_large_populations_are_summed_in_pieces(structure, monkeypatch):
     model = nn.Linear(8, 4).double()
     weights = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = collect(structure.bind(model), weights)
-    monkeypatch.setattr(rank_one, "FOLD_ELEMENTS", 4096)
-    monkeypatch.setattr(dense, "FOLD_ELEMENTS", 4096)
+    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", 4096)
     found = collect(structure.bind(model), weights)
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-9)

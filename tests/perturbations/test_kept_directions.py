@@ -18,7 +18,7 @@ def test_what_is_kept_of_a_direction_gives_the_same_bits(noise, dtype, monkeypat
         dtype
     )
     bound = Dense(noise=noise).bind(model)
-    monkeypatch.setattr(dense, "FOLD_ELEMENTS", 24)
+    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", 24)
     wide = torch.promote_types(dtype, torch.float32)
     for member, sign, step in [
         (0, 1, 9),

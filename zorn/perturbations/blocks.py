@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zorn.perturbations.perturbation import FOLD_ELEMENTS, GradientBlock
+from zorn.perturbations.perturbation import GradientBlock, fold_elements
 from zorn.perturbations.targets import Target
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The flattened tensor in views of at most `FOLD_ELEMENTS` elements, so that temporaries stay small.
+    """The flattened tensor in views of at most `fold_elements` elements, so that temporaries stay small.
 
     If the tensor is not contiguous, they are views of a copy.
 
@@ -18,7 +18,7 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
         >>> [len(piece) for piece in pieces(torch.zeros(300, 1000))]
         [131072, 131072, 37856]
     """
-    yield from tensor.detach().reshape(-1).split(FOLD_ELEMENTS)
+    yield from tensor.detach().reshape(-1).split(fold_elements(tensor))
 
 
 def gradient_blocks(target: Target, gradient: Tensor) -> Iterator[GradientBlock]:

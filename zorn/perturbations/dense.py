@@ -27,7 +27,7 @@ from zorn.perturbations.draw import Draw, NoiseKind, check_noise_kind, noise, st
 from zorn.perturbations.kernel_fold import KernelPart, with_kernels
 from zorn.perturbations.open_blocks import open_block
 from zorn.perturbations.packed_signs import pack_signs, unpack_signs
-from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.perturbation import BoundPerturbation, GradientBlock, Perturbation, fold_elements
 from zorn.perturbations.targets import Target, trainable_targets
 
 
@@ -128,8 +128,9 @@ class _BoundDense(BoundPerturbation):
             size = target.parameter.numel()
             wide = torch.promote_types(target.parameter.dtype, torch.float32)
             scaled = weights.to(target.parameter.device, wide)
-            elements_at_once = max(1, min(size, max(4096, FOLD_ELEMENTS // len(weights))))
-            members_at_once = max(1, FOLD_ELEMENTS // elements_at_once)
+            at_once = fold_elements(target.parameter)
+            elements_at_once = max(1, min(size, max(4096, at_once // len(weights))))
+            members_at_once = max(1, at_once // elements_at_once)
             for start in range(0, size, elements_at_once):
                 count = min(elements_at_once, size - start)
                 total = torch.zeros(count, dtype=wide, device=target.parameter.device)
@@ -152,8 +153,9 @@ class _BoundDense(BoundPerturbation):
             self._kept_of, self._kept = key, {}
         for target, scratch in zip(self._copied, self._scratch, strict=True):
             weight, result = target.parameter.reshape(-1), scratch.view(-1)
-            for start in range(0, weight.numel(), FOLD_ELEMENTS):
-                part = weight[start : start + FOLD_ELEMENTS]
+            at_once = fold_elements(weight)
+            for start in range(0, weight.numel(), at_once):
+                part = weight[start : start + at_once]
                 z = self._kept_direction(target, draw, members, start, part.numel())
                 wide = torch.promote_types(part.dtype, torch.float32)
                 result[start : start + part.numel()] = torch.add(part.to(wide), z, alpha=sign * draw.epsilon)

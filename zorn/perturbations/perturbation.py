@@ -17,6 +17,17 @@ from zorn.perturbations.targets import Target
 FOLD_ELEMENTS = 1 << 17  # elements of the largest temporary of a fold: 0.5 MiB in float32
 
 
+def fold_elements(tensor: Tensor) -> int:
+    """Elements of the largest temporary of a fold into a tensor. On sizes alone a 256th of it: a plan
+    of a billion parameters would else go through thousands of pieces that are all the same.
+
+    >>> import torch
+    >>> fold_elements(torch.zeros(3)), fold_elements(torch.zeros(2**30, device="meta"))
+    (131072, 4194304)
+    """
+    return max(FOLD_ELEMENTS, tensor.numel() // 256) if tensor.is_meta else FOLD_ELEMENTS
+
+
 @dataclass(frozen=True)
 class GradientBlock:
     """A piece of a gradient: elements start .. start + len(values) of the flattened parameter; values are

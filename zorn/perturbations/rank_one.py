@@ -30,7 +30,7 @@ from zorn.perturbations.kernel_fold import KernelPart, with_kernels
 from zorn.perturbations.member_noise import Factors, MemberNoise
 from zorn.perturbations.memberwise import MemberwiseRule
 from zorn.perturbations.open_blocks import open_block
-from zorn.perturbations.perturbation import FOLD_ELEMENTS, BoundPerturbation, GradientBlock, Perturbation
+from zorn.perturbations.perturbation import BoundPerturbation, GradientBlock, Perturbation, fold_elements
 from zorn.perturbations.read_ahead import ReadAhead
 from zorn.perturbations.targets import Site, StructuredTarget, structured_sites
 
@@ -182,7 +182,7 @@ class _BoundRankOne(BoundPerturbation):
                     a[:, row - start] = 0
             return a
 
-        return ReadAhead(drawn, layout.blocks * layout.rows)
+        return ReadAhead(drawn, layout.blocks * layout.rows, 2 * fold_elements(parameter))
 
     def _column_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
         """b of all blocks, one after another; ones where it is one column that needs none."""
@@ -194,7 +194,7 @@ class _BoundRankOne(BoundPerturbation):
                 return torch.ones(len(members), count, dtype=place[0], device=place[1])
             return noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
 
-        return ReadAhead(drawn, layout.blocks * layout.columns)
+        return ReadAhead(drawn, layout.blocks * layout.columns, 2 * fold_elements(parameter))
 
     def _fold_target(self, target: StructuredTarget, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         """(w ∘ A)ᵀ B of each block of the parameter: small blocks together, large ones in slices of rows,
@@ -203,9 +203,10 @@ class _BoundRankOne(BoundPerturbation):
         wide = torch.promote_types(parameter.dtype, torch.float32)
         scaled = weights.to(parameter.device, wide).view(-1, 1, 1)
         row_factor, column_factor = self._row_factor(target, draw), self._column_factor(target, draw)
-        members_at_once = max(1, min(len(weights), FOLD_ELEMENTS // layout.columns))
-        rows_at_once = max(1, min(layout.rows, FOLD_ELEMENTS // max(members_at_once, layout.columns)))
-        blocks_at_once = max(1, FOLD_ELEMENTS // (layout.rows * max(members_at_once, layout.columns)))
+        at_once = fold_elements(parameter)
+        members_at_once = max(1, min(len(weights), at_once // layout.columns))
+        rows_at_once = max(1, min(layout.rows, at_once // max(members_at_once, layout.columns)))
+        blocks_at_once = max(1, at_once // (layout.rows * max(members_at_once, layout.columns)))
         for first in range(0, layout.blocks, blocks_at_once):
             blocks = min(blocks_at_once, layout.blocks - first)
             for start in range(0, layout.rows, rows_at_once):

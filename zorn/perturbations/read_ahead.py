@@ -9,13 +9,14 @@ AT_ONCE = 1 << 18
 
 
 class ReadAhead:
-    """Reads pieces of the members' vectors, in rising order, from draws of `AT_ONCE` elements.
+    """Reads pieces of the members' vectors, in rising order, from draws of `at_once` elements.
 
     What is read does not depend on the draws: noise is counter-based.
 
     Args:
         draw: of some members, the first element and how many: [len(members), count].
         size: elements of a member's vector.
+        at_once: elements that are drawn at once, of all members together.
 
     Example:
         >>> import torch
@@ -24,9 +25,10 @@ class ReadAhead:
         (tensor([[3, 4]]), tensor([[98, 99]]))
     """
 
-    def __init__(self, draw: Callable[[range, int, int], Tensor], size: int) -> None:
+    def __init__(self, draw: Callable[[range, int, int], Tensor], size: int, at_once: int = AT_ONCE) -> None:
         self._draw = draw
         self._size = size
+        self._at_once = at_once
         self._members = range(0)
         self._start = 0
         self._drawn: Tensor | None = None
@@ -35,7 +37,7 @@ class ReadAhead:
         """Elements start .. start + count of each member's vector, [len(members), count]: a view, to read."""
         drawn, first = self._drawn, start - self._start
         if drawn is None or members != self._members or first < 0 or first + count > drawn.shape[1]:
-            ahead = min(max(count, AT_ONCE // len(members)), self._size - start)
+            ahead = min(max(count, self._at_once // len(members)), self._size - start)
             drawn, first = self._draw(members, start, ahead), 0
             self._drawn, self._members, self._start = drawn, members, start
         return drawn[:, first : first + count]

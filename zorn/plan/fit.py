@@ -59,7 +59,7 @@ def needed_bytes(config: Config, vocabulary: int, steps: int) -> int:
 def largest_micro_batch(config: Config, vocabulary: int, steps: int, limit: int) -> int | None:
     """A micro-batch whose step fits `limit` bytes, nearly the largest; None where a single row does not.
 
-    What a step holds bends upwards with the rows, so a straight line between two of them is not too low.
+    Guessed on the straight line between two that are known; nearer to the one that fits where it does not.
     """
 
     def needed(rows: int) -> int:
@@ -74,7 +74,10 @@ def largest_micro_batch(config: Config, vocabulary: int, steps: int, limit: int)
     if needed(rows) > limit:
         return None
     share = (limit - needed(rows)) / (needed(above) - needed(rows))
-    return rows + int(share * (above - rows))
+    guess = rows + int(share * (above - rows))
+    while needed(guess) > limit:
+        guess = (rows + guess) // 2
+    return guess
 
 
 def propose(config: Config, vocabulary: int, steps: int, limit: int) -> Proposal:
@@ -88,10 +91,10 @@ def propose(config: Config, vocabulary: int, steps: int, limit: int) -> Proposal
     attempts = [] if asked <= limit else [Attempt(f"{_name(config)}, as asked,", asked)]
     least = asked
     for base in _near(config):
-        found = _within(base, vocabulary, steps, limit)
+        smallest = needed_bytes(_chunked(change(base, micro_batch=1), 1), vocabulary, steps)
+        found = _within(base, vocabulary, steps, limit) if smallest <= limit else None
         if found is not None:
             return Proposal(limit, found, needed_bytes(found, vocabulary, steps), tuple(attempts))
-        smallest = needed_bytes(_chunked(change(base, micro_batch=1), 1), vocabulary, steps)
         least = min(least, smallest)
         attempts.append(Attempt(f"{_name(base)}, a row at a time,", smallest))
     return Proposal(limit, None, least, tuple(attempts))
@@ -135,12 +138,7 @@ def _within(config: Config, vocabulary: int, steps: int, limit: int) -> Config |
         if fits(config):
             return config
     rows = largest_micro_batch(config, vocabulary, steps, limit)
-    while rows:
-        fewer = change(config, micro_batch=rows)
-        if fits(fewer):
-            return fewer
-        rows //= 2
-    return None
+    return None if rows is None else change(config, micro_batch=rows)
 
 
 def _near(config: Config) -> Iterator[Config]:
