@@ -22,7 +22,6 @@ from small_language import (
 )
 from test_tbptt import long_batch, peak_of_kept_elements
 from torch import nn
-from zorn.estimators.two_part import TwoPartOptimizer
 
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, TBPTT

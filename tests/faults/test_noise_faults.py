@@ -182,7 +182,9 @@ def test_noise_is_drawn_at_most_twice_a_member(kind, noise, micro_batch, monkeyp
     monkeypatch.setattr(dense, "noise", spy)
     monkeypatch.setattr(dense, "FOLD_ELEMENTS", 50)
     batch = Batch(torch.ones(4, 5, dtype=torch.int64), torch.zeros(4))
-    estimator = kind(population=3, epsilon=0.1, group_size=None, perturbation=Dense(noise=noise), micro_batch=micro_batch)
+    estimator = kind(
+        population=3, epsilon=0.1, group_size=None, perturbation=Dense(noise=noise), micro_batch=micro_batch
+    )
     estimator.estimate(model, batch, lambda outputs, targets: outputs.square().mean((1, 2)))
     assert len(drawn) == 3 * sum(p.numel() for p in model.parameters())
     assert set(drawn.values()) == {2}

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from zorn.estimators.two_part import TwoPartOptimizer
 
 from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, change, resolve
 from zorn.tasks import TextTask
