@@ -107,7 +107,7 @@ def test_underscores_and_negations_are_understood():
     assert config.model == PRESETS["quickstart"].model.but(hidden_size=32, tie_embedding=True)
     assert config.task.overfit is False
     assert config.schedule.clip_norm == 0.5
-    bridge, _ = settings("--estimator bridge --truncation 2 --no-separate".split())
+    bridge, _ = settings(["--estimator", "bridge", "--truncation", "2", "--no-separate"])
     assert bridge.estimator == Choice("bridge", truncation=2, separate=False)
 
 
