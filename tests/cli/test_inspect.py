@@ -68,7 +68,8 @@ def test_a_preset_brings_its_structure(capsys):
 
 def test_a_run_is_inspected_as_it_was_trained(tmp_path, capsys):
     out = str(tmp_path / "run")
-    words = "--task sort --batch 4 --estimator cd-rge --population 4 --group-size None --hidden-size 4 --perturbation dense --steps 1"
+    words = "--task sort --batch 4 --hidden-size 4 --steps 1 --estimator cd-rge --population 4"
+    words += " --group-size None --perturbation dense"
     assert main(["train", *words.split(), "--out", out]) == 0
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))

@@ -98,7 +98,7 @@ def edit(folder, group, **changes):
             {"epsilon": 0.1, "shaping": "sign"},
             "epsilon is 0.1, was 0.02; shaping is sign, was none",
         ),
-        ("optimizer", {"learning_rate": 1}, "learning_rate is 1.0, was 0.01"),
+        ("optimizer", {"learning_rate": 1.0}, "learning_rate is 1.0, was 0.01"),
         ("run", {"seed": 7}, "seed is 7, was 0"),
     ],
 )
