@@ -21,12 +21,12 @@ from small_language import (
 )
 from test_tbptt import long_batch, peak_of_kept_elements
 from torch import nn
-from zorn.estimators.two_part import TwoPartOptimizer
 
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, TBPTT
 from zorn.estimators.bridge import RMS_DECAY, Bridge
 from zorn.estimators.carry import state_tensors
+from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.models import Batch, map_state
 from zorn.perturbations import FusedSGD
 from zorn.random import normals, signs

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from zorn.estimators.two_part import TwoPartOptimizer
 
 from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, change, resolve
+from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.tasks import TextTask
 from zorn.training.build import build_estimator, build_model, build_optimizer, build_task
 from zorn.training.step import clip, prepare_step, update_weights
