@@ -27,7 +27,6 @@ from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, TBPTT
 from zorn.estimators.bridge import RMS_DECAY, Bridge
 from zorn.estimators.carry import state_tensors
-from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.models import Batch, map_state
 from zorn.perturbations import FusedSGD
 from zorn.random import normals, signs

@@ -60,13 +60,13 @@ def test_every_setting_of_every_estimator_is_checked(kind, name, value):
 @pytest.mark.parametrize("kind", [TBPTT, Bridge, EProp, ActivityCredit])
 def test_carry_is_a_switch(kind):
     needed = {} if kind in (EProp, ActivityCredit) else {"truncation": 2}
-    with without_type_checks(), pytest.raises(ConfigError, match="^carry must be True or False, got 'no'"):
+    with without_type_checks(), pytest.raises(ConfigError, match=r"^carry must be True or False, got 'no'"):
         kind(carry="no", **needed)
 
 
 @pytest.mark.parametrize("perturbation", ["dense", Dense()])
 def test_a_noise_that_is_none_whatever_the_structure_is_given_by(perturbation):
-    with without_type_checks(), pytest.raises(ConfigError, match="^noise: got 'uniform'"):
+    with without_type_checks(), pytest.raises(ConfigError, match=r"^noise: got 'uniform'"):
         CDRGE(perturbation=perturbation, noise="uniform", group_size=None)
 
 

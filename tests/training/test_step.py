@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, change, resolve
-from zorn.estimators.two_part import TwoPartOptimizer
 from zorn.tasks import TextTask
 from zorn.training.build import build_estimator, build_model, build_optimizers, build_task
 from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
