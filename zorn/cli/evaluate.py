@@ -41,7 +41,7 @@ class Evaluate:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     split: str = "validation"
-    """What to evaluate on: train, validation, test; for tasks other than text also validation-longer and
+    """The split to evaluate on: train, validation, test; for tasks other than text also validation-longer and
     test-longer, which are longer than any sequence of training."""
     smoothed_epsilon: float | None = None
     """Also print the smoothed loss at this scale, above 0: the mean loss under random perturbations of the

@@ -13,10 +13,10 @@ from zorn.tasks import TransductionTask
 from zorn.training.load import TextCodec, load_writer
 
 SEPARATOR = "|"
-"""What stands between a source and its answer in every task but text."""
+"""Text between a source and its answer in every task but text."""
 
 END = "."
-"""How the end of an answer is written in every task but text."""
+"""Text at the end of an answer in every task but text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Generate:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     prompt: str = ""
-    """What to go on with: for text any text, for the other tasks a question and the separator, such as
+    """Text to continue: for text any text, for the other tasks a question and the separator, such as
     'hello|' (copy, reverse, sort), '3cab|' (repeat-copy), '907+153|' (add). Empty: 'The ', or an example."""
     length: int = 400
     """Tokens to write, at least 1; but for text the answer's end comes first."""

@@ -1,4 +1,4 @@
-"""What a process of the command line does when it is stopped, and when nobody reads what it prints.
+"""Signals and closed pipes: the end of a process of the command line.
 
 Light to import: Ctrl-C may come while torch loads.
 """

@@ -1,4 +1,4 @@
-"""What `zorn train` and `zorn resume` share: running a trainer and saying how to go on when it is stopped."""
+"""Running a trainer, and saying how to resume when it is stopped: for `zorn train` and `zorn resume`."""
 
 import shlex
 

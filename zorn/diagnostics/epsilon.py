@@ -24,7 +24,7 @@ HALF_DECADES = tuple(10 ** (power / 2) for power in range(-12, 1))
 """1e-6 to 1: what `find_epsilon` tries unless it is told otherwise."""
 
 FLAT = 0.95
-"""What is at least this share of the best is on the plateau."""
+"""Share of the best above which an ε is on the plateau."""
 
 
 class NoPlateauError(ConfigError):
@@ -49,7 +49,7 @@ class EpsilonPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonSweep:
-    """What `find_epsilon` found.
+    """The findings of `find_epsilon`.
 
     Attributes:
         points: one for each ε, ascending.

@@ -1,4 +1,4 @@
-"""How the quality of an estimate grows with its members: cos(n) ≈ c_max / √(1 + κ / n).
+"""The quality of an estimate as a function of its members: cos(n) ≈ c_max / √(1 + κ / n).
 
 An estimate is its mean μ and noise of power V / n, all but orthogonal to everything else in many dimensions:
 its cosine to the gradient g is cos(μ, g) ‖μ‖ / √(‖μ‖² + V / n). So c_max = cos(μ, g) is what no population

@@ -63,7 +63,7 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What `measure_signal` found.
+    """The findings of `measure_signal`.
 
     Attributes:
         estimator: its class.
@@ -234,7 +234,8 @@ class _Halving:
 
 
 def size_of(estimator: Any) -> tuple[int, str]:
-    """How much there is of what makes an estimate better, and what that is; 1 estimate where there is none.
+    """The size of an estimate, in the unit that makes it better, and the unit; 1 estimate where there is
+    none.
 
     >>> import zorn
     >>> size_of(zorn.CDRGE(population=8, epsilon=0.1)), size_of(zorn.BPTT())

@@ -1,4 +1,4 @@
-"""What all processes must have alike, as facts that a message compares: names and short texts."""
+"""Facts that all processes must have alike, which a message compares: names and short texts."""
 
 import hashlib
 from collections.abc import Callable, Mapping

@@ -264,7 +264,7 @@ class ActivityCredit(Estimator):
         )
 
     def _sweep(self, model: nn.Module, batch: Batch, objective: Objective) -> Sweep:
-        """What the step's sweeps share; raises for what does not fit together."""
+        """The common part of the step's sweeps; raises for things that do not fit together."""
         check_sequences(model, batch, objective, self.time_chunk)
         tokens = isinstance(objective, TokenObjective)
         if not tokens and self.discount != 1:
@@ -353,7 +353,8 @@ class ActivityCredit(Estimator):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: seed, step, ε, the sizes that ε is relative to, and the carried state."""
+        """The state of a resumed run: seed, step, ε, the sizes that ε is relative to, and the carried
+        state."""
         return {
             "seed": self.seed,
             "step": self.step,

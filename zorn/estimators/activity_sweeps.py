@@ -29,7 +29,7 @@ class OutputGradient(Protocol):
 
 
 class Lanes(Enum):
-    """What runs side by side."""
+    """The rows that run side by side."""
 
     CLEAN = "the sequences, without noise"
     PAIRS = "every draw of every sequence under +ξ, then under −ξ"
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
 
 
 class Noisy(NamedTuple):
-    """What the sweep under noise found.
+    """The findings of the sweep under noise.
 
     Attributes:
         changes: (ℓ⁺ − ℓ⁻) / 2 of each token, or ℓ⁺ − ℓ to first order through the output layer:
@@ -63,7 +63,7 @@ class Noisy(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What both sweeps over some of the sequences gave: their part of the batch's loss, and the rest."""
+    """The results of both sweeps over some of the sequences: their part of the batch's loss, and the rest."""
 
     loss: float
     dropped: int
@@ -98,7 +98,7 @@ class Sweep:
 
     @property
     def share(self) -> float:
-        """What one draw of one sequence counts in the batch's mean."""
+        """Weight of one draw of one sequence in the batch's mean."""
         return 1 / (len(self.batch.inputs) * self.draws * self.normaliser)
 
     def members(self, rows: slice) -> range:
@@ -209,12 +209,12 @@ class Sweep:
 
 
 def has_output_gradient(objective: object) -> bool:
-    """Whether an objective tells its derivative by the model's outputs."""
+    """True where an objective tells its derivative by the model's outputs."""
     return isinstance(objective, OutputGradient)
 
 
 def token_normaliser(batch: Batch, objective: Objective) -> float:
-    """What a sequence's sum of token losses is divided by; 1 for a score."""
+    """Divisor of a sequence's sum of token losses; 1 for a score."""
     return mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else 1.0
 
 

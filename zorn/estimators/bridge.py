@@ -272,7 +272,7 @@ class Bridge(ChunkedGradient):
         return super()._estimate(model, batch, objective, update)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: step, seed, ε, the running mean squares of the state, and with `carry`
+        """The state of a resumed run: step, seed, ε, the running mean squares of the state, and with `carry`
         the state of the streams."""
         own = {"seed": self.seed, "epsilon": self.epsilon, "mean_squares": list(self._mean_squares)}
         return super().state_dict() | own
@@ -288,7 +288,7 @@ class Bridge(ChunkedGradient):
 
     @property
     def _credited(self) -> bool:
-        """Whether the estimate under way has credit."""
+        """True where the estimate under way has credit."""
         return self.step % self.credit_every == 0
 
     def _pieces(

@@ -1,4 +1,4 @@
-"""What an estimator gives back, and what it asks to have evaluated."""
+"""The result of an estimator, and the question that it asks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the exact estimators share: the gradient by autograd, piece by piece, behind the contract of the
-estimators."""
+"""The common part of the exact estimators: the gradient by autograd, piece by piece, behind the contract of
+the estimators."""
 
 import math
 from abc import abstractmethod

@@ -1,4 +1,5 @@
-"""What the estimators of unbounded sequences share: every member carries its state from window to window.
+"""The common part of the estimators of unbounded sequences: every member carries its state from window to
+window.
 
 A stream is read window by window, with an update after each. Member j runs under θ ± ε z, and both of its
 states stay its own until `reset`: what a perturbation did to the state in one window still shows in the
@@ -127,8 +128,9 @@ class StreamingEstimator(CentralDifferences):
         return replace(found, fold=fold)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: seed, step, ε and population, and of the segment its draw, its size, and
-        the members' states, as tensors [signs, members, group, …] in order. With several processes all call
+        """The state of a resumed run: seed, step, ε and population, and of the segment its draw, its size,
+        and the members' states, as tensors [signs, members, group, …] in order. With several processes all
+        call
         it together: it holds the states of all members, for a resume with any number of processes."""
         segment = self._segment
         return {
@@ -165,7 +167,8 @@ class StreamingEstimator(CentralDifferences):
 
     @abstractmethod
     def _draws(self, windows: int) -> int:
-        """How many directions each member has drawn once `windows` windows of the segment are done and the
+        """Number of directions that each member has drawn once `windows` windows of the segment are done and
+        the
         next begins: it runs under the last of them, and its coefficient multiplies the sum of all."""
 
 
@@ -181,7 +184,8 @@ class _Segment:
     windows: int
     lost: Bool[Tensor, " population"]
     states: _Held | list[Tensor] | None
-    """What this process holds; all of them, each [signs, members, group, …]; None before the first window."""
+    """The states that this process holds; all of them, each [signs, members, group, …]; None before the first
+    window."""
 
     @property
     def lanes(self) -> tuple[int, int, int]:

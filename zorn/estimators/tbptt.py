@@ -56,7 +56,7 @@ class ChunkedGradient(ExactGradient):
         self._carry.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step, and with `carry` the state of the streams."""
+        """The state of a resumed run: the step, and with `carry` the state of the streams."""
         return super().state_dict() | (self._carry.state_dict(self.workers) if self.carry else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

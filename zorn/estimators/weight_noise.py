@@ -235,7 +235,7 @@ class WeightNoise(Estimator):
         return shaped
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: seed, step, and what schedules move, ε and the population."""
+        """The state of a resumed run: seed, step, and what schedules move, ε and the population."""
         return {
             "seed": self.seed,
             "step": self.step,

@@ -74,12 +74,12 @@ class LiveBytes(TorchDispatchMode):
         return made
 
     def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What an operation makes of several others, which inference mode shows as one."""
+        """The result of an operation of several others, which inference mode shows as one."""
         with self:
             return func.decompose(*args, **kwargs)
 
     def _done(self, key: Any, func: Any, args: Any, kwargs: Any) -> Any:
-        """What an operation makes. Of sizes alone, the sizes of its result are kept: torch takes a hundred
+        """The result of an operation. Of sizes alone, the sizes of its result are kept: torch takes a hundred
         times as long to find them."""
         if not any(tensor.is_meta for tensor in _tensors((args, *kwargs.values()))):
             return func(*args, **kwargs)

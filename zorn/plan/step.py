@@ -23,7 +23,7 @@ from zorn.training.build import build_estimator
 from zorn.training.learner import Learner
 
 PARTS = ("weights", "optimizer", "gradients", "working")
-"""What memory is spent on. optimizer: its state. working: all that lives only during a step, and the batch's
+"""Uses of memory. optimizer: its state. working: all that lives only during a step, and the batch's
 tokens: noise, states, activations, logits."""
 
 SHORTEST = 16
@@ -87,7 +87,7 @@ class Given:
 
 
 def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
-    """What a training step holds at once.
+    """The bytes that a training step holds at once.
 
     Args:
         config: resolved.

@@ -39,7 +39,7 @@ ESTIMATOR = "estimator.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is: what a checkpoint holds beside the weights and the optimizer's state."""
+    """The progress of a run: the content of a checkpoint beside the weights and the optimizers' states."""
 
     step: int
     """Steps done, which is also the position in the data: the next batch is `training_batch(step)`."""
@@ -156,7 +156,7 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def newest_mark(folder: Path) -> tuple[Path, int] | None:
-    """What changes when a checkpoint is saved, also one of the same step; None where there is none."""
+    """A mark that changes when a checkpoint is saved, also one of the same step; None where there is none."""
     try:
         newest = _candidates(folder)[-1]
         return newest, (newest / MANIFEST).stat().st_mtime_ns
@@ -165,7 +165,7 @@ def newest_mark(folder: Path) -> tuple[Path, int] | None:
 
 
 def read_progress(path: Path) -> Progress:
-    """What a checkpoint holds beside weights and states; CheckpointError unless its manifest is whole."""
+    """The content of a checkpoint beside weights and states; CheckpointError unless its manifest is whole."""
     manifest = _read_manifest(path)
     if manifest is None:
         raise CheckpointError(
@@ -234,7 +234,7 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
 
 
 def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None when they are intact."""
+    """The damage of a checkpoint's files, in words; None when they are intact."""
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():

@@ -40,7 +40,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalHeader:
-    """What stands at the start of a journal.
+    """The start of a journal.
 
     Args:
         identity: of the run, from `run_identity`.

@@ -38,7 +38,7 @@ from zorn.training.step import move_weights
 
 
 def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] | None) -> bytes:
-    """What a run's journal is known by.
+    """The identity of a run's journal.
 
     Args:
         config: without anything left open.
@@ -187,7 +187,7 @@ def check_replayable(config: Config) -> None:
 
 
 def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
-    """How far a run is once a step of its journal is taken, without what no journal holds: the states of
+    """The progress of a run once a step of its journal is taken, without what no journal holds: the states of
     members along a stream."""
     fold = entry.fold
     moved = {"step": fold.draw.step + 1, "epsilon": fold.draw.epsilon, "population": len(fold.coded)}
@@ -223,7 +223,7 @@ def check_journal_of(run: Path) -> None:
 
 
 def _newest_progress(folder: RunFolder, config: Config) -> Progress:
-    """What the newest checkpoint tells of a run, whose settings and tokenizer are still those."""
+    """The progress in the newest checkpoint of a run whose settings and tokenizer are unchanged."""
     newest = read_progress(latest_checkpoint(folder.checkpoints))
     check_settings(newest.settings, config)
     if "tokenizer" in config.task.given:

@@ -1,4 +1,4 @@
-"""How a run goes on: how far its journal takes it, and how its log and its journal fit each other. A step's
+"""Resuming a run: how far its journal takes it, and how its log and its journal fit each other. A step's
 line can be made from its entry, so that no crash between the two writes loses a line or doubles one."""
 
 from collections import Counter
@@ -71,7 +71,7 @@ def entry_of(line: Record, fold: Fold, rate_factor: float) -> JournalEntry:
 
 
 def used(fold: Fold | None) -> Record:
-    """What a step's log says beside the schedules: ε and population that its members had, which a segment
+    """Fields of a step's log beside the schedules: ε and population that its members had, which a segment
     keeps from its beginning on; nothing for an estimate that is no fold.
 
     >>> used(None)
