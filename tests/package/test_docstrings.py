@@ -2,9 +2,11 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
+import zorn
 from zorn.settings import docstring_of
 from zorn.tasks import TASKS
 
@@ -46,3 +48,10 @@ def test_arguments_are_added_to_those_of_the_class_and_before_what_follows():
         "Raises:\n    ConfigError: green."
     )
     assert docstring_of(Base) == inspect.cleandoc(Base.__doc__)
+
+
+def test_no_docstring_begins_with_a_question_word():
+    """A noun says what a thing is; "What the layers put out" makes the reader look for one."""
+    stiff = re.compile(r'^ *"""(What|Who|How|Whether|Which) ', re.MULTILINE)
+    package = Path(zorn.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if stiff.search(path.read_text())] == []
