@@ -31,9 +31,7 @@ STRUCTURES = {"rank one": RankOne(), "dense": Dense()}
 OF_ROWS = {
     "activity": partial(ActivityCredit, epsilon=0.1, draws=2, discount=0.8, carry=True, micro_batch=6),
     "activity of scores": partial(ActivityCredit, epsilon=0.1),
-    "bridge": partial(
-        Bridge, truncation=2, epsilon=0.1, draws=2, separate=False, carry=True, micro_batch=2
-    ),
+    "bridge": partial(Bridge, truncation=2, epsilon=0.1, draws=2, separate=False, carry=True, micro_batch=2),
     "bridge in two parts": partial(Bridge, truncation=1, epsilon=0.1, draws=2, credit_every=1),
     "tbptt": partial(TBPTT, truncation=2, carry=True),
     "e-prop": EProp,
