@@ -13,6 +13,7 @@ from zorn.distributed.dealing import dealt
 from zorn.distributed.group import Group
 from zorn.errors import ConfigError, DivergedReplicaError
 from zorn.estimators import Estimator
+from zorn.estimators.arguments import check_batch, check_model, check_objective
 from zorn.models import Batch
 from zorn.perturbations import GradientBlock
 from zorn.perturbations.evaluate import MicroBatch
@@ -69,6 +70,9 @@ class GroupWorkers:
         """
         step = estimator.step
         with self.group.together():
+            check_model(model)
+            check_batch(batch)
+            check_objective(objective)
             if self.group.size > 1:
                 self._agree(estimator, model, batch, objective)
             if estimator.deals == "rows" and len(batch.inputs) < self.group.size:

@@ -135,11 +135,11 @@ class Estimator(ABC):
             DivergedReplicaError: processes whose weights were the same and are not any more.
             WorkerError: another process failed, or is gone.
         """
-        check_model(model)
-        check_batch(batch)
-        check_objective(objective)
-        check_update(update)
-        with self.workers.together(self, model, batch, objective):
+        with self.workers.together(self, model, batch, objective):  # an error on one is an error on all
+            check_model(model)
+            check_batch(batch)
+            check_objective(objective)
+            check_update(update)
             return self._estimate(model, batch, objective, update)
 
     @abstractmethod

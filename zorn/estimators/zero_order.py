@@ -62,10 +62,10 @@ class ZeroOrderEstimator(WeightNoise):
     ) -> tuple[Tensor, int]:
         """Answer a question here: losses [len(signs), population] float64, and the forward passes that it
         took."""
-        check_model(model)
-        check_batch(batch)
-        check_objective(objective)
         with self.workers.together(self, model, batch, objective):
+            check_model(model)
+            check_batch(batch)
+            check_objective(objective)
             return self._evaluate(model, population, batch, objective)
 
     def _evaluate(
