@@ -347,6 +347,8 @@ def _philox_words(
     """The words of every member at the given blocks of the given streams, side by side."""
     table = torch.empty(len(members), width, WORDS_PER_BLOCK, dtype=torch.int32, device=device)
     device = table.device
+    if device.type == "meta":  # sizes alone, as a plan of memory has them: there is nothing to draw
+        return table.flatten(1)
     columns = torch.empty(2, width, dtype=torch.int64, device=device)  # block and stream of each column
     end = 0
     for stream, span in zip(streams, blocks, strict=True):
@@ -375,6 +377,8 @@ def _unpack_signs(
     """One sign a bit, eight at a time: a byte is the number of a row in a table of 256 rows of signs."""
     assert sys.byteorder == "little", "the bytes of a word are read in place, lowest first"
     result = torch.empty(len(table), table.shape[1] * SIGNS_PER_WORD, dtype=dtype, device=table.device)
+    if table.device.type == "meta":
+        return result
     octets, rows = table.view(torch.uint8).flatten(), result.view(-1, _SIGNS_PER_BYTE)
     signs_of_byte = _signs_of_byte(dtype, table.device)
     at_once = _BYTES_AT_ONCE.get(table.device.type, _ELSEWHERE)
