@@ -5,10 +5,14 @@ import re
 
 import pytest
 
+from zorn.estimators import ESTIMATORS
 from zorn.settings import docstring_of
 from zorn.tasks import TASKS
 
-COMPONENTS = {f"task {name}": TASKS[name] for name in TASKS}
+COMPONENTS = {
+    **{f"task {name}": TASKS[name] for name in TASKS},
+    **{f"estimator {name}": ESTIMATORS[name] for name in ESTIMATORS},
+}
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

@@ -24,7 +24,7 @@ from zorn.training.load import load_run
 from zorn.training.run_folder import RunFolder
 
 FILES = ("diagnosis.json", "diagnosis.png")
-"""What --out writes."""
+"""The files that --out writes."""
 
 PIPED_WIDTH = 160
 """Columns of the tables where no terminal sets them."""

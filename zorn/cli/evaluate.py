@@ -41,8 +41,8 @@ class Evaluate:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     split: str = "validation"
-    """What to evaluate on: train, validation, test; for tasks other than text also validation-longer and
-    test-longer, which are longer than any sequence of training."""
+    """The split: train, validation, test; for tasks other than text also validation-longer and test-longer,
+    which are longer than any sequence of training."""
     smoothed_epsilon: float | None = None
     """Also print the smoothed loss at this scale, above 0: the mean loss under random perturbations of the
     weights, on the first 16 sequences of the split. None: not."""

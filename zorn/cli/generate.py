@@ -13,21 +13,21 @@ from zorn.tasks import TransductionTask
 from zorn.training.load import TextCodec, load_writer
 
 SEPARATOR = "|"
-"""What stands between a source and its answer in every task but text."""
+"""The separator between a source and its answer in every task but text."""
 
 END = "."
-"""How the end of an answer is written in every task but text."""
+"""The end of an answer in every task but text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Let the newest checkpoint of a run go on with a prompt, and print both."""
+    """Continue a prompt with the newest checkpoint of a run, and print both."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     prompt: str = ""
-    """What to go on with: for text any text, for the other tasks a question and the separator, such as
-    'hello|' (copy, reverse, sort), '3cab|' (repeat-copy), '907+153|' (add). Empty: 'The ', or an example."""
+    """The text to continue; for tasks other than text a question and the separator, such as 'hello|' (copy,
+    reverse, sort), '3cab|' (repeat-copy), '907+153|' (add). Empty: 'The ', or an example."""
     length: int = 400
     """Tokens to write, at least 1; but for text the answer's end comes first."""
     temperature: float = 0.8

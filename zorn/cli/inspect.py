@@ -105,7 +105,7 @@ def _print(console: Console, reports: Sequence[ParameterReport], title: str) -> 
 
 
 def _refusal(model: nn.Module, perturbation: Perturbation) -> str | None:
-    """What an estimator would say to the model; None where it would train it."""
+    """The error that an estimator would raise for the model; None where it would train it."""
     try:
         perturbation.bind(model)
     except UncoveredParameterError as error:

@@ -30,7 +30,7 @@ class Journal:
     """
 
     action: tyro.conf.Positional[Literal["show", "verify"]]
-    """What to do."""
+    """The action: show or verify."""
     run: tyro.conf.Positional[Path]
     """The run's folder."""
 
@@ -75,7 +75,7 @@ def _show(path: Path, console: Console) -> None:
 
 
 def _cells(entry: JournalEntry) -> Iterator[str]:
-    """What is shown of a step; the rate is a share of the first learning rate."""
+    """The cells of a step's row; the rate is a share of the first learning rate."""
     yield from (str(entry.step), str(len(entry.fold.coded)), str(entry.nbytes))
     yield from (f"{entry.fold.draw.epsilon:.4g}", f"{entry.rate_factor:.4g}", f"{entry.loss:.4f}")
     yield from (f"{entry.gradient_norm:.4g}", str(entry.dropped), f"{entry.seconds:.1f}")

@@ -127,7 +127,7 @@ def _is_number(word: str) -> bool:
 
 
 def _positionals(kind: type) -> tuple[int, int]:
-    """How many words without a flag a dataclass takes, and how many of them it needs."""
+    """The number of words without a flag that a dataclass takes, and of those that it needs."""
     hints = typing.get_type_hints(kind, include_extras=True)
     found = [field for field in dataclasses.fields(kind) if _is_positional(hints[field.name])]
     return len(found), sum(field.default is dataclasses.MISSING for field in found)

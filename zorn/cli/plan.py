@@ -68,7 +68,7 @@ def command(words: Sequence[str]) -> int:
 
 
 def settings(words: Sequence[str]) -> tuple[Plan, Config]:
-    """What command-line words ask for, and the settings of the run."""
+    """The command's own flags, and the settings of the run, from command-line words."""
     return read(Plan, words, prog=PROG)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What `diagnose` found.
+    """The results of `diagnose`.
 
     Attributes:
         signal: cosine to the exact gradient, SNR, both for each parameter too, and the ladder over members.

@@ -24,7 +24,7 @@ HALF_DECADES = tuple(10 ** (power / 2) for power in range(-12, 1))
 """1e-6 to 1: what `find_epsilon` tries unless it is told otherwise."""
 
 FLAT = 0.95
-"""What is at least this share of the best is on the plateau."""
+"""An ε is on the plateau if its quality is at least this share of the best one's."""
 
 
 class NoPlateauError(ConfigError):
@@ -49,16 +49,16 @@ class EpsilonPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonSweep:
-    """What `find_epsilon` found.
+    """The results of `find_epsilon`.
 
     Attributes:
         points: one for each ε, ascending.
         epsilon: the recommendation: the ε in the (geometric) middle of the plateau, farthest from both
             errors.
         plateau: smallest and largest ε that are as good as the best within 5 %, in one piece around it.
-        measure: what "good" is: "cosine" to the exact gradient, or "agreement".
-        ends: whether the plateau ends inside the sweep, at its lower and at its upper side; where it does
-            not, it may go on.
+        measure: the measure of quality: "cosine" to the exact gradient, or "agreement".
+        ends: True for the lower and the upper side of the plateau if it ends inside the sweep; if not, it may
+            be wider.
     """
 
     points: tuple[EpsilonPoint, ...]

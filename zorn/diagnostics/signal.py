@@ -63,14 +63,14 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What `measure_signal` found.
+    """The results of `measure_signal`.
 
     Attributes:
         estimator: its class.
         loss: mean of what the estimates report.
         estimates: how many were made.
-        unit: what an estimate can have more of: "members" of the population, "draws" of the noise of each
-            sequence, or "estimates" where it has neither; the ladder and the fit count them.
+        unit: the unit of the ladder and of the fit: "members" of the population, "draws" of the noise of each
+            sequence, or "estimates" where there is neither.
         forward_passes: of one estimate.
         seconds: of processor time of one estimate, the median.
         whole: the signal in the whole gradient.
@@ -234,7 +234,7 @@ class _Halving:
 
 
 def size_of(estimator: Any) -> tuple[int, str]:
-    """How much there is of what makes an estimate better, and what that is; 1 estimate where there is none.
+    """The size of an estimate and its unit, such as (8, "members"); (1, "estimates") where it has none.
 
     >>> import zorn
     >>> size_of(zorn.CDRGE(population=8, epsilon=0.1)), size_of(zorn.BPTT())

@@ -33,7 +33,7 @@ class StepPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class StepCurve:
-    """What `step_curve` found.
+    """The results of `step_curve`.
 
     Attributes:
         loss: L(θ), before any step.

@@ -1,4 +1,4 @@
-"""What all processes must have alike, as facts that a message compares: names and short texts."""
+"""Facts on which all processes must agree, as names and short texts that a message compares."""
 
 import hashlib
 from collections.abc import Callable, Mapping

@@ -26,7 +26,7 @@ from zorn.errors import ConfigError, NonFiniteLossError, PeerFailedError, Worker
 T = TypeVar("T")
 
 WELL, FAILED, LEFT_OUT = 0.0, 1.0, 2.0
-"""What a process says of itself in a message."""
+"""The state of a process, in a message."""
 
 HEADER = 4
 """Numbers before the values of a message: state, digest of the facts, interrupt, values."""
@@ -37,7 +37,7 @@ DIGEST_BITS = 52
 
 @dataclass(frozen=True)
 class Note:
-    """What one process said in a message.
+    """The message of one process.
 
     Args:
         values: float64, on the CPU.
@@ -90,7 +90,7 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and logs: rank 0."""
+        """True for rank 0, the process that writes files and logs."""
         return self.rank == 0
 
     def request_interrupt(self) -> None:
@@ -170,7 +170,7 @@ class Group:
             raise
 
     def collect(self, value: T) -> list[T]:
-        """What each process gives, anything that can be pickled, in the order of ranks."""
+        """The values of all processes, in the order of ranks; anything that can be pickled."""
         self.message()
         return self._objects(value)
 
@@ -214,7 +214,7 @@ class Group:
         return error
 
     def _objects(self, value: Any) -> list[Any]:
-        """What each process gives; unlike `collect`, without asking first whether all are well."""
+        """The values of all processes; unlike `collect`, without a check that none has failed."""
         data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
         lengths = [int(each) for each in self._all_gather(torch.tensor([len(data)]))]
         padded = torch.cat([data, data.new_zeros(max(lengths) - len(data))])

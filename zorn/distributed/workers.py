@@ -134,7 +134,7 @@ class GroupWorkers:
         return torch.cat([note.values for note in notes])
 
     def collect(self, value: T) -> list[T]:
-        """What every process gave."""
+        """The values of all processes."""
         return self.group.collect(value)
 
     def rows(self, sequences: int) -> range:

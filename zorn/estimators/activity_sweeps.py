@@ -29,7 +29,7 @@ class OutputGradient(Protocol):
 
 
 class Lanes(Enum):
-    """What runs side by side."""
+    """The rows that run side by side."""
 
     CLEAN = "the sequences, without noise"
     PAIRS = "every draw of every sequence under +ξ, then under −ξ"
@@ -37,7 +37,7 @@ class Lanes(Enum):
 
 
 class Chunk(NamedTuple):
-    """A chunk of time: outputs of all rows, targets [sequences, time, …], and the state to go on from."""
+    """A chunk of time: outputs of all rows, targets [sequences, time, …], and the state after it."""
 
     outputs: Any
     targets: Tensor
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
 
 
 class Noisy(NamedTuple):
-    """What the sweep under noise found.
+    """The results of the sweep under noise.
 
     Attributes:
         changes: (ℓ⁺ − ℓ⁻) / 2 of each token, or ℓ⁺ − ℓ to first order through the output layer:
@@ -63,7 +63,7 @@ class Noisy(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What both sweeps over some of the sequences gave: their part of the batch's loss, and the rest."""
+    """The results of both sweeps over some sequences: their share of the batch's loss, and the rest."""
 
     loss: float
     dropped: int
@@ -76,7 +76,7 @@ class Sweep:
     """One step's model, batch and objective, and how sequences run.
 
     Args:
-        normaliser: what a sequence's sum of token losses is divided by; 1 for a score.
+        normaliser: divisor of a sequence's sum of token losses; 1 for a score.
         state: of this process's sequences before their first step; None: the model's initial one.
         first: the first of this process's sequences.
     """
@@ -98,7 +98,7 @@ class Sweep:
 
     @property
     def share(self) -> float:
-        """What one draw of one sequence counts in the batch's mean."""
+        """The weight of one draw of one sequence in the batch's mean."""
         return 1 / (len(self.batch.inputs) * self.draws * self.normaliser)
 
     def members(self, rows: slice) -> range:
@@ -209,12 +209,12 @@ class Sweep:
 
 
 def has_output_gradient(objective: object) -> bool:
-    """Whether an objective tells its derivative by the model's outputs."""
+    """True if an objective gives its derivative by the model's outputs."""
     return isinstance(objective, OutputGradient)
 
 
 def token_normaliser(batch: Batch, objective: Objective) -> float:
-    """What a sequence's sum of token losses is divided by; 1 for a score."""
+    """The divisor of a sequence's sum of token losses; 1 for a score."""
     return mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else 1.0
 
 

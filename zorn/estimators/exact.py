@@ -1,5 +1,4 @@
-"""What the exact estimators share: the gradient by autograd, piece by piece, behind the contract of the
-estimators."""
+"""The gradient by autograd, piece by piece: the common code of the exact estimators."""
 
 import math
 from abc import abstractmethod

@@ -1,12 +1,11 @@
-"""What the estimators of unbounded sequences share: every member carries its state from window to window.
+"""Estimators of unbounded sequences: every member carries its state from window to window.
 
-A stream is read window by window, with an update after each. Member j runs under θ ± ε z, and both of its
-states stay its own until `reset`: what a perturbation did to the state in one window still shows in the
-losses of later ones. That is the credit which truncation cuts off. A segment is the windows from one `reset`
-to the next.
+A stream is read window by window, with an update after each. Member j runs under θ ± ε z, and keeps both of
+its states until `reset`. So the effect of a perturbation on the state in one window shows in the losses of
+later ones. Truncation cuts off this credit. A segment is the windows from one `reset` to the next.
 
-Neither ask nor tell is offered: the losses of a window depend on the members' states, which lie here, not
-only on the directions and the batch that a `Population` could carry to another machine.
+There is no ask and tell: the losses of a window depend on the members' states, which the estimator holds. A
+`Population` carries only the directions.
 """
 
 from __future__ import annotations
@@ -127,9 +126,11 @@ class StreamingEstimator(CentralDifferences):
         return replace(found, fold=fold)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: seed, step, ε and population, and of the segment its draw, its size, and
-        the members' states, as tensors [signs, members, group, …] in order. With several processes all call
-        it together: it holds the states of all members, for a resume with any number of processes."""
+        """The state of a resumed run: seed, step, ε, population and the segment.
+
+        Of the segment it holds the draw, the size and the states of all members, as tensors [signs, members,
+        group, …] in order. Several processes call it together; any number of processes can resume from it.
+        """
         segment = self._segment
         return {
             **super().state_dict(),
@@ -165,8 +166,13 @@ class StreamingEstimator(CentralDifferences):
 
     @abstractmethod
     def _draws(self, windows: int) -> int:
-        """How many directions each member has drawn once `windows` windows of the segment are done and the
-        next begins: it runs under the last of them, and its coefficient multiplies the sum of all."""
+        """Number of directions that a member has drawn when a window begins.
+
+        The window runs under the last of them, and its coefficient multiplies the sum of all.
+
+        Args:
+            windows: windows of the segment before this one.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +187,7 @@ class _Segment:
     windows: int
     lost: Bool[Tensor, " population"]
     states: _Held | list[Tensor] | None
-    """What this process holds; all of them, each [signs, members, group, …]; None before the first window."""
+    """The states that this process holds, or all, each [signs, members, group, …]; None before a window."""
 
     @property
     def lanes(self) -> tuple[int, int, int]:

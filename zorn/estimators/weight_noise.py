@@ -236,7 +236,7 @@ class WeightNoise(Estimator):
         return shaped
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: seed, step, and what schedules move, ε and the population."""
+        """The state of a resumed run: seed, step, ε and population."""
         return {
             "seed": self.seed,
             "step": self.step,

@@ -242,7 +242,7 @@ class StateRule(CellRule):
 
 
 _RULES: dict[type[nn.Module], CellRule] = {LSTMCell: LSTMRule(), GRUCell: GRURule(), MinGRUCell: MinGRURule()}
-"""What is faster than `StateRule`, or has a unit of its own, by the type of the cell."""
+"""Rules that are faster than `StateRule`, or have a unit of their own, by the type of the cell."""
 
 
 def find_cell_rule(module: nn.Module) -> CellRule | None:

@@ -1,4 +1,4 @@
-"""What a run will need, before it runs: memory by estimator, what fits, forward passes and seconds a step."""
+"""The needs of a run, before it runs: memory by estimator, settings that fit, forward passes, seconds."""
 
 from zorn.plan.available import available_bytes, parse_bytes, show_bytes
 from zorn.plan.calibrate import Calibration, calibrate

@@ -49,7 +49,7 @@ def show_bytes(amount: int) -> str:
 
 
 def available_bytes(device: str = "cpu") -> int:
-    """What is free: of a GPU, or of the machine within its control group's limit.
+    """Free memory of a GPU, or of the machine within its control group's limit, in bytes.
 
     Raises:
         ConfigError: it cannot be found out here.

@@ -17,7 +17,7 @@ from zorn.training.learner import Learner
 from zorn.training.limits import out_of_memory
 
 SECONDS = 2.0
-"""What a calibration may take once the model is built; a step that has begun is finished."""
+"""Seconds that a calibration may take once the model is built; a step that has begun is finished."""
 
 SHARE = 0.1
 """Of the memory, that a model's weights and a batch may take to be made for a calibration."""

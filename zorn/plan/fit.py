@@ -1,4 +1,4 @@
-"""What fits a given memory: the largest micro-batch, and settings near the asked ones that fit."""
+"""Settings that fit a given memory: the largest micro-batch, and settings near the asked ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What fits a memory, and what does not.
+    """Settings that fit a memory, and those that were tried and do not.
 
     Attributes:
         limit: bytes that it should fit in.

@@ -73,8 +73,10 @@ class LiveBytes(TorchDispatchMode):
         return made
 
     def _again(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What an operation makes; of sizes that it had before, without asking it: torch takes a hundred
-        times as long to find the sizes of a result."""
+        """The result of an operation; for sizes seen before, one of the same sizes without running it.
+
+        torch takes a hundred times as long to find the sizes of a result.
+        """
         key = func, _sizes(args), _sizes(tuple(kwargs.items()))
         known = self._known.get(key)
         if known is not None:

@@ -40,7 +40,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs.
+    """The needs of a run.
 
     Attributes:
         config: the settings, with all that was chosen.

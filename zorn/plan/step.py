@@ -23,8 +23,8 @@ from zorn.training.build import build_estimator
 from zorn.training.learner import Learner
 
 PARTS = ("weights", "optimizer", "gradients", "working")
-"""What memory is spent on. optimizer: its state. working: all that lives only during a step, and the batch's
-tokens: noise, states, activations, logits."""
+"""The uses of memory. optimizer: its state. working: tensors that live only during a step (noise, states,
+activations, logits), and the batch's tokens."""
 
 SHORTEST = 12
 """Time steps of the shorter of the two lengths, at least."""
@@ -84,7 +84,7 @@ class Given:
 
 
 def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
-    """What a training step holds at once.
+    """The bytes that a training step holds at once.
 
     Args:
         config: resolved.

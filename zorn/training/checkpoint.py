@@ -39,7 +39,7 @@ ESTIMATOR = "estimator.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is: what a checkpoint holds beside the weights and the optimizer's state."""
+    """The progress of a run: the numbers of a checkpoint beside weights and optimizer state."""
 
     step: int
     """Steps done, which is also the position in the data: the next batch is `training_batch(step)`."""
@@ -156,7 +156,7 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def newest_mark(folder: Path) -> tuple[Path, int] | None:
-    """What changes when a checkpoint is saved, also one of the same step; None where there is none."""
+    """A value that changes with every saved checkpoint, also of the same step; None where there is none."""
     try:
         newest = _candidates(folder)[-1]
         return newest, (newest / MANIFEST).stat().st_mtime_ns
@@ -165,7 +165,7 @@ def newest_mark(folder: Path) -> tuple[Path, int] | None:
 
 
 def read_progress(path: Path) -> Progress:
-    """What a checkpoint holds beside weights and states; CheckpointError unless its manifest is whole."""
+    """The progress in a checkpoint; CheckpointError unless its manifest is whole."""
     manifest = _read_manifest(path)
     if manifest is None:
         raise CheckpointError(
@@ -234,7 +234,7 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
 
 
 def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None when they are intact."""
+    """The fault of a checkpoint's files, in words; None when they are intact."""
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
@@ -251,7 +251,7 @@ def _way_out(path: Path) -> str:
     step = checkpoint_step(path)
     for earlier in reversed([other for other in checkpoints(path.parent) if checkpoint_step(other) < step]):
         if _damage(earlier, _read_manifest(earlier) or {}) is None:
-            return f"; {earlier} before it is intact: move or delete {path} to go on from there"
+            return f"; {earlier} before it is intact: move or delete {path} to resume from there"
     return "; no intact checkpoint is left before it: restore it from a copy or train again"
 
 

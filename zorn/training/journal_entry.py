@@ -68,7 +68,7 @@ class JournalEntry:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the entry is."""
+        """Number of bytes of the entry."""
         return HEAD_BYTES + self.fold.coded.nbytes
 
     def encoded(self) -> bytes:
@@ -113,7 +113,7 @@ class JournalEntry:
 
 
 def payload_bytes(head: bytes) -> int | None:
-    """How many bytes of coefficients follow a head of `HEAD_BYTES`; None where it is none, or damaged.
+    """Number of bytes of coefficients after a head of `HEAD_BYTES`; None where it is no head, or damaged.
 
     >>> payload_bytes(b"STEP") is None
     True
@@ -127,7 +127,7 @@ def payload_bytes(head: bytes) -> int | None:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether these bytes are an entry with coefficients as they were written.
+    """True if these bytes are an entry with coefficients as they were written.
 
     >>> fold = Fold.of(Draw(seed=0, step=0, epsilon=0.1), torch.zeros(2, dtype=torch.float64))
     >>> data = JournalEntry(step=1, fold=fold).encoded()

@@ -38,7 +38,7 @@ from zorn.training.step import move_weights
 
 
 def journal_identity(config: Config, model: nn.Module, text: Mapping[str, Any] | None) -> bytes:
-    """What a run's journal is known by.
+    """The identity of a run's journal.
 
     Args:
         config: without anything left open.
@@ -72,8 +72,8 @@ def replay_steps(
     for entry in entries:
         if entry.step != after + 1:
             raise JournalError(
-                f"the journal goes on with step {entry.step}, expected step {after + 1}, after the weights "
-                "that are there: take a checkpoint that the journal reaches"
+                f"the journal has step {entry.step} next, expected step {after + 1}, which follows the "
+                "present weights: take a checkpoint that the journal reaches"
             )
         move_weights(
             config,
@@ -87,12 +87,11 @@ def replay_steps(
 
 
 def replay(run: Path, step: int, out: Path) -> Path:
-    """Make the weights and the optimizer's state of a run after any step again, in a run folder of its own,
-    that can be evaluated, and gone on with from there.
+    """Make the weights and the optimizer's state of a run after any step again, in a run folder of its own.
 
-    Starts from the newest checkpoint up to that step, or from the seed where none is kept. Of pes and nres,
-    whose members' states are not in a journal, what it makes can be gone on with where a segment begins, and
-    is for evaluation elsewhere.
+    The new run can be evaluated and resumed. The replay starts from the newest checkpoint up to that step, or
+    from the seed where none is kept. A journal does not hold the states of the members of pes and nres: their
+    new run can be resumed only if a segment begins at the step.
 
     Args:
         run: the run's folder; only read.
@@ -182,13 +181,13 @@ def check_replayable(config: Config) -> None:
         journaled = [each for each, kind in ESTIMATORS.items() if kind.journaled]
         raise JournalError(
             f"estimator {name} keeps no journal: an update of it is no sum of one number a member, it takes "
-            f"the batch again: go on from a checkpoint, or train with one of {', '.join(journaled)}"
+            f"the batch again: resume from a checkpoint, or train with one of {', '.join(journaled)}"
         )
 
 
 def after_entry(progress: Progress, entry: JournalEntry) -> Progress:
-    """How far a run is once a step of its journal is taken, without what no journal holds: the states of
-    members along a stream."""
+    """The progress of a run after a step of its journal, without the states of members along a stream, which
+    no journal holds."""
     fold = entry.fold
     moved = {"step": fold.draw.step + 1, "epsilon": fold.draw.epsilon, "population": len(fold.coded)}
     if "segment" in progress.estimator:
@@ -223,7 +222,7 @@ def check_journal_of(run: Path) -> None:
 
 
 def _newest_progress(folder: RunFolder, config: Config) -> Progress:
-    """What the newest checkpoint tells of a run, whose settings and tokenizer are still those."""
+    """The progress in a run's newest checkpoint; raises where settings or tokenizer have changed since."""
     newest = read_progress(latest_checkpoint(folder.checkpoints))
     check_settings(newest.settings, config)
     if "tokenizer" in config.task.given:

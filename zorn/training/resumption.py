@@ -1,5 +1,8 @@
-"""How a run goes on: how far its journal takes it, and how its log and its journal fit each other. A step's
-line can be made from its entry, so that no crash between the two writes loses a line or doubles one."""
+"""Resuming a run: the last step that its journal can make, and a log and a journal that fit each other.
+
+A step's line in the log can be made from its entry in the journal, so that no crash between the two writes
+loses a line or doubles one.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -15,7 +18,7 @@ from zorn.training.loggers import Record, read_metrics, truncate_metrics
 
 
 def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
-    """The step up to which a run that goes on takes its journal; from there on it trains.
+    """The step up to which a resumed run takes its journal; from there on it trains.
 
     That is the journal's last step, with one exception. The members of pes and nres carry states along the
     stream, which only forward passes make, and making them again costs what the steps cost: such a run goes
@@ -71,8 +74,9 @@ def entry_of(line: Record, fold: Fold, rate_factor: float) -> JournalEntry:
 
 
 def used(fold: Fold | None) -> Record:
-    """What a step's log says beside the schedules: ε and population that its members had, which a segment
-    keeps from its beginning on; nothing for an estimate that is no fold.
+    """The ε and population of a step's members, for its log; nothing for an estimate that is no fold.
+
+    A segment keeps both from its beginning, so that they may differ from the schedules'.
 
     >>> used(None)
     {}

@@ -26,7 +26,7 @@ SHARD_BYTES = 5 * 10**9
 """Tensors of more bytes than this are written as several files; what Hugging Face's libraries take."""
 
 READ_BYTES = 2**22
-"""What is read at once for a tensor that does not lie on the CPU."""
+"""Bytes that are read at once for a tensor on another device than the CPU."""
 
 _DTYPES = {
     "F64": torch.float64,
@@ -234,7 +234,7 @@ def _header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_inside(entry: dict[str, Any], size: int) -> bool:
-    """Whether a tensor has as many bytes as its shape needs, all of them within a file of `size`."""
+    """True if a tensor has as many bytes as its shape needs, all of them within a file of `size`."""
     first, last = entry["data_offsets"]
     return last - first == _DTYPES[entry["dtype"]].itemsize * math.prod(entry["shape"]) and last <= size
 
