@@ -120,7 +120,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     out, error = run.communicate(timeout=60)
     assert run.returncode == 130
     assert error == ""
-    step = re.search(r"stopped after step (\d+); go on with: zorn resume 'my run'\n$", out).group(1)
+    step = re.search(r"stopped after step (\d+); resume with: zorn resume 'my run'\n$", out).group(1)
     newest = tmp_path / "my run" / "checkpoints" / f"step-{int(step):08d}" / "manifest.json"
     assert newest.exists()
     assert main(["resume", str(tmp_path / "my run"), "--steps", str(int(step) + 1)]) == 0

@@ -98,7 +98,7 @@ def test_sigterm_saves_and_says_what_is_saved(tmp_path):
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=60)
     step = int(latest_checkpoint(tmp_path / "run" / "checkpoints").name.removeprefix("step-"))
-    assert (out, error) == (f"stopped after step {step}; go on with: zorn resume run\n", "")
+    assert (out, error) == (f"stopped after step {step}; resume with: zorn resume run\n", "")
     assert process.returncode == 130
 
 

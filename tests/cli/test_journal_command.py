@@ -83,7 +83,7 @@ def test_verify_refuses_the_journal_of_another_run(tmp_path, capsys):
     assert re.fullmatch(
         r"zorn: .*/one/journal\.bin is the journal of another run: its settings, seed, text or first weights "
         r"are not this run's \(got identity [0-9a-f]{12}…, expected [0-9a-f]{12}…\); put the right one back, "
-        r"or move it away to go on from the newest checkpoint\n",
+        r"or move it away to resume from the newest checkpoint\n",
         error,
     )
 

@@ -10,7 +10,10 @@ import zorn
 from zorn.settings import docstring_of
 from zorn.tasks import TASKS
 
-COMPONENTS = {f"task {name}": TASKS[name] for name in TASKS}
+COMPONENTS = {
+    **{f"task {name}": TASKS[name] for name in TASKS},
+    **{f"estimator {name}": ESTIMATORS[name] for name in ESTIMATORS},
+}
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

@@ -177,7 +177,7 @@ def test_a_damaged_manifest_of_the_newest_is_an_error_and_never_an_older_checkpo
             latest_checkpoint(tmp_path)
         assert str(caught.value) == (
             f"the manifest of the newest checkpoint {newest} is damaged; {tmp_path / 'step-00000002'} before "
-            f"it is intact: move or delete {newest} to go on from there"
+            f"it is intact: move or delete {newest} to resume from there"
         )
     shutil.rmtree(newest)
     assert latest_checkpoint(tmp_path).name == "step-00000002"

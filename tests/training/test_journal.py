@@ -189,7 +189,7 @@ def test_a_journal_goes_on_after_any_of_its_steps(tmp_path):
         assert "steps 4 to 5 are taken again" in (made.dropped or "")
         made.append(entry(4))
     assert steps(path) == [1, 2, 3, 4]
-    with pytest.raises(JournalError, match="has no step 9, its last one is 4: go on from"):
+    with pytest.raises(JournalError, match="has no step 9, its last one is 4: resume from"):
         Journal.open(path, IDENTITY, last_step=9)
 
 

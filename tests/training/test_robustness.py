@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     newest = latest_checkpoint(folder / "checkpoints")
     step = int(newest.name.removeprefix("step-"))
     assert 0 < step < 400
-    assert f"step {step} is saved: mend that, then go on with zorn resume" in error
+    assert f"step {step} is saved: mend that, then resume with zorn resume" in error
     assert all(path.name.startswith("step-") for path in (folder / "checkpoints").iterdir())
     resume(folder, steps=step + 1).run()
     steps = [record["step"] for record in without_clock(folder) if record["kind"] == "train"]

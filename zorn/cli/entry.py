@@ -44,7 +44,7 @@ commands:
   diagnose   measure the estimates of the gradient: signal, members, epsilon, step size
   tune       find learning rate, epsilon, size of a step and discount for a budget
   plan       what a run would need: memory for each estimator, what fits, seconds a step
-  resume     go on with a run that was stopped, or extend one
+  resume     continue a run that was stopped, or extend one
   replay     make the weights of a run after any step again
   journal    look at, check or shorten the journal of a run
 

@@ -21,7 +21,7 @@ END = "."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Let the newest checkpoint of a run go on with a prompt, and print both."""
+    """Continue a prompt with the newest checkpoint of a run, and print both."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

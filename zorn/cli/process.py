@@ -44,8 +44,10 @@ def stop_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
 
 @final
 class Output(io.FileIO):
-    """Standard output whose reader may go away (`zorn train | head`, a terminal that closed): from then on
-    what is written is dropped, and the work goes on."""
+    """Standard output whose reader may go away (`zorn train | head`, a terminal that closed).
+
+    From then on all output is dropped, and the work continues.
+    """
 
     def write(self, data: Any, /) -> int:
         """Write bytes, or drop them; returns how many. Raises OSError for all but a reader that is gone."""

@@ -15,7 +15,7 @@ from zorn.training.trainer import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Go on with a run from its newest checkpoint, or extend one that is finished."""
+    """Continue a run from its newest checkpoint, or extend one that is finished."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

@@ -18,7 +18,7 @@ def train_to_the_end(trainer: Trainer) -> int:
             raise
         path = shlex.quote(str(trainer.folder.path))
         trainer.console.print(
-            f"stopped after step {trainer.saved_step}; go on with: zorn resume {path}",
+            f"stopped after step {trainer.saved_step}; resume with: zorn resume {path}",
             highlight=False,
             markup=False,
             soft_wrap=True,

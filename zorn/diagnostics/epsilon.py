@@ -56,9 +56,9 @@ class EpsilonSweep:
         epsilon: the recommendation: the ε in the (geometric) middle of the plateau, farthest from both
             errors.
         plateau: smallest and largest ε that are as good as the best within 5 %, in one piece around it.
-        measure: what "good" is: "cosine" to the exact gradient, or "agreement".
-        ends: whether the plateau ends inside the sweep, at its lower and at its upper side; where it does
-            not, it may go on.
+        measure: the measure of quality: "cosine" to the exact gradient, or "agreement".
+        ends: True for the lower and the upper side of the plateau if it ends inside the sweep; if not, it may
+            be wider.
     """
 
     points: tuple[EpsilonPoint, ...]

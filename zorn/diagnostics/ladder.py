@@ -1,8 +1,8 @@
 """The quality of an estimate as a function of its members: cos(n) ≈ c_max / √(1 + κ / n).
 
-An estimate is its mean μ and noise of power V / n, all but orthogonal to everything else in many dimensions:
-its cosine to the gradient g is cos(μ, g) ‖μ‖ / √(‖μ‖² + V / n). So c_max = cos(μ, g) is what no population
-exceeds (1 for an unbiased estimator), and κ = V / ‖μ‖² the members at which noise and signal are even.
+An estimate is its mean μ plus noise of power V / n, which in many dimensions is almost orthogonal to all
+else. So its cosine to the gradient g is cos(μ, g) ‖μ‖ / √(‖μ‖² + V / n). c_max = cos(μ, g) is the limit for
+large populations (1 for an unbiased estimator). κ = V / ‖μ‖² members make noise and signal equal.
 """
 
 import math

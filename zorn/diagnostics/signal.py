@@ -69,8 +69,8 @@ class Signal:
         estimator: its class.
         loss: mean of what the estimates report.
         estimates: how many were made.
-        unit: what an estimate can have more of: "members" of the population, "draws" of the noise of each
-            sequence, or "estimates" where it has neither; the ladder and the fit count them.
+        unit: the unit of the ladder and of the fit: "members" of the population, "draws" of the noise of each
+            sequence, or "estimates" where there is neither.
         forward_passes: of one estimate.
         seconds: of processor time of one estimate, the median.
         whole: the signal in the whole gradient.

@@ -35,7 +35,7 @@ def share(
         estimator: any; it is returned, and its `workers` are the processes from now on. One that does not use
             them does the whole work on each process.
         group: from `start`.
-        partial: where a process fails in its share of an evaluation, go on without its members (the average
+        partial: where a process fails in its share of an evaluation, go without its members (the average
             is over the rest, see `maximum_nonfinite_share`), with a RuntimeWarning, instead of an error on
             all. CD-RGE, FD-RGE and 1.5-SPSA only. A process that ends altogether ends the group.
         check_every: steps between two comparisons of all weights, at least 1.
@@ -68,7 +68,7 @@ def share(
     check_whole_number("check_every", check_every, minimum=1)
     if partial and (estimator.deals != "members" or Need.STREAM in estimator.needs):
         raise ConfigError(
-            f"partial: got True for {type(estimator).__name__}, which cannot go on without a part of its "
+            f"partial: got True for {type(estimator).__name__}, which cannot continue without a part of its "
             "work: take False, or CDRGE, FDRGE or SPSA15"
         )
     estimator.workers = GroupWorkers(group, partial=partial, check_every=check_every)

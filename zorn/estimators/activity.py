@@ -60,8 +60,8 @@ class ActivityCredit(Estimator):
         discount: γ, 0 to 1, of the losses after the noise. Only 1 where the objective is one score a
             sequence, or the model is not causal.
         exact_output: take the gradient of the output layer, an `nn.Linear` which then has no noise, from the
-            objective's `output_gradient`; None: where the objective has one and the model returns what such a
-            layer puts out.
+            objective's `output_gradient`. None: where the objective has one, and the model returns the
+            output of such a layer.
         noise: "rademacher" (signs) or "gaussian".
         causal: False for a model whose outputs depend on later inputs: every noise is credited with all
             losses.
@@ -291,8 +291,11 @@ class ActivityCredit(Estimator):
         )
 
     def _measure(self, bound: BoundActivity, sweep: Sweep) -> int:
-        """At the first step: how large each site's output is, and which layer puts out what the model
-        returns. Returns the forward passes that it took, by each process on the same rows."""
+        """Measure the size of each site's output, and find the output layer; at the first step only.
+
+        Returns:
+            Forward passes that it took, by each process on the same rows.
+        """
         if self._sizes.keys() == {site.name for site in bound.sites}:  # measured at an earlier step
             return 0
         rows = slice(0, min(len(sweep.batch.inputs), self.micro_batch))
@@ -305,7 +308,7 @@ class ActivityCredit(Estimator):
         wrong = [name for name, size in sizes.items() if not isfinite(size)]
         if wrong:
             raise NonFiniteLossError(
-                f"step {self.step}: without noise, {wrong[0]} puts out numbers that are not finite: check "
+                f"step {self.step}: without noise, {wrong[0]} gives numbers that are not finite: check "
                 "the weights and the inputs; the weights are unchanged"
             )
         self._sizes = sizes
@@ -317,7 +320,7 @@ class ActivityCredit(Estimator):
         if self.exact_output and self._output is None:
             raise ConfigError(
                 f"exact_output: got True, but {type(sweep.model).__name__} does not return what an nn.Linear "
-                "of it puts out, as it is: take None or False"
+                "of it returns, unchanged: take None or False"
             )
         wanted = self.exact_output is not False and has_output_gradient(sweep.objective)
         return self._output if wanted else None

@@ -37,7 +37,7 @@ class Lanes(Enum):
 
 
 class Chunk(NamedTuple):
-    """A chunk of time: outputs of all rows, targets [sequences, time, …], and the state to go on from."""
+    """A chunk of time: outputs of all rows, targets [sequences, time, …], and the state after it."""
 
     outputs: Any
     targets: Tensor
@@ -76,7 +76,7 @@ class Sweep:
     """One step's model, batch and objective, and how sequences run.
 
     Args:
-        normaliser: what a sequence's sum of token losses is divided by; 1 for a score.
+        normaliser: divisor of a sequence's sum of token losses; 1 for a score.
         state: of this process's sequences before their first step; None: the model's initial one.
         first: the first of this process's sequences.
     """

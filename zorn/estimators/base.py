@@ -32,7 +32,7 @@ from zorn.models import Batch
 from zorn.perturbations import FusedSGD, Objective
 from zorn.perturbations.evaluate import ALONE, Workers
 from zorn.perturbations.targets import trainable_targets
-from zorn.settings import Choice, settings_of, signature_of, takes
+from zorn.settings import Choice, docstring_of, settings_of, signature_of, takes
 
 
 class Need(enum.Enum):
@@ -112,6 +112,7 @@ class Estimator(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.__signature__ = signature_of(cls)
+        cls.__doc__ = docstring_of(cls)
 
     def estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None

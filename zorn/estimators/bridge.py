@@ -59,11 +59,13 @@ class Bridge(ChunkedGradient):
 
     For a model with an explicit state, and a differentiable objective that adds up over tokens. The rollouts
     run in evaluation mode (noise of dropout would drown theirs), the differentiated chunks in the mode that
-    the model is in. Noise goes on every floating tensor of the state and is never clamped, which would bias
-    the estimate: a model that takes a logarithm or a root of its state needs a small ε, while the formulas of
-    the DNC go on smoothly outside the range of its weights (its free list jumps where two slots are equally
-    used, which is where smoothing shows). Tensors of whole numbers are not perturbed. A bfloat16 state rounds
-    to 3 digits: noise below 1 % of it is lost.
+    the model is in.
+
+    Every floating tensor of the state gets noise. The noise is never clamped, which would bias the estimate.
+    So a model that takes a logarithm or a root of its state needs a small ε. The formulas of the DNC are
+    smooth beyond the range of its weights, but for its free list, which jumps where two slots are equally
+    used. Tensors of whole numbers are not perturbed. A bfloat16 state rounds to 3 digits, so that noise below
+    1 % of it is lost.
 
     Args:
         truncation: k, time steps in a chunk, at least 1.
@@ -84,7 +86,7 @@ class Bridge(ChunkedGradient):
             the exact part. None: as the exact part's, or with another optimizer than Adam the estimator's
             own.
         credit_momentum: Adam's first beta for the credit part in a run, from 0 up to 1.
-        carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state.
+        carry: for streams: row i of a batch continues row i of the batch before, from its last state.
             Credit ends with the batch: no estimate sees the losses of the next one, a bias that falls as
             batches get longer. Call `reset()` before new sequences.
         noise: "rademacher" (signs) or "gaussian".
@@ -116,7 +118,7 @@ class Bridge(ChunkedGradient):
     scheduled = ("epsilon",)
     sizes = ("draws",)
     searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {"discount": (0.5, 0.8, 0.95, 1.0)}
-    learning_rate = 0.003  # log, "the bridge": of copy; text bears 0.01
+    learning_rate = 0.003  # docs/log/credit-every-eighth-step.md; 0.01 suits text
 
     def __init__(
         self,
@@ -404,8 +406,8 @@ class Bridge(ChunkedGradient):
     # ---------------------------------------------------------------------------- the scale of noise
 
     def _scales(self, floats: list[Tensor]) -> list[float]:
-        """The noise's scale on each floating tensor of the state: one for all. What is felt of a tensor with
-        more noise is noise in the estimate of one with less."""
+        """The noise's scale on each floating tensor of the state, the same for all: the effect of a tensor
+        with more noise would be noise in the estimate of the others."""
         if not self.relative:
             return [self.epsilon for _ in floats]
         sizes = [tensor.numel() for tensor in floats]

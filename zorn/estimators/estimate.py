@@ -28,7 +28,7 @@ class Estimate:
         gradient_norm: Euclidean norm of the gradient over all trained parameters.
         forward_passes: sequences run through the model, a backward pass counted as two forward passes.
         dropped: members left out because a loss of theirs was not finite.
-        fold: what the gradient was made from, for estimators with noise on the weights; None for others.
+        fold: the numbers that the gradient was made from, for noise on the weights; None for others.
     """
 
     loss: float

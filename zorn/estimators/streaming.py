@@ -1,13 +1,12 @@
 """The common part of the estimators of unbounded sequences: every member carries its state from window to
 window.
 
-A stream is read window by window, with an update after each. Member j runs under θ ± ε z, and both of its
-states stay its own until `reset`: what a perturbation did to the state in one window still shows in the
-losses of later ones. That is the credit which truncation cuts off. A segment is the windows from one `reset`
-to the next.
+A stream is read window by window, with an update after each. Member j runs under θ ± ε z, and keeps both of
+its states until `reset`. So the effect of a perturbation on the state in one window shows in the losses of
+later ones. Truncation cuts off this credit. A segment is the windows from one `reset` to the next.
 
-Neither ask nor tell is offered: the losses of a window depend on the members' states, which lie here, not
-only on the directions and the batch that a `Population` could carry to another machine.
+There is no ask and tell: the losses of a window depend on the members' states, which the estimator holds. A
+`Population` carries only the directions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""TBPTT: backpropagation through time, truncated; the state is carried on, the gradient is not.
+"""TBPTT: truncated backpropagation through time. The state crosses the chunks of time, the gradient does not.
 
-The sequence is read in chunks of k steps. Each starts from the state that the one before it ended in, cut off
-from what made it: the losses of a chunk see the weights' effect within the chunk only. Memory is that of k
-steps, whatever the context, and the price is a bias: no credit reaches further back than the start of a
-chunk. One update a batch, from the sum over its chunks.
+The sequence is read in chunks of k steps. Each chunk starts from the last state of the one before, without
+its graph. So the losses of a chunk depend on the weights within the chunk only. Memory is that of k steps,
+whatever the context. The price is a bias: no credit reaches further back than the start of a chunk. There is
+one update a batch, from the sum over its chunks.
 
 Williams and Peng (1990), "An efficient gradient-based algorithm for on-line training of recurrent network
 trajectories" (their BPTT(h; h'), with h = h' = k); Jaeger (2002), "A tutorial on training recurrent neural
@@ -28,8 +28,9 @@ from zorn.perturbations import Objective
 
 
 class ChunkedGradient(ExactGradient):
-    """The gradient chunk by chunk of time, the state carried from one to the next: what TBPTT and Bridge
-    share. For a model with an explicit state, and an objective that adds up over tokens.
+    """The gradient chunk by chunk of time, with the state carried from one to the next; for TBPTT and Bridge.
+
+    The model needs an explicit state, and the objective adds up over tokens.
 
     Args:
         truncation: k, time steps in a chunk, at least 1.
@@ -122,8 +123,9 @@ class ChunkedGradient(ExactGradient):
     def _credits(
         self, carried: "Carried", batch: Batch, objective: Any, weight: float, rows: slice
     ) -> Iterator[Sequence[Tensor]]:
-        """For each boundary between two chunks of a portion of the batch, the derivative of the later loss by
-        the state there, a tensor for each floating one of the state; none of it here.
+        """Yield, for each boundary between two chunks, the derivative of the later losses by the state there.
+
+        It is one tensor for each floating tensor of the state. TBPTT has no such credit, and yields nothing.
 
         Args:
             carried: the model at the boundary, each time that the next one is asked for.
@@ -149,8 +151,8 @@ class TBPTT(ChunkedGradient):
     Args:
         truncation: k, steps that the gradient flows through, at least 1; from the length of the sequence on
             it is `BPTT`.
-        carry: for streams: row i of a batch goes on where row i of the last batch ended, from its state (the
-            gradient is cut there as at any chunk's start). Call `reset()` before new sequences.
+        carry: for streams: row i of a batch continues row i of the batch before, from its last state (the
+            gradient is cut there, as at any chunk's start). Call `reset()` before new sequences.
 
     Raises:
         ConfigError: an argument outside its range; with `carry`, another number of rows than before.

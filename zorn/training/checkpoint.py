@@ -251,7 +251,7 @@ def _way_out(path: Path) -> str:
     step = checkpoint_step(path)
     for earlier in reversed([other for other in checkpoints(path.parent) if checkpoint_step(other) < step]):
         if _damage(earlier, _read_manifest(earlier) or {}) is None:
-            return f"; {earlier} before it is intact: move or delete {path} to go on from there"
+            return f"; {earlier} before it is intact: move or delete {path} to resume from there"
     return "; no intact checkpoint is left before it: restore it from a copy or train again"
 
 

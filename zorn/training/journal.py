@@ -77,8 +77,7 @@ def run_identity(settings: Mapping[str, Any], model: nn.Module) -> bytes:
 
 @final
 class Journal:
-    """A journal that is written: made with `create`, gone on with by `open`; close it, or use it in a `with`
-    block.
+    """A journal to write: made by `create`, continued by `open`; close it, or use it in a `with` block.
 
     Args:
         path: of the file.
@@ -159,7 +158,7 @@ class Journal:
                 end, last = whole, entry.step
         if last_step is not None and last != last_step:
             raise JournalError(
-                f"{path} has no step {last_step}, its last one is {last}: go on from a checkpoint up to there"
+                f"{path} has no step {last_step}, its last one is {last}: resume from an earlier checkpoint"
             )
         cut, dropped = path.stat().st_size - whole, []
         if cut > 0:
@@ -169,7 +168,7 @@ class Journal:
             dropped.append(f"{again} taken again, as checkpoints alone hold the states that they began with")
         journal = cls(path, end=end, last_step=last, sync_seconds=sync_seconds)
         if dropped:
-            journal.dropped = f"{path}: {'; '.join(dropped)}: the journal goes on after step {last}"
+            journal.dropped = f"{path}: {'; '.join(dropped)}: the journal continues after step {last}"
         return journal
 
     def __enter__(self) -> Journal:

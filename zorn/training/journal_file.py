@@ -67,7 +67,7 @@ def read_header(path: Path) -> JournalHeader:
     if len(data) < HEADER_BYTES or zlib.crc32(data[: _HEADER.size]) != int.from_bytes(data[-4:], "little"):
         raise JournalError(
             f"{path} is no journal, or its header is damaged: restore it from a copy; without it zorn resume "
-            "goes on from the newest checkpoint, and begins a new one"
+            "continues from the newest checkpoint, and begins a new one"
         )
     magic, version, base_step, identity = _HEADER.unpack_from(data)
     if (magic, version) != (_MAGIC, FORMAT):
@@ -85,7 +85,7 @@ def check_identity(path: Path, identity: bytes) -> None:
         raise JournalError(
             f"{path} is the journal of another run: its settings, seed, text or first weights are not this "
             f"run's (got identity {found.hex()[:12]}…, expected {identity.hex()[:12]}…); put the right one "
-            "back, or move it away to go on from the newest checkpoint"
+            "back, or move it away to resume from the newest checkpoint"
         )
 
 
@@ -103,7 +103,7 @@ def read_journal(path: Path, *, after: int = 0) -> Iterator[JournalEntry]:
         elif piece.last is not None and piece.last > after:
             raise JournalError(
                 f"{path} is damaged at step {piece.step} (byte {piece.start}), and steps after "
-                f"{piece.last} are whole: restore it from a copy; or move it away, to go on from "
+                f"{piece.last} are whole: restore it from a copy; or move it away, to resume from "
                 "the newest checkpoint"
             )
 

@@ -72,8 +72,8 @@ def replay_steps(
     for entry in entries:
         if entry.step != after + 1:
             raise JournalError(
-                f"the journal goes on with step {entry.step}, expected step {after + 1}, after the weights "
-                "that are there: take a checkpoint that the journal reaches"
+                f"the journal has step {entry.step} next, expected step {after + 1}, which follows the "
+                "present weights: take a checkpoint that the journal reaches"
             )
         move_weights(
             config,
@@ -87,12 +87,11 @@ def replay_steps(
 
 
 def replay(run: Path, step: int, out: Path) -> Path:
-    """Make the weights and the optimizer's state of a run after any step again, in a run folder of its own,
-    that can be evaluated, and gone on with from there.
+    """Make the weights and the optimizer's state of a run after any step again, in a run folder of its own.
 
-    Starts from the newest checkpoint up to that step, or from the seed where none is kept. Of pes and nres,
-    whose members' states are not in a journal, what it makes can be gone on with where a segment begins, and
-    is for evaluation elsewhere.
+    The new run can be evaluated and resumed. The replay starts from the newest checkpoint up to that step, or
+    from the seed where none is kept. A journal does not hold the states of the members of pes and nres: their
+    new run can be resumed only if a segment begins at the step.
 
     Args:
         run: the run's folder; only read.
@@ -182,7 +181,7 @@ def check_replayable(config: Config) -> None:
         journaled = [each for each, kind in ESTIMATORS.items() if kind.journaled]
         raise JournalError(
             f"estimator {name} keeps no journal: an update of it is no sum of one number a member, it takes "
-            f"the batch again: go on from a checkpoint, or train with one of {', '.join(journaled)}"
+            f"the batch again: resume from a checkpoint, or train with one of {', '.join(journaled)}"
         )
 
 

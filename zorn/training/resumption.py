@@ -15,7 +15,7 @@ from zorn.training.loggers import Record, read_metrics, truncate_metrics
 
 
 def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
-    """The step up to which a run that goes on takes its journal; from there on it trains.
+    """The step up to which a resumed run takes its journal; from there on it trains.
 
     That is the journal's last step, with one exception. The members of pes and nres carry states along the
     stream, which only forward passes make, and making them again costs what the steps cost: such a run goes

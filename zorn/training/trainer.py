@@ -69,7 +69,7 @@ class Trainer:
     Args:
         config: the settings; what is None or "auto" in them is chosen here, see `zorn.training.resolve`.
         overwrite: replace an earlier run in the same folder.
-        resume: go on from the newest checkpoint in the folder and the journal after it; most callers use
+        resume: continue from the newest checkpoint in the folder and the journal after it; most callers use
             `Trainer.resume`.
         console: where progress and summary are printed; None: standard output.
         group: the processes that train together, from `zorn.distributed.start`; None: this one alone. All
@@ -143,7 +143,7 @@ class Trainer:
         group: Group | None = None,
     ) -> "Trainer":
         """The trainer of an earlier run, as it was at the last step in its journal, or at its newest
-        checkpoint where it keeps none; `run` goes on from there.
+        checkpoint where it keeps none; `run` continues from there.
 
         `steps` or `seconds` set a new budget, counted from the start of the run. Nothing is written until
         `run`. Raises what making a `Trainer` raises.
@@ -220,7 +220,7 @@ class Trainer:
                     assert summary is not None, "rank 0 made one"
                     return summary
         except OSError as error:
-            saved = f"step {self.saved_step} is saved: mend that, then go on with zorn resume"
+            saved = f"step {self.saved_step} is saved: mend that, then resume with zorn resume"
             nothing = "nothing is saved: mend that, then train again with --overwrite"
             saved = nothing if self.saved_step is None else saved
             raise OSError(f"the run in {self.folder.path} stopped ({error}); {saved}") from error
@@ -311,7 +311,7 @@ class Trainer:
         self.folder.summary.unlink(missing_ok=True)
 
     def _open_journal(self) -> Journal | None:
-        """The journal, to go on with after this step; a new one where there is none or it has not come so
+        """The journal, to continue after this step; a new one where there is none or it has not come so
         far; None for a run that keeps none."""
         if self._identity is None:
             return None
