@@ -109,19 +109,17 @@ def load_object(target: str, kind: str = "object") -> Any:
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
-        raise ConfigError(
-            f"{kind} {target!r} names nothing: give path/to/file.py:name or package.module:name"
-        )
+        raise ConfigError(f"{target!r} names no {kind}: give path/to/file.py:name or package.module:name")
     file = Path(place) if place.endswith(".py") else None
     if file is not None and not file.is_file():
-        raise ConfigError(f"{kind}: there is no file {place}: give the path of the file that has {name}")
+        raise ConfigError(f"there is no file {place}: give the path of the file that has {name}")
     with importing_from_file_of(target):
         try:
             module = importlib.import_module(place) if file is None else _module(file)
         except ModuleNotFoundError as error:
             if file is None and error.name is not None and f"{place}.".startswith(f"{error.name}."):
                 raise ConfigError(
-                    f"{kind}: there is no module {error.name} to import: give package.module:name from the "
+                    f"there is no module {error.name} to import: give package.module:name from the "
                     "folder that holds the package, or path/to/file.py:name"
                 ) from error
             raise _raised(place, error) from error
@@ -130,7 +128,7 @@ def load_object(target: str, kind: str = "object") -> Any:
     if not hasattr(module, name):
         hint = closest(name, [known for known in vars(module) if not known.startswith("_")])
         fix = f"did you mean {place}:{hint}?" if hint else "check the name"
-        raise ConfigError(f"{kind}: {place} has no {name}: {fix}")
+        raise ConfigError(f"{place} has no {name}: {fix}")
     return getattr(module, name)
 
 

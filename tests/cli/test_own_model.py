@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from zorn.cli.own_model import own_model
-from zorn.cli.parsing import UsageError
+from zorn.errors import ZornError
 
 MODELS = """
 from dataclasses import dataclass
@@ -71,10 +71,10 @@ def test_a_file_elsewhere_finds_what_lies_beside_it(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("torch.py", "'torch.py' names no model: give a run's folder, path/to/file.py:function or package"),
+        ("torch.py", "'torch.py' names no model: give path/to/file.py:name or package"),
         ("torch.py:", "'torch.py:' names no model"),
         ("absent.py:model", "there is no file absent.py: give the path"),
-        ("absent:model", "there is no module absent to import: give package.module:function"),
+        ("absent:model", "there is no module absent to import: give package.module:name"),
         ("absent.inner:model", "there is no module absent to import"),
         ("own_models_here.inner:model", "there is no module own_models_here.inner to import"),
         (
@@ -96,7 +96,7 @@ def test_a_file_elsewhere_finds_what_lies_beside_it(folder, monkeypatch):
 )
 def test_a_mistake_is_one_error_that_leaves_nothing_behind(folder, target, message):
     path = list(sys.path)
-    with pytest.raises(UsageError, match=re.escape(message)):
+    with pytest.raises(ZornError, match=re.escape(message)):
         own_model(target)
     assert sys.path == path
     assert not sys.dont_write_bytecode

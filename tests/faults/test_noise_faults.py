@@ -180,7 +180,7 @@ def test_noise_is_drawn_at_most_twice_a_member(kind, noise, micro_batch, monkeyp
         return plain_noise(kind, draw, members, stream, count, offset=offset, **options)
 
     monkeypatch.setattr(dense, "noise", spy)
-    monkeypatch.setattr(dense, "FOLD_ELEMENTS", 50)
+    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", 50)
     batch = Batch(torch.ones(4, 5, dtype=torch.int64), torch.zeros(4))
     estimator = kind(
         population=3, epsilon=0.1, group_size=None, perturbation=Dense(noise=noise), micro_batch=micro_batch
