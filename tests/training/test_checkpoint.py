@@ -80,12 +80,12 @@ def test_any_optimizer_goes_on_bit_for_bit(tmp_path, name):
     model = Tied()
     optimizer = OPTIMIZERS[name](model.parameters())
     train(model, optimizer, 3)
-    path = save_checkpoint(tmp_path, progress(3), model, optimizer)
+    path = save_checkpoint(tmp_path, progress(3), model, [optimizer])
     train(model, optimizer, 3)
 
     other = Tied(seed=1)
     again = OPTIMIZERS[name](other.parameters())
-    assert load_checkpoint(path, other, again) == progress(3)
+    assert load_checkpoint(path, other, [again]) == progress(3)
     train(other, again, 3)
     for (key, expected), (_, got) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert expected.isfinite().all(), key
@@ -95,7 +95,7 @@ def test_any_optimizer_goes_on_bit_for_bit(tmp_path, name):
 def test_an_estimators_state_may_hold_tensors(tmp_path):
     carried = [torch.tensor([[0.5, -0.5]]), torch.tensor([True, False])]
     state = {"step": 4, "sizes": {"head": 0.25}, "segment": {"lost": carried[1], "states": carried[:1]}}
-    path = save_checkpoint(tmp_path, dataclasses.replace(progress(4), estimator=state), Tied(), None)
+    path = save_checkpoint(tmp_path, dataclasses.replace(progress(4), estimator=state), Tied(), [])
     assert (path / "estimator.safetensors").is_file()
     assert read_progress(path) == dataclasses.replace(progress(4), estimator={})
     back = load_checkpoint(path, Tied()).estimator
@@ -109,7 +109,7 @@ def test_an_estimators_state_may_hold_tensors(tmp_path):
 
 
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):
-    path = save_checkpoint(tmp_path, progress(0), Tied(size=500), None)
+    path = save_checkpoint(tmp_path, progress(0), Tied(size=500), [])
     assert (path / "model.safetensors").stat().st_size < 1.5 * 7 * 500 * 4
     assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "model.safetensors"]
     other = Tied(size=500, seed=1)
@@ -121,7 +121,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):
 
 def test_bfloat16_comes_back_bit_for_bit(tmp_path):
     model = nn.Linear(3, 2).to(torch.bfloat16)
-    path = save_checkpoint(tmp_path, progress(0), model, None)
+    path = save_checkpoint(tmp_path, progress(0), model, [])
     other = nn.Linear(3, 2).to(torch.bfloat16)
     load_checkpoint(path, other)
     assert torch.equal(model.weight.view(torch.int16), other.weight.view(torch.int16))
@@ -130,15 +130,15 @@ def test_bfloat16_comes_back_bit_for_bit(tmp_path):
 def test_the_newest_are_kept(tmp_path):
     model = Tied()
     for step in (0, 5, 10, 2000):
-        save_checkpoint(tmp_path, progress(step), model, None, keep=2)
+        save_checkpoint(tmp_path, progress(step), model, [], keep=2)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000010", "step-00002000"]
     assert len(list(tmp_path.iterdir())) == 2
     assert latest_checkpoint(tmp_path).name == "step-00002000"
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
-    save_checkpoint(tmp_path, progress(1), Tied(), None)
-    path = save_checkpoint(tmp_path, progress(1), Tied(seed=1), None)
+    save_checkpoint(tmp_path, progress(1), Tied(), [])
+    path = save_checkpoint(tmp_path, progress(1), Tied(seed=1), [])
     model = Tied()
     load_checkpoint(path, model)
     assert torch.equal(model.head.weight, Tied(seed=1).head.weight)
@@ -150,7 +150,7 @@ def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path):
         latest_checkpoint(tmp_path / "absent")
     model = Tied()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, progress(step), model, None, keep=9)
+        save_checkpoint(tmp_path, progress(step), model, [], keep=9)
     (tmp_path / "step-00000003" / "manifest.json").unlink()
     (tmp_path / ".saving-step-00000004").mkdir()
     (tmp_path / "step-of-mine").mkdir()
@@ -159,7 +159,7 @@ def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path):
         CheckpointError, match=r"step-00000003 is no checkpoint.*step-00000002 before it is intact"
     ):
         load_checkpoint(tmp_path / "step-00000003", model)
-    save_checkpoint(tmp_path, progress(5), model, None, keep=9)
+    save_checkpoint(tmp_path, progress(5), model, [], keep=9)
     assert not (tmp_path / ".saving-step-00000004").exists()
     assert (tmp_path / "step-of-mine").exists()
 
@@ -167,7 +167,7 @@ def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path):
 def test_a_damaged_manifest_of_the_newest_is_an_error_and_never_an_older_checkpoint(tmp_path):
     model = Tied()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, progress(step), model, None, keep=9)
+        save_checkpoint(tmp_path, progress(step), model, [], keep=9)
     newest = tmp_path / "step-00000003"
     manifest = newest / "manifest.json"
     whole = manifest.read_bytes()
@@ -185,14 +185,14 @@ def test_a_damaged_manifest_of_the_newest_is_an_error_and_never_an_older_checkpo
 
 def test_the_newest_is_the_one_of_the_largest_step_not_of_the_last_name(tmp_path):
     for step in (99_999_999, 100_000_000):
-        save_checkpoint(tmp_path, progress(step), Tied(), None)
+        save_checkpoint(tmp_path, progress(step), Tied(), [])
     assert latest_checkpoint(tmp_path).name == "step-100000000"
-    save_checkpoint(tmp_path, progress(100_000_001), Tied(), None)
+    save_checkpoint(tmp_path, progress(100_000_001), Tied(), [])
     assert [path.name for path in checkpoints(tmp_path)] == ["step-100000000", "step-100000001"]
 
 
 def test_a_checkpoint_under_another_name_loads_and_its_damage_is_told(tmp_path):
-    path = save_checkpoint(tmp_path, progress(1), Tied(), None).rename(tmp_path / "best")
+    path = save_checkpoint(tmp_path, progress(1), Tied(), []).rename(tmp_path / "best")
     assert load_checkpoint(path, Tied()) == progress(1)
     (path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"best/model\.safetensors is missing; no intact checkpoint"):
@@ -216,18 +216,18 @@ def test_a_disk_that_refuses_is_an_os_error_and_leaves_what_was_there(tmp_path, 
     model = Tied(size=1)
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
-    path = save_checkpoint(tmp_path, progress(1), model, optimizer, keep=1)
+    path = save_checkpoint(tmp_path, progress(1), model, [optimizer], keep=1)
     before = {file: file.read_bytes() for file in path.iterdir()}
     sizes = {file.name: len(content) for file, content in before.items()}
     assert sizes["model.safetensors"] < sizes["optimizer.safetensors"] < sizes["manifest.json"]
     with file_size_limit(sizes[refused] - 1), pytest.raises(OSError, match="File too large"):
-        save_checkpoint(tmp_path, progress(2), model, optimizer, keep=1)
+        save_checkpoint(tmp_path, progress(2), model, [optimizer], keep=1)
     assert list(tmp_path.iterdir()) == [path]
     assert {file: file.read_bytes() for file in path.iterdir()} == before
 
 
 def test_a_step_whose_replacement_fails_stays(tmp_path, monkeypatch):
-    path = save_checkpoint(tmp_path, progress(1), Tied(), None)
+    path = save_checkpoint(tmp_path, progress(1), Tied(), [])
     rename = Path.rename
 
     def refuse(self, target):
@@ -237,7 +237,7 @@ def test_a_step_whose_replacement_fails_stays(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.rename", refuse)
     with pytest.raises(OSError, match="Input/output error"):
-        save_checkpoint(tmp_path, progress(1), Tied(seed=1), None)
+        save_checkpoint(tmp_path, progress(1), Tied(seed=1), [])
     model = Tied(seed=2)
     load_checkpoint(latest_checkpoint(tmp_path), model)
     assert torch.equal(model.head.weight, Tied().head.weight)
@@ -249,8 +249,8 @@ def test_every_damaged_byte_and_every_cut_is_noticed(tmp_path):
     model = Tied()
     optimizer = OPTIMIZERS["adam"](model.parameters())
     train(model, optimizer, 1)
-    save_checkpoint(tmp_path, progress(1), model, optimizer)
-    path = save_checkpoint(tmp_path, progress(2), model, optimizer)
+    save_checkpoint(tmp_path, progress(1), model, [optimizer])
+    path = save_checkpoint(tmp_path, progress(2), model, [optimizer])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     picks = random.Random(0)
     for file in sorted(path.iterdir()):
@@ -266,17 +266,17 @@ def test_every_damaged_byte_and_every_cut_is_noticed(tmp_path):
                     CheckpointError,
                     match=r"step-00000001 before it is intact: move or delete .*step-00000002",
                 ):
-                    load_checkpoint(path, model, optimizer)
+                    load_checkpoint(path, model, [optimizer])
         file.unlink()
         with pytest.raises(CheckpointError, match="missing"):
-            load_checkpoint(path, model, optimizer)
+            load_checkpoint(path, model, [optimizer])
         file.write_bytes(whole)
-    assert load_checkpoint(path, model, optimizer) == progress(2)
+    assert load_checkpoint(path, model, [optimizer]) == progress(2)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_without_an_intact_one_the_message_says_so(tmp_path):
-    path = save_checkpoint(tmp_path, progress(1), Tied(), None)
+    path = save_checkpoint(tmp_path, progress(1), Tied(), [])
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
@@ -286,7 +286,7 @@ def test_without_an_intact_one_the_message_says_so(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_sorted_names(tmp_path):
-    path = save_checkpoint(tmp_path, progress(1), Tied(), None)
+    path = save_checkpoint(tmp_path, progress(1), Tied(), [])
     other = Tied(size=5)
     other.extra = nn.Parameter(torch.zeros(1))
     other.bonus = nn.Parameter(torch.zeros(1))
@@ -304,18 +304,18 @@ def test_a_checkpoint_of_another_model_is_refused_with_sorted_names(tmp_path):
 
 
 def test_an_optimizer_needs_saved_state(tmp_path):
-    path = save_checkpoint(tmp_path, progress(1), Tied(), None)
+    path = save_checkpoint(tmp_path, progress(1), Tied(), [])
     model = Tied(seed=1)
     with pytest.raises(CheckpointError, match="holds no optimizer state"):
-        load_checkpoint(path, model, OPTIMIZERS["adam"](model.parameters()))
+        load_checkpoint(path, model, [OPTIMIZERS["adam"](model.parameters())])
     assert model.count == 1
 
 
 def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
-    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 4)
-    path = save_checkpoint(tmp_path, progress(1), Tied(), None)
+    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 5)
+    path = save_checkpoint(tmp_path, progress(1), Tied(), [])
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 4, this zorn reads format 3"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 5, this zorn reads format 4"):
         load_checkpoint(path, Tied())
 
 
@@ -325,20 +325,21 @@ def test_the_format_is_frozen(tmp_path):
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0]]))
         model.bias.zero_()
-    path = save_checkpoint(tmp_path, progress(3), model, torch.optim.SGD(model.parameters(), lr=0.5))
+    path = save_checkpoint(tmp_path, progress(3), model, [torch.optim.SGD(model.parameters(), lr=0.5)])
     manifest = json.loads((path / "manifest.json").read_text())
     assert list(manifest) == [
-        *("format", "zorn", "torch", "progress", "estimator", "model", "aliases", "optimizer", "files"),
+        *("format", "zorn", "torch", "progress", "estimator", "model", "aliases", "optimizers", "files"),
         "sha256",
     ]
     assert list(manifest["progress"]) == [
         *("step", "seconds", "forward_passes", "dropped", "seed", "estimator", "settings", "text"),
     ]
-    assert manifest["format"] == 3
+    assert manifest["format"] == 4
     assert manifest["progress"]["estimator"] == {}
     assert manifest["estimator"]["dict"][0] == ["step", {"value": 3}]
     assert manifest["model"] == {"weight": "float32 [1, 2]", "bias": "float32 [1]"}
-    assert manifest["optimizer"]["dict"][0] == ["state", {"dict": []}]
+    (optimizer,) = manifest["optimizers"]["list"]
+    assert optimizer["dict"][0] == ["state", {"dict": []}]
     assert manifest["files"]["model.safetensors"] == {
         "bytes": 140,
         "sha256": "ee25b67978a51a6e52ac9e42f558ad05445fddffa5aae299ef143433899babe1",
@@ -365,7 +366,7 @@ def save_for_ever(folder, pipe):
         progress = Progress(
             step=step, seconds=0.0, forward_passes=step, dropped=0, seed=0, estimator=estimator
         )
-        save_checkpoint(folder, progress, model, optimizer, keep=2)
+        save_checkpoint(folder, progress, model, [optimizer], keep=2)
         os.write(pipe, b"%d " % step)
 
 moments = random.Random(0)
@@ -404,13 +405,13 @@ def test_a_process_killed_while_saving_leaves_the_last_checkpoint_whole(tmp_path
         folder = tmp_path / str(trial)
         model = nn.Linear(300, 300)
         optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
-        step = load_checkpoint(latest_checkpoint(folder), model, optimizer).step
+        step = load_checkpoint(latest_checkpoint(folder), model, [optimizer]).step
         assert step in (last, last + 1)
         assert all(bool((parameter == step).all()) for parameter in model.parameters())
         buffers = [state["momentum_buffer"] for state in optimizer.state.values()]
         assert len(buffers) == 2
         assert all(bool((buffer == step).all()) for buffer in buffers)
         cut_short += any(not entry.name.startswith("step-") for entry in folder.iterdir())
-        save_checkpoint(folder, progress(step + 1), model, optimizer)
+        save_checkpoint(folder, progress(step + 1), model, [optimizer])
         assert all(entry.name.startswith("step-") for entry in folder.iterdir())
     assert cut_short > 0, "no kill hit a save: the test proves nothing"

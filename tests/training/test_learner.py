@@ -41,12 +41,12 @@ KINDS = {
     "in place": {"optimizer": {"optimizer": "fused-sgd", "learning_rate": 0.1}},
     "momentum, clipped": {"optimizer": {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.1}},
     "schedules": {"optimizer": {"schedule": "cosine", "epsilon_schedule": "cosine", "warmup_steps": 2}},
-    "bptt": {"estimator": {"estimator": "bptt", "population": None}},
-    "tbptt": {"estimator": {"estimator": "tbptt", "population": None, "truncation": 2}},
-    "activity": {"estimator": {"estimator": "activity", "population": None}},
-    "bridge": {"estimator": {"estimator": "bridge", "population": None, "truncation": 2}},
+    "bptt": {"estimator": {"estimator": "bptt"}},
+    "tbptt": {"estimator": {"estimator": "tbptt", "truncation": 2}},
+    "activity": {"estimator": {"estimator": "activity"}},
+    "bridge": {"estimator": {"estimator": "bridge", "truncation": 2}},
     "bridge, one part": {
-        "estimator": {"estimator": "bridge", "population": None, "truncation": 2, "separate": False}
+        "estimator": {"estimator": "bridge", "truncation": 2, "separate": False}
     },
 }
 
@@ -78,7 +78,7 @@ def test_a_held_out_loss_that_is_no_number_is_infinite():
 
 
 def test_held_out_data_are_the_validation_split(text_file, monkeypatch):
-    config = settings(task={"task": "text", "source": text_file, "maximum_length": 10})
+    config = settings(task={"task": "text", "source": text_file, "length": 10})
     task, asked = build_task(config), []
     data = type(task).evaluation_data
     monkeypatch.setattr(

@@ -1,29 +1,33 @@
 """The run's folder: refused before anything is written, and nothing removed that is not the run's."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from zorn.config import PRESETS
+from zorn.config import PRESETS, resolve
 from zorn.errors import ConfigError
 from zorn.tasks import AlphabetTokenizer
 from zorn.training.run_folder import RunFolder
 
-CONFIG = PRESETS["quickstart"]
+ASKED = PRESETS["quickstart"]
+CONFIG = resolve(ASKED)[0]
 
 
 def test_a_new_folder_is_made_with_its_parents_and_the_settings(tmp_path):
     folder = RunFolder(tmp_path / "a" / "b")
     folder.check_new(overwrite=False)
     assert not (tmp_path / "a").exists()
-    folder.create(CONFIG, overwrite=False)
+    folder.create(ASKED, CONFIG, overwrite=False)
     assert folder.read_config() == CONFIG
+    assert folder.read_asked() == ASKED
+    assert list(json.loads(folder.config.read_text())) == ["asked", "resolved"]
     assert [entry.name for entry in folder.path.iterdir()] == ["config.json"]
 
 
 def test_an_empty_folder_is_used(tmp_path):
-    RunFolder(tmp_path).create(CONFIG, overwrite=False)
+    RunFolder(tmp_path).create(ASKED, CONFIG, overwrite=False)
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
@@ -53,12 +57,12 @@ def test_a_system_that_refuses_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"cannot write to .* \(Read-only file system\): choose another --out"
     ):
-        RunFolder(tmp_path / "run").create(CONFIG, overwrite=False)
+        RunFolder(tmp_path / "run").create(ASKED, CONFIG, overwrite=False)
 
 
 def test_an_earlier_run_is_replaced_only_when_asked_and_other_files_stay(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.create(CONFIG, overwrite=False)
+    folder.create(ASKED, CONFIG, overwrite=False)
     (folder.checkpoints / "step-00000001").mkdir(parents=True)
     folder.tensorboard.mkdir()
     for path in (folder.summary, folder.curve, folder.sample, folder.metrics, folder.tokenizer):
@@ -67,16 +71,16 @@ def test_an_earlier_run_is_replaced_only_when_asked_and_other_files_stay(tmp_pat
     with pytest.raises(
         ConfigError, match="is not empty: choose another --out, or replace the run with --overwrite"
     ):
-        folder.create(CONFIG, overwrite=False)
+        folder.create(ASKED, CONFIG, overwrite=False)
     assert folder.summary.read_text() == "old"
-    folder.create(CONFIG, overwrite=True)
+    folder.create(ASKED, CONFIG, overwrite=True)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["config.json", "notes.txt"]
 
 
 def test_a_folder_of_other_things_is_never_overwritten(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match="holds other files than a run's"):
-        RunFolder(tmp_path).create(CONFIG, overwrite=True)
+        RunFolder(tmp_path).create(ASKED, CONFIG, overwrite=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -88,7 +92,7 @@ def contents(folder):
 def earlier(tmp_path):
     """A folder with an earlier run in it."""
     folder = RunFolder(tmp_path)
-    folder.create(CONFIG, overwrite=False)
+    folder.create(ASKED, CONFIG, overwrite=False)
     (folder.checkpoints / "step-00000001").mkdir(parents=True)
     (folder.checkpoints / "step-00000001" / "manifest.json").write_text("old")
     folder.tensorboard.mkdir()
@@ -105,7 +109,7 @@ def test_a_foreign_config_json_is_no_run(earlier, content):
     with pytest.raises(
         ConfigError, match=r"--overwrite replaces nothing but a run of this zorn, and .*config"
     ):
-        earlier.create(CONFIG, overwrite=True)
+        earlier.create(ASKED, CONFIG, overwrite=True)
     assert contents(earlier.path) == before
 
 
@@ -132,7 +136,7 @@ def test_a_system_that_refuses_in_the_middle_leaves_the_earlier_run_whole(
     monkeypatch.setattr(Path, operation, refuse_one)
     refused = None
     try:
-        earlier.create(OTHER, overwrite=True, tokenizer="{}")
+        earlier.create(ASKED, OTHER, overwrite=True, tokenizer="{}")
     except ConfigError as error:
         refused = str(error)
     assert (refused is not None) == (len(calls) > call), "each refusal is told, and none made up"
@@ -147,7 +151,7 @@ def test_a_folder_that_cannot_be_written_keeps_its_run(earlier, monkeypatch):
     before = contents(earlier.path)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="cannot write to"):
-        earlier.create(OTHER, overwrite=True)
+        earlier.create(ASKED, OTHER, overwrite=True)
     with pytest.raises(ConfigError, match=r"cannot write to .*: change its permissions, or copy the run"):
         earlier.check_resumable()
     assert contents(earlier.path) == before
@@ -156,14 +160,14 @@ def test_a_folder_that_cannot_be_written_keeps_its_run(earlier, monkeypatch):
 def test_what_a_killed_overwrite_left_is_cleared_by_the_next(earlier):
     (earlier.path / ".replaced").mkdir()
     earlier.metrics.rename(earlier.path / ".replaced" / "metrics.jsonl")
-    earlier.create(OTHER, overwrite=True)
+    earlier.create(ASKED, OTHER, overwrite=True)
     assert [entry.name for entry in earlier.path.iterdir()] == ["config.json"]
 
 
 def test_a_lock_alone_is_no_run(tmp_path):
     """As a process leaves it that was killed before it wrote more."""
     (tmp_path / ".lock").write_text("1\n")
-    RunFolder(tmp_path).create(CONFIG, overwrite=False)
+    RunFolder(tmp_path).create(ASKED, CONFIG, overwrite=False)
 
 
 def test_a_tokenizer_that_is_gone_is_an_error(tmp_path):
@@ -172,7 +176,7 @@ def test_a_tokenizer_that_is_gone_is_an_error(tmp_path):
         ConfigError, match=r"tokenizer\.json is missing.*restore it from a copy or train again"
     ):
         folder.read_tokenizer()
-    folder.create(CONFIG, overwrite=False, tokenizer=AlphabetTokenizer(b"ab").to_json())
+    folder.create(ASKED, CONFIG, overwrite=False, tokenizer=AlphabetTokenizer(b"ab").to_json())
     assert folder.read_tokenizer().vocabulary == 3
 
 

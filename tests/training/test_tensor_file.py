@@ -117,12 +117,12 @@ def test_a_checkpoint_of_shards_is_verified_and_loaded(tmp_path, monkeypatch):
     optimizer = torch.optim.Adam(model.parameters())
     sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
-    path = save_checkpoint(tmp_path, progress(1), model, optimizer)
+    path = save_checkpoint(tmp_path, progress(1), model, [optimizer])
     assert len(list(path.glob("model-*-of-*.safetensors"))) > 1
     other = zorn.LanguageModel(7, 4, tie_embedding=True, seed=2, dtype=torch.bfloat16)
     storages = [parameter.data_ptr() for parameter in other.parameters()]
     restored = torch.optim.Adam(other.parameters())
-    assert load_checkpoint(path, other, restored).estimator["e"].tolist() == [1, 1]
+    assert load_checkpoint(path, other, [restored]).estimator["e"].tolist() == [1, 1]
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         assert torch.equal(optimizer.state[mine]["exp_avg"], restored.state[theirs]["exp_avg"])
@@ -135,11 +135,11 @@ def test_a_checkpoint_of_shards_is_verified_and_loaded(tmp_path, monkeypatch):
 
 def test_no_room_for_a_checkpoint_keeps_the_old_one(tmp_path, monkeypatch):
     model = zorn.LanguageModel(7, 4)
-    save_checkpoint(tmp_path, progress(1), model, None, keep=1)
+    save_checkpoint(tmp_path, progress(1), model, [], keep=1)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
     with pytest.raises(OSError, match=rf"do not fit on the disk of {tmp_path}, which has 0.0 KiB left"):
-        save_checkpoint(tmp_path, progress(2), model, None, keep=1)
+        save_checkpoint(tmp_path, progress(2), model, [], keep=1)
     assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["step-00000001"]
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

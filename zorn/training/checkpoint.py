@@ -30,7 +30,7 @@ from zorn.errors import CheckpointError
 from zorn.training.tensor_file import TensorFiles, synchronise, write_tensors
 from zorn.training.tensor_tree import join_tree, split_tree, store_once
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
