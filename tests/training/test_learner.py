@@ -45,9 +45,7 @@ KINDS = {
     "tbptt": {"estimator": {"estimator": "tbptt", "truncation": 2}},
     "activity": {"estimator": {"estimator": "activity"}},
     "bridge": {"estimator": {"estimator": "bridge", "truncation": 2}},
-    "bridge, one part": {
-        "estimator": {"estimator": "bridge", "truncation": 2, "separate": False}
-    },
+    "bridge, one part": {"estimator": {"estimator": "bridge", "truncation": 2, "separate": False}},
 }
 
 

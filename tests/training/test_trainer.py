@@ -139,7 +139,7 @@ WAYS = {
         "float32",
     ),
     "cd-rge dense, fused": (
-        {"structure": "dense", "group_size": 0, "population": 3},
+        {"perturbation": "dense", "group_size": None, "population": 3},
         {"optimizer": "fused-sgd", "weight_decay": 0.1},
         "bfloat16",
     ),
@@ -339,13 +339,14 @@ def test_schedules_reach_the_optimizer_and_the_estimator(tmp_path):
         settings(tmp_path, steps=2, optimizer=optimizer, estimator={"population": 8, "epsilon": 0.04})
     )
     seen = []
-    step = run.optimizer.step
+    (inner,) = run.optimizers
+    step = inner.step
 
     def spy():
-        seen.append((run.optimizer.param_groups[0]["lr"], run.estimator.epsilon))
+        seen.append((inner.param_groups[0]["lr"], run.estimator.epsilon))
         step()
 
-    run.optimizer.step = spy
+    inner.step = spy
     run.run()
     assert seen == [(0.1, 0.04), (pytest.approx(0.075), pytest.approx(0.03))]
     logged = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
@@ -443,8 +444,9 @@ def test_a_folder_that_is_taken_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize("tokenizer", ["alphabet", "bpe"])
 def test_a_tokenizer_and_the_place_of_the_text_are_kept(tmp_path, text_file, tokenizer, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = {"task": "text", "source": "text.txt", "tokenizer": tokenizer, "vocabulary_size": 270}
-    task |= {"batch": 4, "length": 8}
+    task = {"task": "text", "source": "text.txt", "tokenizer": tokenizer, "batch": 4, "length": 8}
+    if tokenizer == "bpe":
+        task["vocabulary_size"] = 270
     run = trainer(settings(tmp_path / "run", task=task))
     run.run()
     monkeypatch.chdir("/")
@@ -463,11 +465,9 @@ def test_a_run_folder_can_be_moved(tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    config = settings(tmp_path)
-    run = trainer(config)
+    run = trainer(settings(tmp_path))
     run.run()
-    model = dataclasses.replace(config.model, hidden_size=16)
-    run.folder.write_config(dataclasses.replace(config, model=model))
+    run.folder.write_config(run.asked, change(run.config, hidden_size=16))
     with pytest.raises(ConfigError, match=r"config\.json was changed .*: hidden_size is 16, was 8; put"):
         Trainer.resume(tmp_path, steps=9)
 

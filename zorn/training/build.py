@@ -13,7 +13,7 @@ from zorn.models import LanguageModel, cell_settings
 from zorn.optimizers import optimizer_kind
 from zorn.perturbations import FusedSGD
 from zorn.settings import Choice, takes
-from zorn.tasks import TASKS, Task, objective_of
+from zorn.tasks import TASKS, Task, TextTask, objective_of
 from zorn.training.limits import out_of_memory
 from zorn.training.run_folder import RunFolder
 
@@ -21,7 +21,8 @@ from zorn.training.run_folder import RunFolder
 def build_task(config: Config, folder: RunFolder | None = None) -> Task:
     """The task of a run. With the run's folder, a tokenizer that was learned is read from there.
 
-    Raises ConfigError for settings that the task refuses, such as a text that is missing or too short.
+    Raises ConfigError for settings that the task refuses, such as a text that is missing or too short, and
+    for a learned tokenizer that is gone from the folder.
 
     >>> from zorn.config import BudgetConfig
     >>> task = build_task(Config(task=Choice("sort"), budget=BudgetConfig(steps=1)))
@@ -32,7 +33,8 @@ def build_task(config: Config, folder: RunFolder | None = None) -> Task:
     given = dict(config.task.given)
     if takes(kind, "seed"):
         given["seed"] = config.run.seed
-    if folder is not None and folder.tokenizer.exists() and takes(kind, "tokenizer"):
+    learned = issubclass(kind, TextTask) and given.get("tokenizer", "bytes") != "bytes"
+    if folder is not None and learned:
         given |= {"tokenizer": folder.read_tokenizer(), "vocabulary_size": None}
     task = kind(**given)
     task.objective = objective_of(config.objective)
