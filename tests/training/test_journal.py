@@ -61,9 +61,7 @@ def steps(path, **options):
     ("options", "dtype", "width"),
     [
         ({}, torch.float32, 4),
-        ({"half": True}, torch.float16, 2),
         ({"wide": True}, torch.float64, 8),
-        ({"half": True, "wide": True}, torch.float16, 2),
     ],
 )
 def test_an_entry_comes_back_with_every_bit(tmp_path, options, dtype, width):
@@ -90,17 +88,6 @@ def test_the_layout_is_the_one_that_is_documented():
     assert struct.unpack_from("<I", data, 92) == (zlib.crc32(data[100:]),)
     assert struct.unpack_from("<I", data, 96) == (zlib.crc32(data[:96]),)
     assert struct.unpack_from("<3f", data, 100) == tuple(entry(7).fold.coded.tolist())
-
-
-@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e-12, 1.0, 1e12, 1e38])
-def test_half_coding_keeps_eleven_bits_at_any_scale(scale):
-    weights = scale * torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = Fold.of(Draw(seed=0, step=0, epsilon=1.0), weights, half=True).weights
-    large = weights.abs() > 1e-8 * weights.abs().max()
-    assert large.all()
-    assert ((found - weights).abs() / weights.abs()).max() <= 2.0**-11
-    zeros = Fold.of(Draw(seed=0, step=0, epsilon=1.0), torch.zeros(3, dtype=torch.float64), half=True)
-    assert torch.equal(zeros.weights, torch.zeros(3, dtype=torch.float64))
 
 
 def test_any_flipped_byte_is_detected(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -22,9 +21,8 @@ class Fold:
 
     Args:
         draw: seed, step and ε of the step; seeds the rounding of bfloat16 weights.
-        coded: [population] w_j / 2**exponent: coefficients after shaping over the number of members kept, 0
-            for dropped ones. float32 (float64 where a parameter is float64), float16 with `half`.
-        exponent: of the power of two that `coded` is multiplied by; 0 but for float16.
+        coded: [population] w_j: coefficients after shaping over the number of members kept, 0 for dropped
+            ones. float32 (float64 where a parameter is float64).
         origin: the step whose directions are folded; None: the draw's own.
         draws: directions of one member, added up: member j's k-th is number k · population + j of the origin.
 
@@ -43,33 +41,22 @@ class Fold:
 
     draw: Draw
     coded: Float[Tensor, " population"]
-    exponent: int = 0
     origin: int | None = None
     draws: int = 1
 
     @classmethod
-    def of(
-        cls, draw: Draw, weights: Float64[Tensor, " population"], *, half: bool = False, wide: bool = False
-    ) -> Fold:
-        """The fold of some weights, which it rounds: to float32, or float64 when `wide`, or float16 times a
-        power of two when `half`, whose largest then lies between 2**14 and 2**15.
+    def of(cls, draw: Draw, weights: Float64[Tensor, " population"], *, wide: bool = False) -> Fold:
+        """The fold of some weights, which it rounds to float32, or float64 when `wide`.
 
         Args:
-            weights: [population] finite numbers, within float32 unless `half` or `wide`.
-
-        >>> draw = Draw(seed=0, step=0, epsilon=0.1)
-        >>> Fold.of(draw, torch.tensor([1e-9, 3e-9], dtype=torch.float64), half=True).exponent
-        -43
+            weights: [population] finite numbers, within float32 unless `wide`.
         """
-        if not half:
-            return cls(draw=draw, coded=weights.to(torch.float64 if wide else torch.float32))
-        exponent = max(-1000, math.frexp(float(weights.abs().max()))[1] - 15)
-        return cls(draw=draw, coded=(weights * 2.0**-exponent).half(), exponent=exponent)
+        return cls(draw=draw, coded=weights.to(torch.float64 if wide else torch.float32))
 
     @property
     def weights(self) -> Float64[Tensor, " population"]:
         """w, [population] float64: what is folded."""
-        return self.coded.double() * 2.0**self.exponent
+        return self.coded.double()
 
     @torch.inference_mode(mode=False)  # or a caller's inference mode would get into .grad
     @torch.no_grad()

@@ -1,9 +1,9 @@
 """One step in a journal, and its bytes.
 
     marker "STEP", the fields of `_HEAD` (little-endian), CRC-32 of the coefficients, CRC-32 of all before it
-    the coefficients: `population` numbers of 2, 4 or 8 bytes
+    the coefficients: `population` numbers of 4 or 8 bytes
 
-100 bytes, and 4 for each member (2 with half coding, 8 where a parameter is float64).
+100 bytes, and 4 for each member (8 where a parameter is float64).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from zorn.estimators.fold import Fold
 from zorn.perturbations import Draw
 
 MARKER = b"STEP"
-_HEAD = struct.Struct("<4sQQIIIddddQIdBxhII")
+_HEAD = struct.Struct("<4sQQIIIddddQIdB3xII")
 _CRC = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size + _CRC.size
-_NUMBERS = {2: "<f2", 4: "<f4", 8: "<f8"}
+_NUMBERS = {4: "<f4", 8: "<f8"}
 
 
 @final
@@ -82,16 +82,14 @@ class JournalEntry:
             *(draw.seed, draw.step, origin, fold.draws, draw.epsilon),
             *(self.rate_factor, self.loss, self.gradient_norm),
             *(self.forward_passes, self.dropped, self.seconds),
-            *(size, fold.exponent, len(fold.coded), zlib.crc32(numbers)),
+            *(size, len(fold.coded), zlib.crc32(numbers)),
         )
         return head + _CRC.pack(zlib.crc32(head)) + numbers
 
     @classmethod
     def decoded(cls, data: bytes) -> JournalEntry:
         """The entry of some bytes, which are whole (see `payload_bytes` and `is_whole`)."""
-        (_, step, seed, draw_step, origin, draws, epsilon, *logged, size, exponent, _, _) = _HEAD.unpack_from(
-            data
-        )
+        (_, step, seed, draw_step, origin, draws, epsilon, *logged, size, _, _) = _HEAD.unpack_from(data)
         rate_factor, loss, gradient_norm, forward_passes, dropped, seconds = logged
         numbers = np.frombuffer(data, _NUMBERS[size], offset=HEAD_BYTES)
         return cls(
@@ -99,7 +97,6 @@ class JournalEntry:
             fold=Fold(
                 draw=Draw(seed=seed, step=draw_step, epsilon=epsilon),
                 coded=torch.from_numpy(numbers.astype(f"=f{size}")),
-                exponent=exponent,
                 origin=origin,
                 draws=draws,
             ),
@@ -123,7 +120,7 @@ def payload_bytes(head: bytes) -> int | None:
     if zlib.crc32(head[: _HEAD.size]) != _CRC.unpack_from(head, _HEAD.size)[0]:
         return None
     fields = _HEAD.unpack_from(head)
-    return fields[-2] * fields[-4]
+    return fields[-2] * fields[-3]
 
 
 def is_whole(data: bytes) -> bool:
