@@ -95,7 +95,7 @@ def test_streams_cut_the_delay_into_windows_of_a_chunk(delay):
     for name, method in long_credit.methods(delay).items():
         streams = name in ("pes", "nres")
         assert method.stream == (delay // long_credit.CHUNK if streams else None)
-        population = method.estimator.population
+        population = method.estimator.get("population")
         assert method.batch == (population if population else long_credit.ROWS)
 
 

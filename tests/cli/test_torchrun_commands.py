@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -119,20 +118,6 @@ def test_a_machine_without_the_run_is_sent_it_and_ends_with_the_same_weights(tmp
     of_two = latest_checkpoint(tmp_path / "machine-0" / "run" / "checkpoints") / "model.safetensors"
     of_one = latest_checkpoint(tmp_path / "whole" / "checkpoints") / "model.safetensors"
     assert of_two.read_bytes() == of_one.read_bytes()
-
-
-def test_two_processes_round_as_one_does(tmp_path, monkeypatch):
-    """The coding of the journal is a setting of the estimator, which is wrapped where it is shared."""
-    words = [*TRAIN, "--out", "run", "--steps", "3", "--journal-half"]
-    codes, printed = together(tmp_path, words, words)
-    assert codes == [0, 0], printed
-    (tmp_path / "alone").mkdir()
-    monkeypatch.chdir(tmp_path / "alone")
-    assert main(words) == 0
-    of_two, of_one = tmp_path / "machine-0" / "run", tmp_path / "alone" / "run"
-    assert (of_two / "journal.bin").stat().st_size == (of_one / "journal.bin").stat().st_size
-    weights = Path("checkpoints") / "step-00000003" / "model.safetensors"
-    assert (of_two / weights).read_bytes() == (of_one / weights).read_bytes()
 
 
 def test_another_run_on_another_machine_is_kept(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ class MemberwiseRule(Rule):
         >>> batch = zorn.Batch(torch.ones(2, 3), torch.ones(2, 4))
         >>> loss = lambda outputs, targets: (outputs - targets).square().mean(1)
         >>> zorn.CDRGE(population=8, epsilon=0.01).estimate(model, batch, loss).forward_passes
-        32
+        16
     """
 
     def layouts(self, module: nn.Module) -> dict[str, Layout]:

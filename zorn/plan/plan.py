@@ -112,7 +112,7 @@ def time_steps(config: Config) -> int:
     """T of a training batch, without making one: a text's windows have the set length, and sequences of
     another task are all padded to one, whatever the batch.
 
-    >>> from zorn.config import BudgetConfig
+    >>> from zorn.config import BudgetConfig, Choice
     >>> copy = Choice("copy", batch=10**9, minimum_length=1, maximum_length=20)
     >>> time_steps(Config(task=copy, budget=BudgetConfig(steps=1)))
     41
@@ -160,7 +160,7 @@ def plan(
         ConfigError: settings that cannot work.
 
     Example:
-        >>> from zorn.config import BudgetConfig
+        >>> from zorn.config import BudgetConfig, Choice
         >>> model = Choice("lstm", hidden_size=30_000, num_heads=100)
         >>> config = Config(model=model, budget=BudgetConfig(steps=1))
         >>> found = plan(config, memory=8 * 2**30, calibration=False)
