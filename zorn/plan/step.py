@@ -102,7 +102,7 @@ def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
         >>> model, estimator = Choice("gru", hidden_size=512), Choice("cd-rge", population=256)
         >>> config, _ = resolve(Config(model=model, estimator=estimator, budget=BudgetConfig(steps=1)))
         >>> int(step_memory(config, vocabulary=256, steps=32).weights)
-        7346176
+        7353344
     """
     config = change(config, micro_batch=min(config.estimator.micro_batch, most_rows(config, steps)))
     first, second = _lengths(config, steps)
