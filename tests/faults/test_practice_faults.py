@@ -24,7 +24,7 @@ SCRIPTS = [
     path
     for folder in ("benchmarks", "examples")
     for path in sorted((ROOT / folder).glob("*.py"))
-    if "__main__" in path.read_text()
+    if "__main__" in path.read_text() and path.stem != "zero_order_in_100_lines"  # which has no flags
 ]
 
 
@@ -167,11 +167,11 @@ def test_the_baselines_are_tuned_adamw_and_sgd_with_momentum_and_clipping(model,
     table = benchmark("methods")
     methods = table.methods_of("overfit", "copy", model)
     assert {"bptt-adamw", "bptt-sgd", "tbptt-1-adamw", "tbptt-1-sgd"} <= set(methods)
-    for settings in (methods["bptt-sgd"].optimizer, PRESETS["copy-sgd"].optimizer):
-        assert settings.optimizer == "sgd"
-        assert settings.momentum > 0
-        assert settings.clip_norm is not None
-    assert PRESETS["copy-adamw"].optimizer.optimizer == methods["bptt-adamw"].optimizer.optimizer == "adamw"
+    for settings in (methods["bptt-sgd"], PRESETS["copy-sgd"]):
+        assert settings.optimizer.name == "sgd"
+        assert settings.optimizer.momentum > 0
+        assert settings.schedule.clip_norm is not None
+    assert PRESETS["copy-adamw"].optimizer.name == methods["bptt-adamw"].optimizer.name == "adamw"
     for name, method in methods.items():
         if "bptt" in name:
             rates = table.SEARCHED[model, name]

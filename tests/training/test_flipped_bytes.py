@@ -53,14 +53,14 @@ def small(tmp_path_factory):
     progress = Progress(
         step=1, seconds=0.1 + 0.2, forward_passes=8, dropped=0, seed=5, estimator={"states": torch.ones(2)}
     )
-    path = save_checkpoint(tmp_path_factory.mktemp("small"), progress, model, optimizer)
-    return path, model, optimizer
+    path = save_checkpoint(tmp_path_factory.mktemp("small"), progress, model, [optimizer])
+    return path, model, [optimizer]
 
 
-def is_noticed(path, model, optimizer):
+def is_noticed(path, model, optimizers):
     """Whether loading a checkpoint says that it is damaged."""
     try:
-        load_checkpoint(path, model, optimizer)
+        load_checkpoint(path, model, optimizers)
     except CheckpointError as error:
         return path.name in str(error) and "damaged" in str(error)
     return False
@@ -68,17 +68,17 @@ def is_noticed(path, model, optimizer):
 
 @pytest.mark.parametrize(("kind", "flip"), FLIPS.items())
 def test_any_byte_of_a_small_checkpoint(small, kind, flip):
-    path, model, optimizer = small
+    path, model, optimizers = small
     [file] = path.glob(f"{kind}.*")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     missed = []
     for position in range(file.stat().st_size):
         with flipped(file, position, flip):
-            if not is_noticed(path, model, optimizer):
+            if not is_noticed(path, model, optimizers):
                 missed.append(position)
     assert missed == []
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert load_checkpoint(path, model, optimizer).seconds == 0.1 + 0.2
+    assert load_checkpoint(path, model, optimizers).seconds == 0.1 + 0.2
 
 
 @pytest.fixture(scope="module")
