@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import zorn
+from zorn.estimators import ESTIMATORS
 from zorn.settings import docstring_of
 from zorn.tasks import TASKS
 
