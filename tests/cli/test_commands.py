@@ -154,7 +154,7 @@ def test_help_of_a_command_is_complete_and_loads_no_heavy_extras(tmp_path):
     text = " ".join(re.sub(r"[│|]", " ", done.stdout).split())
     for words in (
         "usage: zorn train",
-        "standard deviation of the noise on one weight",
+        "the standard deviation of the noise",
         "(default: 180.0)",
         "task options",
     ):

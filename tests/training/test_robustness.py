@@ -246,7 +246,7 @@ def test_a_resume_where_nothing_can_be_written_removes_nothing(tmp_path, monkeyp
 
     monkeypatch.setattr("pathlib.Path.write_text", refuse)
     with pytest.raises(
-        OSError, match=r"stopped \(.*Read-only file system\); step 3 is saved: mend that, then go"
+        OSError, match=r"stopped \(.*Read-only file system\); step 3 is saved: mend that, then resume"
     ):
         late.run()
     assert {path: data for path, data in contents(tmp_path).items() if path.name != ".lock"} == {

@@ -77,8 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (reason := out_of_memory(error)) is None:
             raise
         return _fail(ConfigError(f"this does not fit into the memory ({reason}): {_SMALLER}"), 2)
-    except SystemExit as stop:  # tyro, after --help
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("zorn: stopped", file=sys.stderr)
         return STOPPED
@@ -96,7 +94,10 @@ def _run(words: list[str]) -> int:
 
         hint = closest(words[0], COMMANDS) or f"one of {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {words[0]!r}: did you mean {hint}?")
-    code = importlib.import_module(f"zorn.cli.{words[0]}").command(words[1:])
+    try:
+        code = importlib.import_module(f"zorn.cli.{words[0]}").command(words[1:])
+    except SystemExit as stop:  # tyro, after --help
+        code = int(stop.code or 0)
     print(end="", flush=True)  # here, where a refusal is caught
     return code
 
