@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import time
 
 import pytest
 
@@ -50,11 +49,9 @@ def test_json_has_every_figure(capsys):
 
 
 def test_a_billion_parameters_are_planned_in_no_memory(capsys):
-    start = time.process_time()
     code, text, _ = plan(capsys, *BILLION, "--dtype", "bfloat16", *FAST, "--json")
     assert code == 0
     assert json.loads(text)["parameters"]["total"] > 10**9
-    assert time.process_time() - start < 60
 
 
 @pytest.mark.parametrize("fit", ["3GiB", "4GiB"])
