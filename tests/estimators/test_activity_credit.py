@@ -394,7 +394,7 @@ def test_a_first_batch_that_is_not_finite_poisons_nothing():
     model = recurrent(lambda model, h: model.head(h))
     inputs, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 7, (4, 5))
     estimator = ActivityCredit(epsilon=0.01, draws=1)
-    with pytest.raises(NonFiniteLossError, match="puts out numbers that are not finite"):
+    with pytest.raises(NonFiniteLossError, match="gives numbers that are not finite"):
         estimator.estimate(model, Batch(torch.full_like(inputs, torch.nan), targets), OBJECTIVE)
     assert estimator.estimate(model, Batch(inputs, targets), OBJECTIVE).dropped == 0
 

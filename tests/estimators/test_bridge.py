@@ -566,7 +566,7 @@ def test_the_same_step_repeats_and_others_and_other_seeds_do_not(noise):
 def test_noise_drawn_in_several_pieces_is_the_same(monkeypatch):
     model, batch = language_model(), long_batch(9)
     expected = exact_gradient(bridge(draws=2), model, batch)
-    monkeypatch.setattr("zorn.estimators.bridge.NOISE_AT_ONCE", 2 * 2 * 12 * 3)
+    monkeypatch.setattr("zorn.estimators.boundary_noise.NOISE_AT_ONCE", 2 * 2 * 12 * 3)
     assert torch.equal(exact_gradient(bridge(draws=2), model, batch), expected)
 
 
