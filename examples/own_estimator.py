@@ -55,6 +55,6 @@ class Sphere(zorn.Estimator):
         loss, passes = sum(losses) / len(losses), len(losses) * len(batch.inputs)
         return zorn.Estimate(loss=loss, gradient_norm=float(gradient.norm()), forward_passes=passes)
 
-    def passes(self, batch: int, steps: int) -> float:
+    def passes(self, batch: int, steps: int) -> int | float:
         """Both signs of each direction, on every sequence."""
         return 2 * self.draws * batch

@@ -187,7 +187,7 @@ class ActivityCredit(Estimator):
                     f"sequence, got {value}: leave it out"
                 )
 
-    def passes(self, batch: int, steps: int) -> float:
+    def passes(self, batch: int, steps: int) -> int | float:
         """D + 2 a sequence where the output layer's gradient is exact, else 2 D + 1."""
         del steps
         return batch * (2 * self.draws + 1 if self.exact_output is False else self.draws + 2)

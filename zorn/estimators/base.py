@@ -151,7 +151,7 @@ class Estimator(ABC):
         it together through `workers`; an estimator that does not use them does the whole on each."""
 
     @abstractmethod
-    def passes(self, batch: int, steps: int) -> float:
+    def passes(self, batch: int, steps: int) -> int | float:
         """Forward passes of an estimate: rows through the model, a backward pass counted as two.
 
         Args:

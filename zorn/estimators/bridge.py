@@ -186,7 +186,7 @@ class Bridge(ChunkedGradient):
         """True where the credit is kept apart, for an optimizer of its own."""
         return self.separate
 
-    def passes(self, batch: int, steps: int) -> float:
+    def passes(self, batch: int, steps: int) -> int | float:
         """Three a sequence, and the pairs of rollouts where there is a boundary: their mean over the
         steps."""
         pairs = 2 * self.draws * batch if steps > self.truncation else 0

@@ -140,7 +140,7 @@ class ExactGradient(Estimator):
             )
         return norm, [loss / total, passes, dropped]
 
-    def passes(self, batch: int, steps: int) -> float:
+    def passes(self, batch: int, steps: int) -> int | float:
         """One forward pass a sequence, and a backward pass, which counts as two."""
         del steps
         return 3 * batch

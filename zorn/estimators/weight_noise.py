@@ -158,7 +158,7 @@ class WeightNoise(Estimator):
         check_number("epsilon", value, above=True, hint="0.001 to 0.1 suits most models")
         self._epsilon = float(value)
 
-    def passes(self, batch: int, steps: int) -> float:
+    def passes(self, batch: int, steps: int) -> int | float:
         """n g for each sign, and the batch once where θ itself is evaluated."""
         del steps
         rows = self.population * (self.group_size or batch)

@@ -37,7 +37,7 @@ class Calibration:
     """
 
     seconds: float | None
-    steps: tuple[tuple[float, float], ...] = ()
+    steps: tuple[tuple[int | float, float], ...] = ()
     reason: str = ""
 
 
@@ -60,7 +60,7 @@ def calibrate(config: Config, task: Task, steps: int, available: int) -> Calibra
         return Calibration(None, reason="weights and a batch need more than a tenth of the memory")
     checked_device(config.run.device)
     short = Batch(*(part[:, :LONGEST] for part in task.training_batch(0)))
-    length, rows, found = short.inputs.shape[1], 1, list[tuple[float, float]]()
+    length, rows, found = short.inputs.shape[1], 1, list[tuple[int | float, float]]()
     fits = needed_bytes(config, task.vocabulary, steps) <= available  # so that smaller ones do
     began = time.perf_counter()
     try:
@@ -84,7 +84,7 @@ def calibrate(config: Config, task: Task, steps: int, available: int) -> Calibra
     return Calibration(line(found, _work(Learner.build(config, task), steps)), tuple(found))
 
 
-def _timed(config: Config, task: Task, short: Batch) -> tuple[float, float]:
+def _timed(config: Config, task: Task, short: Batch) -> tuple[int | float, float]:
     """Work and seconds of a step, the mean over those that come every so often."""
     batch = Batch(*(part[: config.task.batch] for part in short))
     given: Any = Given(batch, task.vocabulary, task.objective)
@@ -100,11 +100,11 @@ def _timed(config: Config, task: Task, short: Batch) -> tuple[float, float]:
     return _work(learner, short.inputs.shape[1]), (seconds[0] * (every - 1) + seconds[-1]) / every
 
 
-def _work(learner: Learner, steps: int) -> float:
+def _work(learner: Learner, steps: int) -> int | float:
     return learner.estimator.passes(learner.config.task.batch, steps) * steps
 
 
-def line(measured: list[tuple[float, float]], work: float) -> float:
+def line(measured: list[tuple[int | float, float]], work: int | float) -> float:
     """Seconds of `work`, on the line through the last two measured points, or in proportion to the last one
     where there is one or they fall.
 

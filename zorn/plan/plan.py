@@ -43,7 +43,7 @@ class Planned:
     configured: bool
     memory: Memory
     micro_batch: int | None
-    forward_passes: float
+    forward_passes: int | float
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,11 @@ class Memory:
     14
     """
 
-    weights: float
-    optimizer: float
-    gradients: float
-    estimate: float
-    update: float
+    weights: int | float
+    optimizer: int | float
+    gradients: int | float
+    estimate: int | float
+    update: int | float
 
     @property
     def peak(self) -> int:
