@@ -10,15 +10,18 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from zorn.config import Config, RunConfig, change
-from zorn.models import Batch
+from zorn.errors import ConfigError
+from zorn.models import Batch, RowObjective, TokenObjective
 from zorn.plan.live import LiveBytes
-from zorn.tasks import objective_of
+from zorn.tasks import EvaluationData, Task, objective_of
 from zorn.training.build import build_estimator
 from zorn.training.learner import Learner
 
@@ -68,13 +71,14 @@ class Memory:
         return self.peak - math.ceil(self.weights + self.optimizer + self.gradients)
 
 
-@dataclass(frozen=True)
-class Given:
-    """A task that gives one batch at every step."""
+@final
+class Given(Task):
+    """A task that gives one batch at every step; its tokens stand for no text."""
 
-    batch: Batch
-    vocabulary: int
-    objective: Any
+    name = "given"
+
+    def __init__(self, batch: Batch, vocabulary: int, objective: TokenObjective | RowObjective) -> None:
+        self.batch, self.vocabulary, self.objective = batch, vocabulary, objective
 
     def training_batch(self, step: int) -> Batch:
         """The batch."""
@@ -84,6 +88,18 @@ class Given:
     def begins(self, step: int) -> bool:
         """Only the first step begins sequences."""
         return step == 0
+
+    def evaluation_data(self, split: str) -> EvaluationData:
+        """The batch."""
+        return EvaluationData(split, self.batch, total_bytes=None, whole_sequences=False)
+
+    def encode(self, text: str) -> Tensor:
+        """Raise ConfigError: there is no text."""
+        raise ConfigError(f"text: got {text!r}, but a given batch stands for no text")
+
+    def decode(self, tokens: Tensor | Sequence[int]) -> str:
+        """The numbers of the tokens."""
+        return " ".join(str(int(token)) for token in tokens)
 
 
 def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
@@ -166,7 +182,7 @@ def _counted(config: Config, vocabulary: int, steps: int) -> Memory:
     with LiveBytes() as live:
         shape = config.task.batch, steps
         tokens = [torch.empty(shape, dtype=torch.int64, device="meta") for _ in ("inputs", "targets")]
-        given: Any = Given(Batch(*tokens), vocabulary, objective_of(config.objective))
+        given = Given(Batch(*tokens), vocabulary, objective_of(config.objective))
         learner = Learner.build(config, given)
         weights = sum(parameter.nbytes for parameter in learner.model.parameters())
         peaks = {"estimate": 0, "update": 0}
