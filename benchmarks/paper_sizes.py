@@ -33,7 +33,7 @@ from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.errors import ConfigError
 from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import LSTMCell, run
-from zorn.perturbations import Draw
+from zorn.noise import Draw
 from zorn.plan import available_bytes, largest_micro_batch, show_bytes, step_memory
 from zorn.training.limits import out_of_memory
 

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.estimators.fold import Fold
-from zorn.perturbations import Draw
+from zorn.noise import Draw
 from zorn.training import Trainer, checkpoints
 from zorn.training.journal import HEADER_BYTES, Journal, JournalEntry
 from zorn.training.replay import replay

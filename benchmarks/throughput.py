@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from zorn.models import LSTMCell, run
-from zorn.perturbations import Draw, RankOne
+from zorn.noise import Draw, RankOne
 
 ROWS = 256
 HIDDEN = [128, 256, 512, 1024, 2048]

@@ -12,7 +12,7 @@ from torch import nn
 
 from zorn.checks import check_number
 from zorn.errors import ConfigError
-from zorn.perturbations import FusedSGD
+from zorn.estimators.update import FusedSGD
 from zorn.registry import Registry
 
 PLAIN_RATE = 0.1

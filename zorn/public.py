@@ -25,10 +25,10 @@ from zorn.estimators import (
     SmoothedLoss,
     smoothed_loss,
 )
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, LanguageModel, sample
-from zorn.perturbations import (
+from zorn.noise import (
     Dense,
-    FusedSGD,
     Layout,
     MemberNoise,
     MemberwiseRule,

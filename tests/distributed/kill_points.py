@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import zorn.estimators.fold
-import zorn.perturbations.evaluate
+import zorn.estimators.population
 import zorn.training.checkpoint
 import zorn.training.trainer
 from zorn.distributed import Group
-from zorn.perturbations import FusedSGD
+from zorn.estimators.update import FusedSGD
 from zorn.training.journal import Journal
 from zorn.training.loggers import MetricsLog
 from zorn.training.run_folder import RunFolder
@@ -78,7 +78,7 @@ class Point:
 
 POINTS = {
     "settings": Point(((RunFolder, "write_config"),), calls=lambda _: 1),
-    "evaluation": Point(((zorn.perturbations.evaluate, "row_losses"),), writes=False),
+    "evaluation": Point(((zorn.estimators.population, "row_losses"),), writes=False),
     "gather": Point(((Group, "_all_gather"),), writes=False, alone=False),
     "fold": Point(
         ((zorn.estimators.fold, "fold_into_grad"), (FusedSGD, "apply")), _first_block, writes=False

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from zorn.distributed import DivergedReplicaError, Group, WorkerError, share, start
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, CDRGE, FDRGE, NRES, PES, SPSA15, TBPTT, ActivityCredit, Bridge, EProp
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, LanguageModel
-from zorn.perturbations import Dense, FusedSGD, RankOne
+from zorn.noise import Dense, RankOne
 from zorn.tasks import TokenCrossEntropy
 
 STEPS, STOP, SEGMENT = 20, 10, 8

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from zorn.distributed.dealing import dealt
 from zorn.distributed.group import Group
 from zorn.distributed.workers import GroupWorkers
-from zorn.perturbations.evaluate import MicroBatch
+from zorn.estimators.workers import MicroBatch
 
 costs = st.lists(st.integers(1, 500), max_size=40)
 processes = st.integers(1, 9)

@@ -12,8 +12,8 @@ from zorn.distributed.agreement import described, estimator_facts, weight_facts
 from zorn.distributed.workers import GroupWorkers
 from zorn.errors import ConfigError
 from zorn.estimators import BPTT, NRES, PES, ActivityCredit, Bridge
-from zorn.perturbations import FusedSGD
-from zorn.perturbations.evaluate import ALONE
+from zorn.estimators.update import FusedSGD
+from zorn.estimators.workers import ALONE
 from zorn.tasks import TokenCrossEntropy
 
 TWO = {"RANK": 0, "WORLD_SIZE": 2}

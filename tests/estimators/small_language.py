@@ -10,7 +10,7 @@ from torch import nn
 
 from zorn.estimators import BPTT, TBPTT
 from zorn.models import Batch, LanguageModel
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 
 VOCABULARY = 7
 ROWS, TIME = 4, 4

@@ -10,10 +10,11 @@ from torch import nn
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import ActivityCredit
 from zorn.estimators.credit import reward_to_go
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, row_losses
-from zorn.perturbations import Activity, Draw, FusedSGD
-from zorn.perturbations.cell_rules import KEPT_MEMORY, LEAST_GAIN, STATE_UNIT
-from zorn.perturbations.draw import ACTIVITY_FACTOR, noise, stream_of
+from zorn.noise import Activity, Draw
+from zorn.noise.activity.cells import KEPT_MEMORY, LEAST_GAIN, STATE_UNIT
+from zorn.noise.draw import ACTIVITY_FACTOR, noise, stream_of
 from zorn.tasks import TokenCrossEntropy
 
 OBJECTIVE = TokenCrossEntropy()

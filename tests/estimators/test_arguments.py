@@ -8,7 +8,7 @@ from small_language import gradients, language_batch, language_model, without_ty
 from zorn.errors import ConfigError
 from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT, ActivityCredit, Bridge, smoothed_loss
 from zorn.models import Batch
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 from zorn.tasks import TokenCrossEntropy
 
 WHOLE = [2.0, True, "4", np.float64(4)]

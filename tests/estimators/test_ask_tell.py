@@ -25,8 +25,8 @@ from torch import nn
 
 from zorn.errors import ConfigError
 from zorn.estimators import CDRGE, FDRGE, SPSA15
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch
-from zorn.perturbations import FusedSGD
 from zorn.tasks import TokenCrossEntropy
 
 each_structure = pytest.mark.parametrize("structure", STRUCTURES)

@@ -27,8 +27,8 @@ from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, TBPTT
 from zorn.estimators.bridge import RMS_DECAY, Bridge
 from zorn.estimators.carry import state_tensors
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, map_state
-from zorn.perturbations import FusedSGD
 from zorn.random import normals, signs
 from zorn.tasks import TokenCrossEntropy
 

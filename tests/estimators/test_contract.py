@@ -30,7 +30,7 @@ from small_language import (
 from torch import nn
 
 import zorn.estimators
-import zorn.perturbations
+import zorn.noise
 from zorn.estimators import (
     BPTT,
     CDRGE,
@@ -47,8 +47,9 @@ from zorn.estimators import (
     ZeroOrderEstimator,
 )
 from zorn.estimators.tbptt import ChunkedGradient
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, mean_tokens
-from zorn.perturbations import FusedSGD, NoiseKind, Perturbation
+from zorn.noise import NoiseKind, Perturbation
 from zorn.tasks import TokenCrossEntropy
 
 ESTIMATORS = {"cd": CDRGE, "fd": FDRGE, "spsa15": SPSA15}
@@ -105,7 +106,7 @@ def concrete_subclasses(base):
 
 def test_the_table_is_complete():
     """A new estimator, structure or kind of noise must come into the table above."""
-    for package in (zorn.estimators, zorn.perturbations):
+    for package in (zorn.estimators, zorn.noise):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
     assert set(concrete_subclasses(ZeroOrderEstimator)) == set(ESTIMATORS.values())

@@ -16,8 +16,8 @@ from small_language import (
 
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import BPTT, CDRGE, FDRGE, SPSA15, TBPTT
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch
-from zorn.perturbations import FusedSGD
 from zorn.tasks import TokenCrossEntropy
 
 POPULATION = 8

@@ -4,7 +4,7 @@ import pytest
 from streams import Scalar, last_output, nothing
 
 from zorn.estimators.pes import PES
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 
 
 def test_the_first_window_is_the_central_difference():

@@ -16,7 +16,8 @@ from zorn.estimators import (
     Bridge,
     EProp,
 )
-from zorn.perturbations import Dense, FusedSGD, RankOne
+from zorn.estimators.update import FusedSGD
+from zorn.noise import Dense, RankOne
 from zorn.settings import settings_of
 from zorn.tasks import TokenCrossEntropy
 

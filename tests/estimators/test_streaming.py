@@ -24,8 +24,9 @@ from zorn.estimators import CDRGE
 from zorn.estimators.nres import NRES
 from zorn.estimators.pes import PES
 from zorn.estimators.shaping import zscore
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, LanguageModel
-from zorn.perturbations import Draw, FusedSGD
+from zorn.noise import Draw
 from zorn.tasks import TokenCrossEntropy
 
 ROWS, TIME, WINDOWS, VOCABULARY, POPULATION = 4, 3, 3, 7, 8

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import zorn
-from zorn.perturbations.draw import Draw, noise, stream_of
+from zorn.noise.draw import Draw, noise, stream_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))

@@ -12,8 +12,10 @@ from torch import nn
 
 from zorn.estimators import CDRGE, FDRGE, SPSA15
 from zorn.models import Batch, LanguageModel, row_losses
-from zorn.perturbations import Dense, Draw, MemberwiseRule, RankOne, dense, register_rule, rules
-from zorn.perturbations.perturbation import FOLD_ELEMENTS
+from zorn.noise import Dense, Draw, MemberwiseRule, RankOne, register_rule
+from zorn.noise.rules import rule as rules
+from zorn.noise.weights import dense
+from zorn.noise.weights.structure import FOLD_ELEMENTS
 from zorn.tasks import TokenCrossEntropy
 
 DRAW = Draw(seed=4, step=9, epsilon=0.25)
@@ -180,7 +182,7 @@ def test_noise_is_drawn_at_most_twice_a_member(kind, noise, micro_batch, monkeyp
         return plain_noise(kind, draw, members, stream, count, offset=offset, **options)
 
     monkeypatch.setattr(dense, "noise", spy)
-    monkeypatch.setattr("zorn.perturbations.perturbation.FOLD_ELEMENTS", 50)
+    monkeypatch.setattr("zorn.noise.weights.structure.FOLD_ELEMENTS", 50)
     batch = Batch(torch.ones(4, 5, dtype=torch.int64), torch.zeros(4))
     estimator = kind(
         population=3, epsilon=0.1, group_size=None, perturbation=Dense(noise=noise), micro_batch=micro_batch

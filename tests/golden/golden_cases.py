@@ -10,8 +10,9 @@ import torch
 
 from zorn import native
 from zorn.estimators import BPTT, CDRGE, FDRGE, NRES, PES, SPSA15, TBPTT, ActivityCredit, Bridge, EProp
+from zorn.estimators.update import FusedSGD
 from zorn.models import LanguageModel
-from zorn.perturbations import Dense, FusedSGD, RankOne
+from zorn.noise import Dense, RankOne
 from zorn.tasks import CopyTask, TextTask, TokenCrossEntropy
 
 STEPS = 20

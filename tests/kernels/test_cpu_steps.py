@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import zorn.perturbations.member_noise
-import zorn.perturbations.standard_rules
+import zorn.noise.rules.standard
+import zorn.noise.weights.member_noise
 from zorn.errors import ConfigError
 from zorn.models import BlockLinear, GRUCell, LSTMCell, run
 from zorn.native import LaneNoise, Summands, available, gru_step, has_rollout, loading, lstm_step
 from zorn.native import cells as native_cells
-from zorn.perturbations import Draw, RankOne
+from zorn.noise import Draw, RankOne
 
 compiled = pytest.mark.skipif(available() is None, reason="the compiled kernels were not built")
-USERS = (native_cells, zorn.perturbations.member_noise, zorn.perturbations.standard_rules)
+USERS = (native_cells, zorn.noise.weights.member_noise, zorn.noise.rules.standard)
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 0.02}
 SIZES = [(16, 1, 5, 1), (37, 1, 64, 31), (36, 3, 7, 22), (128, 4, 33, 9), (7, 7, 16, 2)]

@@ -11,7 +11,7 @@ from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.errors import ConfigError
 from zorn.kernels.flashrnn import FlashRollout, from_flashrnn, to_flashrnn, use_flashrnn
 from zorn.models import LSTMCell, LSTMState, run
-from zorn.perturbations import Draw
+from zorn.noise import Draw
 from zorn.training.build import build_task
 from zorn.training.learner import Learner
 

@@ -102,11 +102,11 @@ def test_the_twins_are_the_sums_of_their_directions():
 def test_the_twin_is_the_update_of_fused_sgd():
     """A bias of a model: dense signs of its own stream, coefficients of few bits."""
     weight = torch.nn.Parameter(exact((5000,), "cpu", torch.bfloat16))
-    target = zorn.perturbations.targets.Target("bias", 3, weight)
-    draw = zorn.perturbations.Draw(seed=5, step=7, epsilon=0.1)
+    target = zorn.noise.targets.Target("bias", 3, weight)
+    draw = zorn.noise.Draw(seed=5, step=7, epsilon=0.1)
     found, c = weight.detach().clone(), exact((4,), "cpu", seed=1)
     z = signs(5, 7, range(4), 3 << 8, 5000)
-    block = zorn.perturbations.perturbation.GradientBlock(target, 0, c @ z)
+    block = zorn.noise.weights.structure.GradientBlock(target, 0, c @ z)
     norm = zorn.FusedSGD(learning_rate=2**-9, weight_decay=0.5).apply([block], draw)
     squared = fold_dense_(
         found, c, seed=5, step=7, members=range(4), stream=3 << 8, keep=1 - 2**-10, scale=-(2**-9),

@@ -19,7 +19,7 @@ from zorn.kernels import (
 from zorn.kernels.fused_step import gru_step_kernel, lstm_step_kernel
 from zorn.kernels.min_gru import min_gru_steps_kernel
 from zorn.models import GRUCell, LSTMCell, MinGRUCell
-from zorn.perturbations import Draw
+from zorn.noise import Draw
 
 SHAPES = [  # heads, d, group, members, signs, scores, noise on the recurrent weight
     (1, 33, 3, 2, 2, "shared", True),

@@ -10,8 +10,8 @@ from zorn.errors import ConfigError
 from zorn.kernels import availability, fold, fused_step, min_gru, twins
 from zorn.kernels.dense_linear import PERTURBED_LINEAR
 from zorn.models import GRUCell, LSTMCell, run
-from zorn.perturbations import Draw
-from zorn.perturbations.kernel_fold import KernelFold
+from zorn.noise import Draw
+from zorn.noise.weights.kernel_fold import KernelFold
 
 KERNELS = {
     "lstm_step": fused_step.LSTM_STEP,
@@ -198,7 +198,7 @@ def test_gradients_are_those_of_the_blocks(switch, device, structure, dtype):
             parameter.grad = torch.full_like(parameter, float("inf"))
         blocks = bound.fold(draw, weights)
         assert isinstance(blocks, KernelFold) == on
-        norm = zorn.perturbations.fold_into_grad(blocks, bound.targets)
+        norm = zorn.estimators.update.fold_into_grad(blocks, bound.targets)
         assert any(calls.values()) == on
         return norm, [parameter.grad for parameter in model.parameters()]
 

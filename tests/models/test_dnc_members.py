@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from zorn.models import DNCCell, run
-from zorn.perturbations import Draw, RankOne
+from zorn.noise import Draw, RankOne
 
 DRAW = Draw(seed=3, step=5, epsilon=0.1)
 MEMBERS, SIGNS, GROUP = range(2, 5), (1, -1), 2

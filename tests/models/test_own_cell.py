@@ -80,7 +80,7 @@ def test_every_estimator_takes_it(name):
 
 def test_activity_noise_is_on_its_state_with_the_derivative_of_a_step():
     cell = LeakyCell(3, 4).double()
-    bound = zorn.perturbations.Activity().bind(cell)
+    bound = zorn.noise.Activity().bind(cell)
     (site,) = bound.sites
     assert set(site.targets) == {"input_map.weight", "input_map.bias", "state_map.weight"}
     x, h, g = torch.randn(3, 5, 3).double(), torch.randn(5, 4).double(), torch.randn(5, 4).double()

@@ -6,7 +6,7 @@ from torch import nn
 
 import zorn
 from zorn.models import row_losses, sliced_head, streamed
-from zorn.perturbations import rank_one
+from zorn.noise.weights import rank_one
 
 VOCABULARY = 37
 

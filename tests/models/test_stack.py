@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from zorn.errors import ConfigError
 from zorn.models import CELLS, DNCSettings, LanguageModel, map_state, parameter_count, sample
-from zorn.perturbations import Draw, RankOne
-from zorn.perturbations.perturbation import BoundPerturbation
+from zorn.noise import Draw, RankOne
+from zorn.noise.weights.structure import BoundPerturbation
 
 VOCABULARY, HIDDEN = 11, 8
 MEMORY = {"memory_slots": 5, "memory_width": 4, "read_heads": 2}

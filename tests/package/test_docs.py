@@ -17,7 +17,7 @@ from zorn.cli.entry import COMMANDS
 from zorn.cli.parsing import _flags, parse
 from zorn.cli.train import settings
 from zorn.config import GROUPS, PRESETS, component_settings
-from zorn.perturbations import rules
+from zorn.noise.rules import rule as rules
 from zorn.settings import flag
 
 ROOT = Path(__file__).parents[2]

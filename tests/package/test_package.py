@@ -20,7 +20,7 @@ ORDER = [
     "models",
     "native",
     "kernels",
-    "perturbations",
+    "noise",
     "estimators",
     "diagnostics",
     "distributed",
@@ -29,7 +29,7 @@ ORDER = [
     "plan",
     "cli",
 ]
-INDEPENDENT = {("tasks", "perturbations"), ("tasks", "estimators")}
+INDEPENDENT = {("tasks", "noise"), ("tasks", "estimators")}
 """Layers that know nothing of each other, whatever their order."""
 
 PUBLIC = [

@@ -7,7 +7,7 @@ from torch import nn
 import zorn
 from zorn.estimators import ActivityCredit
 from zorn.models import Batch, row_losses
-from zorn.perturbations import cell_rules
+from zorn.noise.activity import cells as cell_rules
 
 SAMPLES = 60
 

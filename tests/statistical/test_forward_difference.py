@@ -8,7 +8,7 @@ from torch import nn
 
 from zorn.estimators import CDRGE, FDRGE
 from zorn.models import Batch
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 
 X = torch.tensor([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0], [0.4, 0.4, 0.9], [-0.7, 0.1, 0.5]], dtype=torch.float64)
 WEIGHT = torch.tensor([[0.3, -0.6, 0.9]], dtype=torch.float64)

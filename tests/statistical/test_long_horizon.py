@@ -9,7 +9,7 @@ from zorn.estimators import BPTT, CDRGE, TBPTT
 from zorn.estimators.nres import NRES
 from zorn.estimators.pes import PES
 from zorn.models import Batch, LanguageModel, map_state
-from zorn.perturbations import RankOne
+from zorn.noise import RankOne
 from zorn.tasks import TokenCrossEntropy
 
 ROWS, LENGTH, WINDOWS, VOCABULARY = 2, 1, 4, 4

@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, vmap
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators import CDRGE, smoothed_loss
 from zorn.models import Batch
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 
 EPSILON = 1.0
 X = torch.tensor([[0.6, -0.3, 0.5], [0.2, 0.7, -0.4]], dtype=torch.float64)

@@ -6,7 +6,7 @@ from samples import assert_mean_vector, deviation, estimates, gradient
 
 from zorn.estimators import BPTT, CDRGE, FDRGE
 from zorn.models import Batch, LanguageModel
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 from zorn.tasks import TokenCrossEntropy
 
 ROWS, TIME, VOCABULARY = 4, 3, 5

@@ -16,7 +16,7 @@ from torch import nn
 
 from zorn.estimators import CDRGE
 from zorn.models import Batch
-from zorn.perturbations import Dense, RankOne
+from zorn.noise import Dense, RankOne
 
 OUTPUTS, INPUTS, ROWS = 4, 5, 6
 WITH_BIAS = OUTPUTS * (INPUTS + 1)

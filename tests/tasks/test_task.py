@@ -8,7 +8,7 @@ from torch import nn
 from zorn.checks import check_choice, check_seed, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch, LanguageModel
-from zorn.perturbations.draw import stream_of
+from zorn.noise.draw import stream_of
 from zorn.tasks import IGNORE, SPLITS, EvaluationData, Task, TokenCrossEntropy
 from zorn.tasks.task import check_split, data_stream
 

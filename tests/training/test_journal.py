@@ -14,7 +14,7 @@ import torch
 
 from zorn.errors import ConfigError, JournalError
 from zorn.estimators.fold import Fold
-from zorn.perturbations import Draw
+from zorn.noise import Draw
 from zorn.training.journal import (
     HEADER_BYTES,
     Damage,

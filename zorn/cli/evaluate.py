@@ -17,7 +17,7 @@ from zorn.cli.parsing import UsageError, parse
 from zorn.config import Config
 from zorn.estimators import smoothed_loss
 from zorn.models import Batch, row_losses, streamed
-from zorn.perturbations import RankOne
+from zorn.noise import RankOne
 from zorn.registry import closest
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value

@@ -18,7 +18,7 @@ from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError
 from zorn.config import Config
 from zorn.errors import UncoveredParameterError
-from zorn.perturbations import Dense, ParameterReport, Perturbation, RankOne, inspect_model
+from zorn.noise import Dense, ParameterReport, Perturbation, RankOne, inspect_model
 from zorn.training.build import build_model, build_task
 from zorn.training.run_folder import RunFolder
 

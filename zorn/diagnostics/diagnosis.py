@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zorn.diagnostics.epsilon import EpsilonSweep, NoPlateauError, find_epsilon
 from zorn.diagnostics.signal import Signal, measure_signal
 from zorn.diagnostics.step_size import StepCurve, step_curve
-from zorn.perturbations import Objective
+from zorn.estimators.population import Objective
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -18,7 +18,7 @@ from zorn.checks import check_number, check_whole_number
 from zorn.diagnostics.gradients import Gradient, Sampler, cosine, sampling
 from zorn.diagnostics.measured import Measured, measured
 from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.perturbations import Objective
+from zorn.estimators.population import Objective
 
 HALF_DECADES = tuple(10 ** (power / 2) for power in range(-12, 1))
 """1e-6 to 1: what `find_epsilon` tries unless it is told otherwise."""

@@ -16,9 +16,9 @@ from zorn.errors import NonFiniteLossError
 from zorn.estimators import BPTT, Estimate, Estimator
 from zorn.estimators.arguments import check_batch, check_model
 from zorn.estimators.base import check_estimator
+from zorn.estimators.population import Objective
 from zorn.models import Batch, evaluation_mode
-from zorn.perturbations import Objective
-from zorn.perturbations.targets import trainable_targets
+from zorn.noise.targets import trainable_targets
 
 Gradient: TypeAlias = dict[str, Tensor]
 """A gradient by the names of the trained parameters, float32 or wider."""

@@ -19,7 +19,7 @@ from zorn.diagnostics.ladder import LadderFit, fit_ladder
 from zorn.diagnostics.measured import Measured, measured
 from zorn.errors import ConfigError
 from zorn.estimators import Estimate
-from zorn.perturbations import Objective
+from zorn.estimators.population import Objective
 
 
 @dataclass(frozen=True, kw_only=True)

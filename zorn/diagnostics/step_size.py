@@ -9,8 +9,8 @@ from zorn.checks import check_number
 from zorn.diagnostics.gradients import products, sampling
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.arguments import check_batch
+from zorn.estimators.population import Objective
 from zorn.models import row_losses
-from zorn.perturbations import Objective
 
 LENGTHS = tuple(10 ** (power / 4) for power in range(-16, 1))
 """1e-4 to 1 in quarter decades: the steps that `step_curve` tries, as shares of ‖θ‖."""

@@ -10,7 +10,7 @@ from zorn.distributed.workers import GroupWorkers
 from zorn.errors import ConfigError
 from zorn.estimators import Estimator, Need
 from zorn.estimators.base import check_estimator
-from zorn.perturbations.evaluate import ALONE
+from zorn.estimators.workers import ALONE
 
 Shared = TypeVar("Shared", bound=Estimator)
 

@@ -14,16 +14,16 @@ from zorn.distributed.group import Group
 from zorn.errors import ConfigError, DivergedReplicaError
 from zorn.estimators import Estimator
 from zorn.estimators.arguments import check_batch, check_model, check_objective
+from zorn.estimators.workers import MicroBatch
 from zorn.models import Batch
-from zorn.perturbations import GradientBlock
-from zorn.perturbations.evaluate import MicroBatch
+from zorn.noise import GradientBlock
 
 T = TypeVar("T")
 
 
 @final
 class GroupWorkers:
-    """`zorn.perturbations.evaluate.Workers` over a group.
+    """`zorn.estimators.workers.Workers` over a group.
 
     Args:
         group: the processes.

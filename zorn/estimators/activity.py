@@ -38,8 +38,10 @@ from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.carry import Carry
 from zorn.estimators.credit import reward_to_go
 from zorn.estimators.estimate import Estimate
+from zorn.estimators.population import Objective
+from zorn.estimators.update import FusedSGD, fold_into_grad
 from zorn.models import Batch, TokenObjective, evaluation_mode
-from zorn.perturbations import Activity, BoundActivity, Draw, FusedSGD, NoiseKind, Objective, fold_into_grad
+from zorn.noise import Activity, BoundActivity, Draw, NoiseKind
 
 
 @final

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.estimators.carry import state_tensors
+from zorn.estimators.population import Objective
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens
 from zorn.models.rollout import as_row_losses
-from zorn.perturbations import BoundActivity, Draw, Objective
-from zorn.perturbations.output_layer import OutputLayer
+from zorn.noise import BoundActivity, Draw
+from zorn.noise.activity.output_layer import OutputLayer
 
 SIGNS = (1, -1)
 

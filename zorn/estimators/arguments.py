@@ -8,9 +8,10 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, TokenObjective
-from zorn.perturbations import FusedSGD, Perturbation
-from zorn.perturbations.targets import check_materialised
+from zorn.noise import Perturbation
+from zorn.noise.targets import check_materialised
 
 
 def check_model(model: object) -> None:

@@ -28,10 +28,11 @@ from zorn.estimators.arguments import (
 )
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.fold import Fold
+from zorn.estimators.population import Objective
+from zorn.estimators.update import FusedSGD
+from zorn.estimators.workers import ALONE, Workers
 from zorn.models import Batch
-from zorn.perturbations import FusedSGD, Objective
-from zorn.perturbations.evaluate import ALONE, Workers
-from zorn.perturbations.targets import trainable_targets
+from zorn.noise.targets import trainable_targets
 from zorn.settings import Choice, docstring_of, settings_of, signature_of, takes
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from zorn.estimators.carry import state_tensors
+from zorn.estimators.workers import Workers
 from zorn.models import State, TokenObjective, map_state
-from zorn.perturbations import Draw, NoiseKind
-from zorn.perturbations.draw import noise
-from zorn.perturbations.evaluate import Workers
+from zorn.noise import Draw, NoiseKind
+from zorn.noise.draw import noise
 
 STREAM = 0
 """The random stream of the noise: of the elements of the state, boundary after boundary."""

@@ -10,8 +10,8 @@ from typing import final
 from torch import Tensor, nn
 
 from zorn.estimators.exact import ExactGradient
+from zorn.estimators.population import Objective
 from zorn.models import Batch, row_losses
-from zorn.perturbations import Objective
 
 
 @final

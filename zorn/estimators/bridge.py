@@ -38,11 +38,13 @@ from zorn.estimators.base import Chosen, Facts
 from zorn.estimators.boundary_noise import BoundaryNoise, Discounted, MeanSquares, floats_of
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.exact import Piece, rows_of
+from zorn.estimators.population import Objective
 from zorn.estimators.tbptt import Carried, ChunkedGradient
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, evaluation_mode, map_state, row_losses
-from zorn.perturbations import Draw, FusedSGD, NoiseKind, Objective
-from zorn.perturbations.draw import check_noise_kind
-from zorn.perturbations.targets import trainable_targets
+from zorn.noise import Draw, NoiseKind
+from zorn.noise.draw import check_noise_kind
+from zorn.noise.targets import trainable_targets
 
 SMALLEST_RMS = 0.01
 """Relative noise takes a state to be at least this large: an empty memory gets noise too."""

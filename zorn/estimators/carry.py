@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
+from zorn.estimators.workers import Workers
 from zorn.models import RecurrentModel, State, map_state
-from zorn.perturbations.evaluate import Workers
 
 
 class Carry:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from zorn.checks import LARGEST, check_whole_number
 from zorn.errors import ConfigError
+from zorn.estimators.population import Objective
 from zorn.estimators.tbptt import ChunkedGradient
 from zorn.models import Batch, RecurrentCell
-from zorn.perturbations import Objective
-from zorn.perturbations.attach import replaced_methods
+from zorn.noise.attach import replaced_methods
 
 
 @final

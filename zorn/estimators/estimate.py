@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zorn.errors import ConfigError
 from zorn.estimators.fold import Fold
-from zorn.perturbations import Draw, Perturbation
+from zorn.noise import Draw, Perturbation
 
 
 @dataclass(frozen=True, kw_only=True)

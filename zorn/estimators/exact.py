@@ -13,10 +13,12 @@ from zorn.checks import check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.base import Estimator, Need
 from zorn.estimators.estimate import Estimate
+from zorn.estimators.population import Objective
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, TokenObjective, mean_tokens
-from zorn.perturbations import Draw, FusedSGD, GradientBlock, Objective, Target
-from zorn.perturbations.blocks import gradient_blocks, pieces
-from zorn.perturbations.targets import trainable_targets
+from zorn.noise import Draw, GradientBlock, Target
+from zorn.noise.targets import trainable_targets
+from zorn.noise.weights.gradient_blocks import gradient_blocks, pieces
 
 
 class Piece(NamedTuple):

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from zorn.perturbations import BoundPerturbation, Draw, FusedSGD, fold_into_grad
+from zorn.estimators.update import FusedSGD, fold_into_grad
+from zorn.noise import BoundPerturbation, Draw
 
 
 @final

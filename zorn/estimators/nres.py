@@ -23,7 +23,7 @@ class NRES(StreamingEstimator):
 
     Example:
         >>> from zorn.models import LanguageModel
-        >>> from zorn.perturbations import FusedSGD
+        >>> from zorn.estimators.update import FusedSGD
         >>> from zorn.tasks import TextTask
         >>> model = LanguageModel(256, 16)
         >>> task = TextTask(source="python-docs", batch=4, length=8, stream=10, seed=0)

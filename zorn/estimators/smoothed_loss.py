@@ -11,8 +11,9 @@ from torch import nn
 from zorn.checks import check_number, check_seed, check_whole_number
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.arguments import check_batch, check_model, check_objective, check_perturbation
+from zorn.estimators.population import Objective, Workload, member_losses
 from zorn.models import Batch
-from zorn.perturbations import Draw, Objective, Perturbation, RankOne, Workload, member_losses
+from zorn.noise import Draw, Perturbation, RankOne
 
 
 @dataclass(frozen=True, kw_only=True)

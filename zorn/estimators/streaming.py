@@ -29,18 +29,11 @@ from zorn.estimators.base import Need
 from zorn.estimators.carry import state_tensors
 from zorn.estimators.cd_rge import CentralDifferences
 from zorn.estimators.estimate import Estimate, Population
+from zorn.estimators.population import Objective, Workload, member_losses
+from zorn.estimators.update import FusedSGD
+from zorn.estimators.workers import MicroBatch, Workers
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens
-from zorn.perturbations import (
-    BoundPerturbation,
-    Draw,
-    FusedSGD,
-    GradientBlock,
-    Objective,
-    Perturbation,
-    Workload,
-    member_losses,
-)
-from zorn.perturbations.evaluate import MicroBatch, Workers
+from zorn.noise import BoundPerturbation, Draw, GradientBlock, Perturbation
 
 
 class StreamingEstimator(CentralDifferences):

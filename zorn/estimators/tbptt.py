@@ -23,8 +23,8 @@ from zorn.estimators.arguments import check_state
 from zorn.estimators.base import Need
 from zorn.estimators.carry import Carry, state_tensors
 from zorn.estimators.exact import ExactGradient, Piece, rows_of
+from zorn.estimators.population import Objective
 from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, row_losses
-from zorn.perturbations import Objective
 
 
 class ChunkedGradient(ExactGradient):

@@ -19,18 +19,12 @@ from zorn.estimators.arguments import as_losses, check_state, described
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.fold import Fold
+from zorn.estimators.population import Workload
 from zorn.estimators.shaping import OF_SEVERAL, SHAPINGS, Shaping
-from zorn.perturbations import (
-    Dense,
-    Draw,
-    FusedSGD,
-    NoiseKind,
-    Perturbation,
-    RankOne,
-    Workload,
-)
-from zorn.perturbations.draw import check_noise_kind
-from zorn.perturbations.targets import Target
+from zorn.estimators.update import FusedSGD
+from zorn.noise import Dense, Draw, NoiseKind, Perturbation, RankOne
+from zorn.noise.draw import check_noise_kind
+from zorn.noise.targets import Target
 
 PERTURBATIONS: dict[str, Any] = {"rank-one": RankOne, "dense": Dense}
 """The structures of directions by the names that settings use."""

@@ -13,9 +13,11 @@ from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
 from zorn.estimators.arguments import check_batch, check_model, check_objective, check_update
 from zorn.estimators.estimate import Estimate, Population
+from zorn.estimators.population import Objective, Workload, member_losses
+from zorn.estimators.update import FusedSGD
 from zorn.estimators.weight_noise import WeightNoise
 from zorn.models import Batch
-from zorn.perturbations import Draw, FusedSGD, Objective, Workload, member_losses
+from zorn.noise import Draw
 
 
 class ZeroOrderEstimator(WeightNoise):

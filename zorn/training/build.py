@@ -9,9 +9,9 @@ from torch import nn
 from zorn.config import Config
 from zorn.errors import ConfigError
 from zorn.estimators import ESTIMATORS, Estimator
+from zorn.estimators.update import FusedSGD
 from zorn.models import LanguageModel, cell_settings
 from zorn.optimizers import optimizer_kind
-from zorn.perturbations import FusedSGD
 from zorn.settings import Choice, takes
 from zorn.tasks import TASKS, Task, TextTask, objective_of
 from zorn.training.limits import out_of_memory

@@ -18,7 +18,7 @@ import torch
 
 from zorn.errors import ConfigError
 from zorn.estimators.fold import Fold
-from zorn.perturbations import Draw
+from zorn.noise import Draw
 
 MARKER = b"STEP"
 _HEAD = struct.Struct("<4sQQIIIddddQIdB3xII")

@@ -84,7 +84,7 @@ def line_of(entry: JournalEntry, learning_rate: float) -> Record:
     """The log's line of a step, from its entry and the first learning rate.
 
     >>> import torch
-    >>> from zorn.perturbations import Draw
+    >>> from zorn.noise import Draw
     >>> fold = Fold.of(Draw(seed=0, step=4, epsilon=0.1), torch.zeros(2, dtype=torch.float64))
     >>> line = line_of(JournalEntry(step=5, fold=fold, rate_factor=0.5), learning_rate=0.01)
     >>> line["learning_rate"], line["population"], line["step"]

@@ -8,8 +8,8 @@ from torch import nn
 
 from zorn.config import Config
 from zorn.estimators import Estimate, Estimator
+from zorn.estimators.update import FusedSGD
 from zorn.models import Batch
-from zorn.perturbations import FusedSGD
 from zorn.tasks import Task
 from zorn.training.build import fused_update
 from zorn.training.loggers import Record

@@ -1,0 +1,1 @@
+"""Noise on activities: its sites, and cells whose state is one."""

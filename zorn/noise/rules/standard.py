@@ -1,0 +1,332 @@
+"""Rules for the layers that most models are made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zorn.errors import ConfigError
+from zorn.models import BlockLinear, RecurrentMap, linear_slice
+from zorn.native import LaneNoise, Summands, scores, usable
+from zorn.native.sums import SumForward, products
+from zorn.noise.activity.site import SiteActivity
+from zorn.noise.layout import Layout
+from zorn.noise.rules.rule import Rule, register_rule
+from zorn.noise.weights.member_noise import MemberNoise
+
+Methods = dict[str, Callable[..., Any]]
+
+
+class LinearRule(Rule):
+    """y = W x + b; noise a [b; b₀]ᵀ over the affine map."""
+
+    def layouts(self, module: nn.Linear) -> dict[str, Layout]:
+        """Weight [outputs, inputs]; the bias is one more column."""
+        return {
+            "weight": Layout(rows=module.out_features, columns=module.in_features),
+            "bias": Layout(rows=module.out_features, row_source="weight"),
+        }
+
+    def perturbed(self, module: nn.Linear, noise: MemberNoise) -> Methods:
+        """x [rows, …, inputs] to [rows, …, outputs]; `sliced` gives some of the outputs at a time."""
+
+        def forward(x: Tensor) -> Tensor:
+            return noise.affine_(F.linear(x, module.weight, module.bias), x, "weight", "bias")
+
+        def sliced(x: Tensor) -> Callable[[int, int], Tensor]:
+            owner = noise.factors.get("weight") or noise.factors["bias"]
+            plain = x.new_zeros(*x.shape[:-1], 1)  # in place of y, of which only the rows are looked at
+            scores = noise.add_bias_(noise.scores(x, "weight"), plain, "bias")
+
+            def outputs(first: int, last: int) -> Tensor:
+                plain = linear_slice(module, x, first, last)
+                return noise.add_rows_(plain, scores, owner.rows_between(first, last))
+
+            return outputs
+
+        return {"forward": forward, "sliced": sliced}
+
+    def active(self, module: nn.Linear, site: SiteActivity) -> Methods:
+        """Noise on y."""
+        return {"forward": lambda x: site.at(F.linear(x, module.weight, module.bias), x)}
+
+    def pullback(self, module: nn.Linear, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ, ∂b = Σ gradient."""
+        (x,) = inputs
+        flat = gradient.flatten(0, -2)
+        return {"weight": flat.mT @ x.reshape(len(flat), -1), "bias": flat.sum(0)}
+
+
+class BlockLinearRule(Rule):
+    """Block-diagonal y = W x + b; a factor pair of its own for each head."""
+
+    def layouts(self, module: BlockLinear) -> dict[str, Layout]:
+        """Weight [heads, outputs, inputs]; the bias is one more column of every block."""
+        heads, outputs, inputs = module.weight.shape
+        return {
+            "weight": Layout(blocks=heads, rows=outputs, columns=inputs),
+            "bias": Layout(blocks=heads, rows=outputs, row_source="weight"),
+        }
+
+    def perturbed(self, module: BlockLinear, noise: MemberNoise) -> Methods:
+        """x [rows, …, heads·inputs] to [rows, …, heads·outputs]."""
+        plain = type(module).forward
+
+        def forward(x: Tensor) -> Tensor:
+            return noise.affine_(plain(module, x), x, "weight", "bias")
+
+        def summands(x: Tensor) -> Summands:
+            return Summands(products(module.weight, x), module.bias, noise.lanes(x, "weight", "bias"), None)
+
+        return {"forward": SumForward(forward, summands)}
+
+    def active(self, module: BlockLinear, site: SiteActivity) -> Methods:
+        """Noise on y."""
+        plain = type(module).forward
+        return {"forward": lambda x: site.at(plain(module, x), x)}
+
+    def pullback(self, module: BlockLinear, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ head by head, ∂b = Σ gradient."""
+        (x,) = inputs
+        return {"weight": block_products(module.weight, gradient, x), "bias": gradient.flatten(0, -2).sum(0)}
+
+
+class RecurrentMapRule(Rule):
+    """All gates of a recurrent cell, W x + R h + b, as one affine map of [x, h, 1]: W and b borrow the row
+    factor of R.
+
+    The noise then costs a step two inner products and one pass over the gates; the drive carries the scores
+    b·x + b₀ of its chunk along.
+    """
+
+    def layouts(self, module: RecurrentMap) -> dict[str, Layout]:
+        """One row factor [heads, gates·d] for all three."""
+        heads, rows, columns = module.weight_state.shape
+        return {
+            "weight_input": Layout(
+                rows=heads * rows, columns=module.weight_input.shape[1], row_source="weight_state"
+            ),
+            "weight_state": Layout(blocks=heads, rows=rows, columns=columns),
+            "bias": Layout(rows=heads * rows, row_source="weight_state"),
+        }
+
+    def perturbed(self, module: RecurrentMap, noise: MemberNoise) -> Methods:
+        """`drive` is time-major, x [time, rows, inputs]; `forward` is one step, h [rows, heads·d]."""
+        plain_drive, plain_forward = type(module).drive, type(module).forward
+        heads = module.weight_state.shape[0]
+        owner = next(iter(noise.factors.values()))  # all of the module's parameters have the same row factor
+        a = owner.rows.reshape(noise.members, heads, -1)
+        carries = "weight_input" in noise.factors or "bias" in noise.factors
+
+        def drive(x: Tensor) -> tuple[Tensor, ...]:
+            plain = plain_drive(module, x)
+            return (*plain, _input_scores(x, noise)) if carries else plain
+
+        def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
+            plain, *carried = drive
+            gates = plain_forward(module, (plain,), h)
+            lanes = noise.split(gates).unflatten(-1, (heads, -1))
+            scores = noise.scores(h, "weight_state")
+            if scores is None:
+                scores = h.new_zeros(lanes.shape[:-1])
+            for of_input in carried:
+                scores.add_(of_input.view(*lanes.shape[:3], 1))
+            lanes.addcmul_(noise.signed(scores, 1).unsqueeze(-1), a.unsqueeze(1))
+            return gates
+
+        def summands(drive: tuple[Tensor, ...], h: Tensor) -> Summands:
+            of_state = noise.lanes(h, "weight_state", rows=a)
+            return Summands(products(module.weight_state, h), None, of_state, drive[1] if carries else None)
+
+        def lanes(x: Tensor, h: Tensor) -> tuple[LaneNoise | None, LaneNoise | None]:
+            of_input = noise.lanes(x[0], "weight_input", "bias") if carries else None
+            return of_input, noise.lanes(h, "weight_state", rows=a)
+
+        return {"drive": drive, "forward": SumForward(forward, summands, lanes)}
+
+    def active(self, module: RecurrentMap, site: SiteActivity) -> Methods:
+        """Noise on the gates; the drive carries its input along."""
+        plain_drive, plain_forward = type(module).drive, type(module).forward
+
+        def drive(x: Tensor) -> tuple[Tensor, ...]:
+            return (*plain_drive(module, x), x)
+
+        def forward(drive: tuple[Tensor, ...], h: Tensor) -> Tensor:
+            plain, x = drive
+            return site.at(plain_forward(module, (plain,), h), x, h)
+
+        return {"drive": drive, "forward": forward}
+
+    def pullback(self, module: RecurrentMap, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ, ∂R = Σ gradient hᵀ head by head, ∂b = Σ gradient."""
+        x, h = inputs
+        return {
+            "weight_input": gradient.mT @ x,
+            "weight_state": block_products(module.weight_state, gradient, h),
+            "bias": gradient.sum(0),
+        }
+
+
+def _input_scores(x: Tensor, noise: MemberNoise) -> Tensor:
+    """b·x + b₀ of the input of a recurrent map, `[time, rows, 1]`, x being [time, rows, inputs]."""
+    if usable(x):
+        of_input = noise.lanes(x[0], "weight_input", "bias")
+        if of_input.fits(x.dtype, x.shape[1], 1, x.shape[2]):
+            return scores(x, of_input)
+    # Step by step: the product of a whole chunk with the signs would fall out of the cache.
+    steps = [noise.add_bias_(noise.scores(x_t, "weight_input"), x_t, "bias") for x_t in x]
+    return torch.stack([found.view(x.shape[1], 1) for found in steps if found is not None])
+
+
+def block_products(weight: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+    """Σ gradient xᵀ of each block of a block-diagonal map, in the shape of its weight."""
+    heads, rows, columns = weight.shape
+    left, right = gradient.reshape(-1, heads, rows), x.reshape(-1, heads, columns)
+    if heads == 1:
+        return (left[:, 0].mT @ right[:, 0]).unsqueeze(0)
+    return torch.einsum("nhr,nhc->hrc", left, right)
+
+
+class EmbeddingRule(Rule):
+    """y = W[token]; the noise of a token's row is a[token] b."""
+
+    def layouts(self, module: nn.Embedding) -> dict[str, Layout]:
+        """Weight [vocabulary, size]; the padding row is never perturbed."""
+        if module.max_norm is not None:
+            raise ConfigError(
+                "nn.Embedding(max_norm=…) rescales its weight in every forward pass; zero-order estimates "
+                "leave weights as they are: "
+                "set max_norm=None, or freeze the embedding with requires_grad_(False)"
+            )
+        fixed = () if module.padding_idx is None else (module.padding_idx,)
+        return {"weight": Layout(rows=module.num_embeddings, columns=module.embedding_dim, fixed_rows=fixed)}
+
+    def perturbed(self, module: nn.Embedding, noise: MemberNoise) -> Methods:
+        """Index [rows, …] to [rows, …, size]; one that all rows share, [time] or [1, time], too."""
+
+        def forward(index: Tensor) -> Tensor:
+            index = noise.rows_of(index)
+            return noise.lookup_(F.embedding(index, module.weight), index, "weight")
+
+        return {"forward": forward}
+
+    def active(self, module: nn.Embedding, site: SiteActivity) -> Methods:
+        """Noise on the vectors that are read."""
+        return {"forward": lambda index: site.at(F.embedding(index, module.weight), index)}
+
+    def pullback(self, module: nn.Embedding, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """The gradient of each vector, added up where it was read; none for the padding row."""
+        (index,) = inputs
+        total = gradient.new_zeros(module.weight.shape)
+        total.index_add_(0, index.flatten(), gradient.flatten(0, -2))
+        if module.padding_idx is not None:
+            total[module.padding_idx] = 0
+        return {"weight": total}
+
+
+def _norm_layouts(module: nn.LayerNorm | nn.RMSNorm) -> dict[str, Layout]:
+    size = 1
+    for dimension in module.normalized_shape:
+        size *= dimension
+    return {"weight": Layout(rows=size), "bias": Layout(rows=size)}
+
+
+class LayerNormRule(Rule):
+    """y = x̂ · gain + bias; dense noise on both."""
+
+    def layouts(self, module: nn.LayerNorm) -> dict[str, Layout]:
+        """Two vectors of the normalized size."""
+        return _norm_layouts(module)
+
+    def perturbed(self, module: nn.LayerNorm, noise: MemberNoise) -> Methods:
+        """x [rows, …, *normalized_shape] to the same."""
+        first = -len(module.normalized_shape)
+
+        def forward(x: Tensor) -> Tensor:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 would round a small ε away
+            y = F.layer_norm(wide, module.normalized_shape, eps=module.eps).flatten(first)
+            y = noise.scale(y, module.weight, "weight")
+            if module.bias is not None:
+                y = noise.shift_(y + module.bias.flatten(), "bias")
+            return y.view(x.shape).to(x.dtype)
+
+        return {"forward": forward}
+
+
+class RMSNormRule(Rule):
+    """y = x / rms(x) · gain; dense noise on the gain."""
+
+    def layouts(self, module: nn.RMSNorm) -> dict[str, Layout]:
+        """One vector of the normalized size."""
+        return _norm_layouts(module)
+
+    def perturbed(self, module: nn.RMSNorm, noise: MemberNoise) -> Methods:
+        """x [rows, …, *normalized_shape] to the same."""
+        shape = list(module.normalized_shape)
+
+        def forward(x: Tensor) -> Tensor:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 would round a small ε away
+            y = F.rms_norm(wide, shape, eps=module.eps).flatten(-len(shape))
+            return noise.scale(y, module.weight, "weight").view(x.shape).to(x.dtype)
+
+        return {"forward": forward}
+
+
+class Conv1dRule(Rule):
+    """y = W * x + b; a convolution is a linear map of windows: noise a [b; b₀]ᵀ for each group of
+    channels."""
+
+    def layouts(self, module: nn.Conv1d) -> dict[str, Layout]:
+        """Weight [outputs, inputs / groups, taps], seen as [groups, outputs / groups, inputs / groups ·
+        taps]."""
+        rows = module.out_channels // module.groups
+        columns = module.in_channels // module.groups * module.kernel_size[0]
+        return {
+            "weight": Layout(blocks=module.groups, rows=rows, columns=columns),
+            "bias": Layout(blocks=module.groups, rows=rows, row_source="weight"),
+        }
+
+    def perturbed(self, module: nn.Conv1d, noise: MemberNoise) -> Methods:
+        """x [rows, inputs, time] to [rows, outputs, time]."""
+        plain = type(module).forward
+        groups, (taps,), (stride,), (dilation,) = (
+            module.groups,
+            module.kernel_size,
+            module.stride,
+            module.dilation,
+        )
+
+        def windows(x: Tensor) -> Tensor:
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+            x = x.unfold(2, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # [rows, inputs, time, taps]
+            return (
+                x.unflatten(1, (groups, -1)).permute(0, 3, 1, 2, 4).flatten(2)
+            )  # [rows, time, groups · inputs / groups · taps]
+
+        def forward(x: Tensor) -> Tensor:
+            y = plain(module, x)
+            return noise.affine_(y.transpose(1, 2), windows(x), "weight", "bias").transpose(1, 2)
+
+        return {"forward": forward}
+
+    def active(self, module: nn.Conv1d, site: SiteActivity) -> Methods:
+        """Noise on y, whose time is its last dimension; the derivative is the default's."""
+        plain = type(module).forward
+        return {"forward": lambda x: site.at(plain(module, x), x, time=2)}
+
+
+def register_standard_rules() -> None:
+    """Register the rules of this file; called once when zorn is imported."""
+    register_rule(nn.Linear, LinearRule())
+    register_rule(nn.Embedding, EmbeddingRule())
+    register_rule(nn.LayerNorm, LayerNormRule())
+    register_rule(nn.RMSNorm, RMSNormRule())
+    register_rule(nn.Conv1d, Conv1dRule())
+    register_rule(BlockLinear, BlockLinearRule())
+    register_rule(RecurrentMap, RecurrentMapRule())
+
+
+register_standard_rules()

@@ -1,0 +1,173 @@
+"""The perturbed parameters of a model, and the rule of each."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from zorn.errors import ConfigError, UncoveredParameterError, ZornError
+from zorn.noise.layout import Layout
+from zorn.noise.rules.rule import Rule, find_rule
+from zorn.noise.uncovered import Uncovered, explain
+
+
+@dataclass(frozen=True)
+class Target:
+    """One perturbed parameter. Tied parameters are one target, with one noise."""
+
+    name: str
+    number: int
+    """Place among `model.named_parameters()`, frozen ones counted: freezing one leaves the rest as they
+    were."""
+    parameter: nn.Parameter
+
+
+@dataclass(frozen=True)
+class StructuredTarget(Target):
+    """A perturbed parameter with the layout of its noise, and the number of the parameter that lends its row
+    factor."""
+
+    layout: Layout
+    row_number: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that is run under noise: its rule, and its own perturbed parameters by their names in it."""
+
+    name: str
+    module: nn.Module
+    rule: Rule
+    targets: dict[str, StructuredTarget]
+
+
+def check_materialised(model: nn.Module) -> None:
+    """Raise `ConfigError` for a parameter without a shape, of a lazy layer that has not run yet."""
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ConfigError(
+            f"{lazy[0]} has no shape yet, since it belongs to a lazy layer that has not run: call the model "
+            "once on a batch first"
+        )
+
+
+def trainable_targets(model: nn.Module) -> list[Target]:
+    """Every parameter that requires a gradient, each once, in the order of `model.named_parameters()`.
+
+    Raises:
+        UncoveredParameterError: nothing requires a gradient.
+    """
+    targets = [
+        Target(name, number, p)
+        for number, (name, p) in enumerate(model.named_parameters())
+        if p.requires_grad
+    ]
+    if not targets:
+        raise UncoveredParameterError(
+            f"{type(model).__name__} has no parameter that requires a gradient: nothing to perturb; "
+            "unfreeze some with requires_grad_(True)"
+        )
+    return targets
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A model's parameters, sorted by the rules that cover them."""
+
+    targets: list[StructuredTarget]
+    """Those that a rule covers, each once, in the order of `model.named_parameters()`."""
+    sites: list[Site]
+    uncovered: list[Uncovered]
+    """Those that no rule covers, module by module."""
+    refused: dict[int, ZornError]
+    """Why a rule does not take a parameter, by the parameter's number."""
+
+
+def survey(model: nn.Module) -> Survey:
+    """Look up the rule of every module with parameters to train; nothing is raised."""
+    numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
+    names = [name for name, _ in model.named_parameters()]
+    structured: dict[int, StructuredTarget] = {}
+    result = Survey([], [], [], {})
+    for module_name, module in model.named_modules():
+        own = {
+            name: p
+            for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+            if p.requires_grad
+        }
+        if not own:
+            continue
+        rule = find_rule(module)
+        try:
+            layouts = _layouts(rule, module, own) if rule is not None else {}
+        except ZornError as error:
+            result.refused.update((numbers[id(parameter)], error) for parameter in own.values())
+            continue
+        site_targets: dict[str, StructuredTarget] = {}
+        for name, parameter in own.items():
+            if name not in layouts:
+                result.uncovered.append(Uncovered(f"{module_name}.{name}".lstrip("."), parameter, module))
+                continue
+            layout, number = layouts[name], numbers[id(parameter)]
+            source = parameter if layout.row_source is None else getattr(module, layout.row_source)
+            # a source that is no parameter (a parametrized weight) has no noise to share
+            row_number = numbers.get(id(source), number)
+            found = StructuredTarget(names[number], number, parameter, layout, row_number)
+            earlier = structured.setdefault(number, found)
+            if (earlier.layout, earlier.row_number) != (layout, found.row_number):
+                result.refused[number] = _disagreement(earlier, found, module_name)
+            site_targets[name] = earlier
+        if rule is not None:
+            result.sites.append(Site(module_name, module, rule, site_targets))
+    result.targets.extend(structured[number] for number in sorted(structured))
+    return result
+
+
+def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dict[str, Layout]:
+    """A rule's layouts for a module; `ConfigError` where they (perhaps a user's) do not fit the module."""
+    found: object = rule.layouts(module)
+    kind = type(rule).__name__
+    if not isinstance(found, dict) or not all(isinstance(layout, Layout) for layout in found.values()):
+        raise ConfigError(
+            f"{kind}.layouts must return a dictionary of a zorn.Layout for each parameter of "
+            f"{type(module).__name__}, got {type(found).__name__}: see help(zorn.Rule)"
+        )
+    for name, layout in found.items():
+        if name in own and layout.size != own[name].numel():
+            raise ConfigError(
+                f"{kind}.layouts gives {name} of {type(module).__name__} a layout of {layout.size} elements, "
+                f"but it has {own[name].numel()}: blocks × rows × columns must be that many"
+            )
+        if layout.row_source is not None and not hasattr(module, layout.row_source):
+            raise ConfigError(
+                f"{kind}.layouts lets {name} take its row factor from {layout.row_source!r}, which "
+                f"{type(module).__name__} does not have: name one of {', '.join(own)}"
+            )
+    return found
+
+
+def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:
+    """The targets with their layouts, and the modules to attach to.
+
+    Raises:
+        UncoveredParameterError: a parameter requires a gradient and no rule covers it (all are named, with
+            code that helps), two modules that share a parameter disagree on its layout, or nothing requires a
+            gradient.
+        ConfigError: a rule refuses its module.
+    """
+    trainable_targets(model)
+    found = survey(model)
+    for error in found.refused.values():
+        raise error
+    if found.uncovered:
+        raise UncoveredParameterError(explain(found.uncovered))
+    return found.targets, found.sites
+
+
+def _disagreement(earlier: StructuredTarget, found: StructuredTarget, module_name: str) -> ZornError:
+    return UncoveredParameterError(
+        f"{earlier.name} is shared by modules whose rules lay out its noise differently: {earlier.layout} "
+        f"with the row factor of parameter {earlier.row_number} and, in {module_name}, {found.layout} with "
+        f"that of parameter {found.row_number}: freeze it with requires_grad_(False), unshare it, or use the "
+        "Dense structure"
+    )

@@ -1,0 +1,1 @@
+"""Noise on the weights: its structures, directions and folds."""

@@ -1,0 +1,191 @@
+"""Recurrent cells under rank-one members on a GPU: a step, of a minGRU a chunk of steps, in one kernel.
+
+The rules of a cell's maps have attached their noise; what they would run one by one, product, noise, gates
+and new state, a kernel of `zorn.kernels` does at once, on the same bits. Where a map has a hook, a forward or
+a rule that is not its own, where gradients are recorded, or where dtypes are mixed, the cell runs as the
+rules have it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zorn.kernels import GRU_STEP, LSTM_STEP, MIN_GRU_STEPS, RankOneNoise, sign_words
+from zorn.models import (
+    BlockLinear,
+    GRUCell,
+    GRUState,
+    LSTMCell,
+    LSTMState,
+    MinGRUCell,
+    MinGRUState,
+    RecurrentMap,
+)
+from zorn.models.cell import DRIVE_STEPS
+from zorn.models.maps import Drive, has_hooks
+from zorn.models.state import State
+from zorn.noise.attach import Replace
+from zorn.noise.draw import Draw
+from zorn.noise.rules.rule import Replaced
+from zorn.noise.rules.standard import BlockLinearRule, LinearRule, RecurrentMapRule
+from zorn.noise.targets import Site
+from zorn.noise.weights.drawn_factors import column_stream, row_stream
+from zorn.noise.weights.member_noise import MemberNoise
+
+Methods = dict[str, Callable[..., Any]]
+
+
+class _Map(NamedTuple):
+    """A cell's map under noise: its weight beside the signs as the kernels read them."""
+
+    module: Any
+    weight: Tensor
+    noise: MemberNoise
+    words: RankOneNoise
+
+    def takes(self, *tensors: Tensor) -> bool:
+        """True if a kernel may do the map's share of a step; the tensors must have the weight's dtype."""
+        own = self.module.__dict__.get("forward")
+        return (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and isinstance(own, Replaced)
+            and not has_hooks(self.module)
+            and all(tensor.dtype == self.weight.dtype for tensor in tensors)
+        )
+
+
+def fuse_cells(
+    model: nn.Module,
+    attached: Sequence[tuple[Site, MemberNoise]],
+    draw: Draw,
+    members: range,
+    signs: tuple[int, ...],
+    replace: Replace,
+) -> None:
+    """Put the kernels in place of the methods of the model's cells, on devices that have them.
+
+    Args:
+        model: within a block in which the rules have attached the noise of rank one, of signs.
+        attached: the sites, and the noise of each.
+        draw, members, signs: of the block.
+        replace: of the block.
+    """
+    sites = {id(site.module): (site, noise) for site, noise in attached}
+
+    def found(module: Any, weight: Tensor) -> _Map | None:
+        """The map with its tables; None where its parameters are frozen or its rule is not zorn's own."""
+        site, noise = sites.get(id(module), (None, None))
+        if site is None or noise is None or _RULES.get(type(module)) is not type(site.rule):
+            return None
+        if not weight.is_contiguous():
+            return None
+        target = next(iter(site.targets.values()))  # all have the same row factor
+        own = next((t for t in site.targets.values() if t.parameter is weight), None)
+        outputs, inputs = weight.shape[-2:]
+        heads = weight.numel() // (outputs * inputs)
+        scales = torch.tensor(signs, dtype=torch.float64) * draw.epsilon
+
+        def table(stream: int, count: int) -> Tensor:
+            return sign_words(draw.seed, draw.step, members, stream, count, device=weight.device)
+
+        columns = None if own is None else table(column_stream(own), heads * inputs)
+        rows = table(row_stream(target), heads * outputs)
+        words = RankOneNoise(rows, columns, scales.to(weight.device, torch.float32))
+        return _Map(module, weight.detach(), noise, words)
+
+    for cell in model.modules():
+        fuse = _FUSED.get(type(cell))
+        if fuse is not None and not {"drive", "step"} & cell.__dict__.keys():
+            for method, function in fuse(cell, found).items():
+                replace(cell, method, function)
+
+
+Find = Callable[[Any, Tensor], _Map | None]
+
+
+def _lstm(cell: LSTMCell, find: Find) -> Methods:
+    """`step`; the drive of a noisy map carries the scores of the input."""
+    weight = cell.map.weight_state
+    map = find(cell.map, weight) if LSTM_STEP.serves(weight) else None
+    if map is None:
+        return {}
+    plain = LSTMCell.step
+
+    def step(drive_t: Drive, state: LSTMState) -> tuple[Tensor, State]:
+        drive, *carried = drive_t
+        if not map.takes(drive, state.hidden):
+            return plain(cell, drive_t, state)
+        map.noise.split(drive)
+        scores = carried[0] if carried else None
+        hidden, memory = LSTM_STEP.run(
+            map.weight, drive, state.hidden, state.cell, map.weight, map.words, scores
+        )
+        return hidden, LSTMState(hidden, memory)
+
+    return {"step": step}
+
+
+def _gru(cell: GRUCell, find: Find) -> Methods:
+    """`step`; the drive has the noise of its own map in it."""
+    weight, bias = cell.state_map.weight, cell.state_map.bias
+    map = find(cell.state_map, weight) if GRU_STEP.serves(weight) else None
+    if map is None or bias is None:
+        return {}
+    plain, bias = GRUCell.step, bias.detach()
+    offsets = map.noise.factors.get("bias")
+
+    def step(drive_t: Drive, state: GRUState) -> tuple[Tensor, State]:
+        (drive,) = drive_t
+        if not map.takes(drive):
+            return plain(cell, drive_t, state)
+        lanes = map.noise.split(drive)
+        scores = None
+        if offsets is not None:
+            of_members = offsets.columns.squeeze(-1)  # [members, heads]
+            scores = of_members[None, :, None].expand(*lanes.shape[:3], -1).flatten(0, 2)
+        y, hidden = GRU_STEP.run(map.weight, drive, state.hidden, map.weight, bias, map.words, scores)
+        return y, GRUState(hidden)
+
+    return {"step": step}
+
+
+def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
+    """`rollout`, chunk by chunk: no gate reads the state, so that noise and recurrence are one pass."""
+    weight, bias = cell.input_map.weight, cell.input_map.bias
+    map = find(cell.input_map, weight) if MIN_GRU_STEPS.serves(weight) else None
+    if map is None or {"rollout", "parallel"} & cell.__dict__.keys():
+        return {}
+
+    def rollout(x: Tensor, state: MinGRUState) -> tuple[Tensor, State] | None:
+        if not map.takes(x):
+            return None
+        outputs, hidden = [], state.hidden
+        for steps in x.split(DRIVE_STEPS):
+            gates = F.linear(steps.contiguous(), weight, bias)
+            rows_first = steps.transpose(0, 1)
+            scores = map.noise.add_bias_(map.noise.scores(rows_first, "weight"), rows_first, "bias")
+            assert scores is not None
+            scores = scores.flatten(0, 2).squeeze(-1).t()  # [time, rows]
+            y, hidden = MIN_GRU_STEPS.run(map.weight, gates, hidden, map.words, scores)
+            outputs.append(y)
+        return torch.cat(outputs), MinGRUState(hidden)
+
+    return {"rollout": rollout}
+
+
+_FUSED: dict[type[nn.Module], Callable[[Any, Find], Methods]] = {
+    LSTMCell: _lstm,
+    GRUCell: _gru,
+    MinGRUCell: _min_gru,
+}
+
+_RULES: dict[type[nn.Module], type] = {
+    RecurrentMap: RecurrentMapRule,
+    BlockLinear: BlockLinearRule,
+    nn.Linear: LinearRule,
+}
+"""The rules whose noise the kernels have; one that a user has registered in their place is left to run."""

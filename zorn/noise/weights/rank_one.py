@@ -1,0 +1,251 @@
+"""Rank-one directions: members side by side in one forward pass, no weight touched.
+
+The direction of a matrix W [m, k] is z = a bᵀ with signs (or normals) a and b, so y = W x + ε (b·x) a: the
+weights are read once for all members. Its entries have unit variance and are pairwise uncorrelated, so E[z
+zᵀ] = I and, for signs, |z|² = d, as for dense noise: the same mean to first order and the same total
+variance. (Low-rank members in evolution strategies: Sarkar et al. 2025, arXiv 2511.16652.)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zorn.kernels import FOLD_DENSE, FOLD_RANK_ONE, available
+from zorn.noise.attach import Replace, refuse_silent, replaced_methods
+from zorn.noise.draw import Draw, NoiseKind, check_noise_kind, noise, noise_table
+from zorn.noise.open_blocks import open_block
+from zorn.noise.rules.memberwise import MemberwiseRule
+from zorn.noise.targets import Site, StructuredTarget, structured_sites
+from zorn.noise.weights.drawn_factors import LARGEST_TABLE, DrawnFactors, column_stream, row_stream
+from zorn.noise.weights.fused_cells import fuse_cells
+from zorn.noise.weights.kernel_fold import KernelPart, with_kernels
+from zorn.noise.weights.member_noise import Factors, MemberNoise
+from zorn.noise.weights.read_ahead import ReadAhead
+from zorn.noise.weights.structure import BoundPerturbation, GradientBlock, Perturbation, fold_elements
+
+_Place = tuple[torch.dtype, torch.device]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOne(Perturbation):
+    """Directions that are rank-one for every matrix and dense for every vector; many members in one forward
+    pass.
+
+    A weight must be read by the modules that hold it. One that a forward also reads by itself, as in
+    `F.linear(x, self.embedding.weight)`, would be perturbed in one place and not in the other: tie modules
+    (`head.weight = embedding.weight`) instead, or use `Dense`.
+
+    Args:
+        noise: "rademacher" (signs, the default) or "gaussian".
+
+    Raises:
+        ConfigError: an argument outside its range.
+
+    Example:
+        >>> import zorn
+        >>> estimator = zorn.CDRGE(population=64, epsilon=0.01, perturbation=zorn.RankOne())
+    """
+
+    noise: NoiseKind = "rademacher"
+
+    side_by_side: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_noise_kind(self.noise)
+
+    def bind(self, model: nn.Module) -> "_BoundRankOne":
+        """See `Perturbation.bind`; every module with trainable parameters needs a rule."""
+        return _BoundRankOne(self, model)
+
+
+class _BoundRankOne(BoundPerturbation):
+    def __init__(self, structure: RankOne, model: nn.Module) -> None:
+        self._structure = structure
+        self._model = model
+        self._targets, self._sites = structured_sites(model)
+        self.targets = list(self._targets)
+        self._has_kernels = (  # on some of its devices
+            structure.noise == "rademacher"
+            and any(available(device) for device in {t.parameter.device for t in self._targets})
+            and all(len(target.layout.fixed_rows) <= 1 for target in self._targets)
+        )
+
+    @contextmanager
+    def members(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
+    ) -> Iterator[None]:
+        moved = [
+            target.parameter
+            for site in self._sites
+            if isinstance(site.rule, MemberwiseRule)
+            for target in site.targets.values()
+        ]
+        modules, parameters = [site.module for site in self._sites], [t.parameter for t in self._targets]
+        with open_block(written=[*modules, *moved], read=parameters), replaced_methods() as replace:
+            attached = self._attach(draw, members, signs, group, replace)
+            with _calls_of(self._model) as calls:
+                yield
+        visited = [own.visited for _, own in attached]
+        silent = [
+            target.name for site, own in attached if not own.visited for target in site.targets.values()
+        ]
+        if calls or any(visited):
+            refuse_silent(silent)
+
+    def _attach(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None, replace: Replace
+    ) -> list[tuple[Site, MemberNoise]]:
+        """Put every site under the noise of the members."""
+        sign_vector = torch.tensor(signs, device=self._targets[0].parameter.device)
+        factors = self._factors(draw, members)
+        attached: list[tuple[Site, MemberNoise]] = []
+        for site in self._sites:
+            member_noise = MemberNoise(
+                {name: factors[target.number] for name, target in site.targets.items()},
+                signs=sign_vector,
+                members=len(members),
+                group=group,
+                epsilon=draw.epsilon,
+                site=site.name,
+            )
+            attached.append((site, member_noise))
+            for method, function in site.rule.perturbed(site.module, member_noise).items():
+                replace(site.module, method, function)
+        if self._has_kernels:
+            fuse_cells(self._model, attached, draw, members, signs, replace)
+        return attached
+
+    def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        blocks = chain.from_iterable(self._fold_target(target, draw, weights) for target in self._targets)
+        parts = [_kernel_part(target) for target in self._targets] if self._has_kernels else []
+        return with_kernels(blocks, parts, draw, weights)
+
+    def _factors(self, draw: Draw, members: range) -> dict[int, Factors]:
+        """The factors of every target, by its number; signs of all streams come from one pass over the
+        counters."""
+        requests: dict[_Place, dict[int, int]] = {}
+        for target in self._targets:
+            layout, parameter = target.layout, target.parameter
+            streams = requests.setdefault((parameter.dtype, parameter.device), {})
+            if not self._is_drawn_when_read(target):
+                streams[row_stream(target)] = layout.blocks * layout.rows
+            if layout.has_column_factor:
+                streams[column_stream(target)] = layout.blocks * layout.columns
+        drawn = {
+            place: noise_table(self._structure.noise, draw, members, streams, dtype=place[0], device=place[1])
+            for place, streams in requests.items()
+        }
+        return {target.number: self._shaped(target, draw, members, drawn) for target in self._targets}
+
+    def _is_drawn_when_read(self, target: StructuredTarget) -> bool:
+        """True if a row factor is long and its signs can be drawn one by one."""
+        layout = target.layout
+        return self._structure.noise == "rademacher" and layout.blocks == 1 and layout.rows > LARGEST_TABLE
+
+    def _shaped(
+        self, target: StructuredTarget, draw: Draw, members: range, drawn: dict[_Place, dict[int, Tensor]]
+    ) -> Factors:
+        layout = target.layout
+        place = target.parameter.dtype, target.parameter.device
+        streams = drawn[place]
+        if layout.has_column_factor:
+            shape = len(members), layout.blocks, layout.columns
+            b = streams[column_stream(target)].view(shape)
+        else:
+            b = torch.ones(len(members), layout.blocks, 1, dtype=place[0], device=place[1])
+        if self._is_drawn_when_read(target):
+            return DrawnFactors(layout, draw, members, target, b, dtype=place[0], device=place[1])
+        a = streams[row_stream(target)].view(len(members), layout.blocks, layout.rows)
+        a[:, 0, list(layout.fixed_rows)] = 0
+        return Factors(layout, a, b)
+
+    def _row_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
+        """a of all blocks, one after another."""
+        layout, kind, parameter = target.layout, self._structure.noise, target.parameter
+        stream, place = row_stream(target), (parameter.dtype, parameter.device)
+
+        def drawn(members: range, start: int, count: int) -> Tensor:
+            a = noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
+            for row in layout.fixed_rows:
+                if start <= row < start + count:
+                    a[:, row - start] = 0
+            return a
+
+        return ReadAhead(drawn, layout.blocks * layout.rows, 2 * fold_elements(parameter))
+
+    def _column_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
+        """b of all blocks, one after another; ones where it is one column that needs none."""
+        layout, kind, parameter = target.layout, self._structure.noise, target.parameter
+        stream, place = column_stream(target), (parameter.dtype, parameter.device)
+
+        def drawn(members: range, start: int, count: int) -> Tensor:
+            if not layout.has_column_factor:
+                return torch.ones(len(members), count, dtype=place[0], device=place[1])
+            return noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
+
+        return ReadAhead(drawn, layout.blocks * layout.columns, 2 * fold_elements(parameter))
+
+    def _fold_target(self, target: StructuredTarget, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
+        """(w ∘ A)ᵀ B of each block of the parameter: small blocks together, large ones in slices of rows,
+        summed over members in fixed pieces."""
+        layout, parameter = target.layout, target.parameter
+        wide = torch.promote_types(parameter.dtype, torch.float32)
+        scaled = weights.to(parameter.device, wide).view(-1, 1, 1)
+        row_factor, column_factor = self._row_factor(target, draw), self._column_factor(target, draw)
+        at_once = fold_elements(parameter)
+        members_at_once = max(1, min(len(weights), at_once // layout.columns))
+        rows_at_once = max(1, min(layout.rows, at_once // max(members_at_once, layout.columns)))
+        blocks_at_once = max(1, at_once // (layout.rows * max(members_at_once, layout.columns)))
+        for first in range(0, layout.blocks, blocks_at_once):
+            blocks = min(blocks_at_once, layout.blocks - first)
+            for start in range(0, layout.rows, rows_at_once):
+                rows = min(rows_at_once, layout.rows - start)
+                begin = first * layout.rows + start
+                total = None
+                for piece in range(0, len(weights), members_at_once):
+                    members = range(piece, min(piece + members_at_once, len(weights)))
+                    w = scaled[members.start : members.stop]
+                    a = row_factor(members, begin, blocks * rows).unflatten(1, (blocks, rows)) * w
+                    b = column_factor(members, first * layout.columns, blocks * layout.columns)
+                    b = b.unflatten(1, (blocks, layout.columns)).to(wide)
+                    product = a.permute(1, 2, 0), b.transpose(0, 1)
+                    total = torch.bmm(*product) if total is None else total.baddbmm_(*product)
+                assert total is not None
+                yield GradientBlock(target, begin * layout.columns, total.view(-1))
+
+
+def _kernel_part(target: StructuredTarget) -> KernelPart:
+    """The fold of a parameter's signs by a kernel."""
+    layout = target.layout
+    start = layout.fixed_rows[0] * layout.columns if layout.fixed_rows else 0
+    matrix = layout.has_column_factor
+    return KernelPart(
+        target=target,
+        twins=FOLD_RANK_ONE if matrix else FOLD_DENSE,
+        streams={"row_stream": row_stream(target), "column_stream": column_stream(target)}
+        if matrix
+        else {"stream": row_stream(target)},
+        shape=(layout.blocks, layout.rows, layout.columns),
+        fixed=range(start, start + len(layout.fixed_rows) * layout.columns),
+    )
+
+
+@contextmanager
+def _calls_of(model: nn.Module) -> Iterator[list[bool]]:
+    """A list that is no longer empty once the model has been called."""
+    calls: list[bool] = []
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        if not calls:
+            calls.append(True)
+
+    handle = model.register_forward_pre_hook(note)
+    try:
+        yield calls
+    finally:
+        handle.remove()
