@@ -42,7 +42,7 @@ from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.estimators import SHAPINGS
 from zorn.models import parameter_count
 from zorn.plan import step_memory
-from zorn.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from zorn.run.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from zorn.training.limits import out_of_memory
 
 INPUT = 100  # and vocabulary
@@ -70,7 +70,7 @@ def build(heads: int, head_size: int) -> zorn.LanguageModel:
 
 def copy_batch(letters: int) -> zorn.Batch:
     """One batch of the copy task; its context is 2 · letters + 1 tokens."""
-    task = zorn.CopyTask(batch=SEQUENCES, minimum_length=letters, maximum_length=letters, seed=0)
+    task = zorn.tasks.CopyTask(batch=SEQUENCES, minimum_length=letters, maximum_length=letters, seed=0)
     return task.training_batch(0)
 
 
@@ -92,7 +92,7 @@ def train(heads: int, head_size: int, steps: int, folder: Path, *, resume: bool)
         progress = load_checkpoint(latest_checkpoint(folder), model)
         estimator.load_state_dict(dict(progress.estimator))
         first = progress.step
-    batch, update = copy_batch(LETTERS), zorn.FusedSGD(learning_rate=LEARNING_RATE)
+    batch, update = copy_batch(LETTERS), zorn.estimators.FusedSGD(learning_rate=LEARNING_RATE)
     losses, seconds = [], []
     for step in range(first, steps):
         start = time.perf_counter()

@@ -202,7 +202,7 @@ def train(
         start = time.process_time()
         try:
             passes += stepper.step(task, steps, clock / seconds)
-        except zorn.NonFiniteLossError:
+        except zorn.errors.NonFiniteLossError:
             points.append(Point(steps, passes, clock, math.nan, {"loss": math.nan}))
             return Run(points, memory.peak)
         clock += time.process_time() - start

@@ -86,7 +86,7 @@ def work(way: str, model: Any, tokens: torch.Tensor) -> tuple[Callable[[], objec
     """What is measured, as a function, and how many steps of time it runs."""
     length = tokens.shape[1] - 1
     batch = Batch(tokens[:, :-1], tokens[:, 1:])
-    update = zorn.FusedSGD(learning_rate=1e-3)
+    update = zorn.estimators.FusedSGD(learning_rate=1e-3)
     if way == "inference":
         return lambda: read(model, batch.inputs), length
     if way == "transformer":

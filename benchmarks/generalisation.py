@@ -105,10 +105,10 @@ def smoothed(model: zorn.LanguageModel, task: Task, epsilon: float) -> float:
     batch = task.training_batch(0)
     members = 8 * len(batch.inputs)
     try:
-        return zorn.smoothed_loss(
+        return zorn.estimators.smoothed_loss(
             model, batch, task.objective, epsilon=epsilon, members=members, group_size=1
         ).loss
-    except zorn.NonFiniteLossError:
+    except zorn.errors.NonFiniteLossError:
         return math.nan
 
 

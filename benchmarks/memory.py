@@ -51,9 +51,9 @@ def work(way: str, model: zorn.LanguageModel, time: int, rows: int, chunk: int =
         estimator = zorn.CDRGE(
             population=sequences, epsilon=0.01, group_size=1, micro_batch=rows, time_chunk=chunk
         )
-        estimator.estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
+        estimator.estimate(model, batch, OBJECTIVE, update=zorn.estimators.FusedSGD(learning_rate=1e-3))
     else:
-        zorn.BPTT().estimate(model, batch, OBJECTIVE, update=zorn.FusedSGD(learning_rate=1e-3))
+        zorn.BPTT().estimate(model, batch, OBJECTIVE, update=zorn.estimators.FusedSGD(learning_rate=1e-3))
 
 
 def child(way: str, hidden: int, dtype: str, time: int) -> None:

@@ -41,7 +41,7 @@ class PaperExchange:
     Example:
         >>> store = dist.HashStore()
         >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
         >>> model = zorn.LanguageModel(task.vocabulary, 8)
         >>> shared = PaperExchange(model, population=4, epsilon=0.01, learning_rate=0.1)
         >>> shared.step(task.training_batch(0))  # sequences through the model of this process

@@ -56,7 +56,7 @@ class PaperScheme:
         seed: of the directions, below 4096; a run has at most a million members.
 
     Example:
-        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
         >>> scheme = PaperScheme(zorn.LanguageModel(29, 8), population=3, epsilon=0.01, learning_rate=0.1)
         >>> scheme.step(task.training_batch(0))  # sequences through the model
         24

@@ -152,12 +152,12 @@ def step_of(
     method: str, setting: Setting, model: zorn.LanguageModel, micro_batch: int
 ) -> Callable[[], object]:
     """One step on a batch of copy."""
-    task = zorn.CopyTask(
+    task = zorn.tasks.CopyTask(
         batch=setting.sequences, minimum_length=setting.letters, maximum_length=setting.letters, seed=0
     )
     batch = task.training_batch(0)
     batch = zorn.Batch(*(tensor.to(setting.device) for tensor in batch))
-    objective, update = zorn.TokenCrossEntropy(), zorn.FusedSGD(learning_rate=LEARNING_RATE)
+    objective, update = zorn.TokenCrossEntropy(), zorn.estimators.FusedSGD(learning_rate=LEARNING_RATE)
     if method == "bptt":
         exact = zorn.BPTT()
         return lambda: exact.estimate(model, batch, objective, update)

@@ -33,8 +33,9 @@ from rich.console import Console
 from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.estimators.fold import Fold
 from zorn.noise import Draw
-from zorn.training import Trainer, checkpoints
-from zorn.training.journal import HEADER_BYTES, Journal, JournalEntry
+from zorn.run import checkpoints
+from zorn.run.journal import HEADER_BYTES, Journal, JournalEntry
+from zorn.training import Trainer
 from zorn.training.replay import replay
 
 POPULATION = 64

@@ -178,7 +178,7 @@ class Cost:
         batch = task.training_batch(0)
         model, own = make_model(self.parameters, 0), make_model(self.parameters, 0)
         scheme = PaperScheme(own, population=self.members, epsilon=0.01, learning_rate=0.01)
-        update = zorn.FusedSGD(learning_rate=0.01)
+        update = zorn.estimators.FusedSGD(learning_rate=0.01)
 
         def rank_one(population: int, group: int) -> Callable[[], object]:
             estimator = zorn.CDRGE(population=population, epsilon=0.01, group_size=group)

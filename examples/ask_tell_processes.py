@@ -27,7 +27,7 @@ def fallen(policy: nn.Module, seed: int) -> float:
     return lying / 3200
 
 
-def answer(model: nn.Module, asked: zorn.Population, member: int, sign: int) -> float:
+def answer(model: nn.Module, asked: zorn.estimators.Population, member: int, sign: int) -> float:
     """The loss of a member, at one of its two signs, on the sticks of this step."""
     with asked.perturbed(model, member, sign):
         return fallen(model, seed=asked.draw.step)
@@ -41,7 +41,9 @@ def train(steps: int, seed: int, members: range = range(8), exchange=lambda loss
     for _ in range(steps):
         asked = estimator.ask(model)
         losses = exchange([[answer(model, asked, member, sign) for sign in (1, -1)] for member in members])
-        estimator.tell(model, asked, list(zip(*losses, strict=True)), zorn.FusedSGD(learning_rate=0.3))
+        estimator.tell(
+            model, asked, list(zip(*losses, strict=True)), zorn.estimators.FusedSGD(learning_rate=0.3)
+        )
     return model
 
 

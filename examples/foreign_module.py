@@ -1,8 +1,9 @@
 """A network of one's own: a small transformer of torch.nn layers, with one layer that zorn has no rule for.
 
 The layer is DyT, y = tanh(x · a) · gain (Zhu et al., 2025, but a bias). A `Rule` perturbs it for all members
-at once; `zorn.MemberwiseRule()` in its place calls it member by member. The network learns which of 4 letters
-comes oftenest in a row. Prints what is perturbed and how, then the share of held-out rows that it gets right.
+at once; `zorn.noise.MemberwiseRule()` in its place calls it member by member. The network learns which of 4
+letters comes oftenest in a row. Prints what is perturbed and how, then the share of held-out rows that it
+gets right.
 """
 
 import argparse
@@ -25,14 +26,14 @@ class DyT(nn.Module):
         return (x * self.a).tanh() * self.gain
 
 
-class DyTRule(zorn.Rule):
+class DyTRule(zorn.noise.Rule):
     """The same, with noise of its own for each member's rows."""
 
-    def layouts(self, module: DyT) -> dict[str, zorn.Layout]:
+    def layouts(self, module: DyT) -> dict[str, zorn.noise.Layout]:
         """Two vectors."""
-        return {"a": zorn.Layout(rows=1), "gain": zorn.Layout(rows=len(module.gain))}
+        return {"a": zorn.noise.Layout(rows=1), "gain": zorn.noise.Layout(rows=len(module.gain))}
 
-    def perturbed(self, module: DyT, noise: zorn.MemberNoise):
+    def perturbed(self, module: DyT, noise: zorn.noise.MemberNoise):
         """What takes the place of `forward`."""
         return {"forward": lambda x: noise.scale(noise.scale(x, module.a, "a").tanh(), module.gain, "gain")}
 

@@ -27,13 +27,15 @@ class Sphere(zorn.Estimator):
 
     def __init__(self, *, draws: int = 32, epsilon: float = 0.02, seed: int = 0) -> None:
         if draws < 1 or not epsilon > 0:
-            raise zorn.ConfigError(f"draws and epsilon must be above 0, got {draws} and {epsilon}")
+            raise zorn.errors.ConfigError(f"draws and epsilon must be above 0, got {draws} and {epsilon}")
         self.draws, self.epsilon, self.seed = draws, epsilon, seed
 
     @torch.no_grad()
-    def _estimate(self, model, batch, objective, update) -> zorn.Estimate:
+    def _estimate(self, model, batch, objective, update) -> zorn.estimators.Estimate:
         if update is not None:
-            raise zorn.ConfigError("Sphere fills .grad: take --optimizer adam or sgd, not one in place")
+            raise zorn.errors.ConfigError(
+                "Sphere fills .grad: take --optimizer adam or sgd, not one in place"
+            )
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         start, losses = parameters_to_vector(weights), []
         gradient, size = torch.zeros_like(start), len(start)
@@ -48,12 +50,14 @@ class Sphere(zorn.Estimator):
         finally:
             vector_to_parameters(start, weights)
         if not gradient.isfinite().all():
-            raise zorn.NonFiniteLossError(f"step {self.step}: a loss is not finite")
+            raise zorn.errors.NonFiniteLossError(f"step {self.step}: a loss is not finite")
         for parameter, part in zip(weights, gradient.split([p.numel() for p in weights]), strict=True):
             parameter.grad = part.view_as(parameter)
         self.step += 1
         loss, passes = sum(losses) / len(losses), len(losses) * len(batch.inputs)
-        return zorn.Estimate(loss=loss, gradient_norm=float(gradient.norm()), forward_passes=passes)
+        return zorn.estimators.Estimate(
+            loss=loss, gradient_norm=float(gradient.norm()), forward_passes=passes
+        )
 
     def passes(self, batch: int, steps: int) -> int | float:
         """Both signs of each direction, on every sequence."""

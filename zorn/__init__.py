@@ -1,7 +1,8 @@
 """zorn: Zero-Order Recurrent Networks, trained with forward passes only.
 
-The public surface, by room: models and batches, perturbation structures and rules, estimators, tasks and
-objectives; `zorn.public` lists it. The trainer is `zorn.training`, the command line `zorn`.
+The names that most scripts need stand here; `zorn.public` lists them. The rest is in the rooms, which are
+loaded with them: `zorn.tasks`, `zorn.models`, `zorn.noise`, `zorn.estimators`, `zorn.diagnostics`,
+`zorn.errors`. The trainer is `zorn.training`, the command line `zorn`.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +10,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from zorn import diagnostics as diagnostics
+    from zorn import errors as errors
+    from zorn import estimators as estimators
+    from zorn import models as models
+    from zorn import noise as noise
+    from zorn import tasks as tasks
     from zorn.public import *  # noqa: F403
     from zorn.public import __all__ as __all__
 else:

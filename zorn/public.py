@@ -1,13 +1,6 @@
 """The public names of `zorn`, which loads this file, and torch with it, when the first of them is used."""
 
-from zorn.diagnostics import Diagnosis, diagnose
-from zorn.errors import (
-    CheckpointError,
-    ConfigError,
-    NonFiniteLossError,
-    UncoveredParameterError,
-    ZornError,
-)
+from zorn.diagnostics import diagnose
 from zorn.estimators import (
     BPTT,
     CDRGE,
@@ -19,35 +12,11 @@ from zorn.estimators import (
     ActivityCredit,
     Bridge,
     EProp,
-    Estimate,
     Estimator,
-    Population,
-    SmoothedLoss,
-    smoothed_loss,
 )
-from zorn.estimators.update import FusedSGD
-from zorn.models import Batch, LanguageModel, sample
-from zorn.noise import (
-    Dense,
-    Layout,
-    MemberNoise,
-    MemberwiseRule,
-    ParameterReport,
-    RankOne,
-    Rule,
-    inspect_model,
-    register_rule,
-)
-from zorn.tasks import (
-    AddTask,
-    CopyTask,
-    RepeatCopyTask,
-    ReverseTask,
-    RowScore,
-    SortTask,
-    TextTask,
-    TokenCrossEntropy,
-)
+from zorn.models import Batch, LanguageModel
+from zorn.noise import Dense, RankOne, inspect_model, register_rule
+from zorn.tasks import RowScore, TokenCrossEntropy
 
 __all__ = [
     "BPTT",
@@ -58,39 +27,16 @@ __all__ = [
     "SPSA15",
     "TBPTT",
     "ActivityCredit",
-    "AddTask",
     "Batch",
     "Bridge",
-    "CheckpointError",
-    "ConfigError",
-    "CopyTask",
     "Dense",
-    "Diagnosis",
     "EProp",
-    "Estimate",
     "Estimator",
-    "FusedSGD",
     "LanguageModel",
-    "Layout",
-    "MemberNoise",
-    "MemberwiseRule",
-    "NonFiniteLossError",
-    "ParameterReport",
-    "Population",
     "RankOne",
-    "RepeatCopyTask",
-    "ReverseTask",
     "RowScore",
-    "Rule",
-    "SmoothedLoss",
-    "SortTask",
-    "TextTask",
     "TokenCrossEntropy",
-    "UncoveredParameterError",
-    "ZornError",
     "diagnose",
     "inspect_model",
     "register_rule",
-    "sample",
-    "smoothed_loss",
 ]

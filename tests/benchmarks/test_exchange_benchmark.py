@@ -48,7 +48,7 @@ def alone() -> Iterator[None]:
 @pytest.mark.usefixtures("alone")
 def test_one_process_of_the_papers_exchange_does_the_papers_step():
     torch.manual_seed(0)
-    task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+    task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
     model = zorn.LanguageModel(task.vocabulary, 8)
     before, other = deepcopy(model), deepcopy(model)
     settings = {"population": 3, "epsilon": 0.05, "learning_rate": 0.1}

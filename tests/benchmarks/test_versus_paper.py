@@ -116,7 +116,7 @@ def test_a_step_moves_the_weights_by_the_mean_of_the_weighted_directions():
 
 
 def test_the_scheme_overfits_a_batch_and_counts_its_passes():
-    task = zorn.CopyTask(batch=2, minimum_length=1, maximum_length=1, seed=0, overfit=True)
+    task = zorn.tasks.CopyTask(batch=2, minimum_length=1, maximum_length=1, seed=0, overfit=True)
     model = zorn.LanguageModel(task.vocabulary, 8)
     scheme = scheme_on(model, population=32, learning_rate=1.0)
     run = train_by_paper(scheme, task, judge_validation, seconds=20, stop_below=1.0)

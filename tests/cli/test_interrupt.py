@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from zorn.cli.process import Output
-from zorn.training import latest_checkpoint
-from zorn.training.loggers import read_metrics
-from zorn.training.run_lock import locked
+from zorn.run import latest_checkpoint
+from zorn.run.lock import locked
+from zorn.run.loggers import read_metrics
 
 TRAIN = ["train", "--task", "copy", "--batch", "4", "--population", "4", "--hidden-size", "4", "--out", "run"]
 

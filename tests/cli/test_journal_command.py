@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from zorn.cli import main
-from zorn.training import latest_checkpoint
+from zorn.run import latest_checkpoint
 
 TRAIN = ["train", "--task", "copy", "--batch", "4", "--population", "4", "--hidden-size", "4", "--steps", "3"]
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from zorn.cli.entry import main
-from zorn.training import latest_checkpoint
-from zorn.training.loggers import read_metrics
+from zorn.run import latest_checkpoint
+from zorn.run.loggers import read_metrics
 
 TRAIN = [
     *("train", "--task", "copy", "--maximum-length", "2", "--batch", "4", "--hidden-size", "4"),

@@ -72,7 +72,7 @@ def test_an_objective_without_derivative_needs_forward_passes_only():
     model, tokens = zorn.LanguageModel(7, 6), torch.zeros(2, 3, dtype=torch.int64)
     objective = zorn.tasks.OBJECTIVES["token-error"]()
     estimator = zorn.CDRGE(population=16, epsilon=0.2, group_size=None)
-    with pytest.raises(zorn.ConfigError, match="differentiate"):
+    with pytest.raises(zorn.errors.ConfigError, match="differentiate"):
         diagnose(model, Batch(tokens, tokens), objective, estimator, estimates=4)
     found = diagnose(model, Batch(tokens, tokens), objective, estimator, estimates=4, exact=False)
     assert found.signal.whole.cosine is None

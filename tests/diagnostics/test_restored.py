@@ -179,5 +179,5 @@ def test_the_two_parts_of_a_bridge_are_added():
 
 @pytest.mark.parametrize("wrong", [CDRGE, "cd-rge", None], ids=["class", "name", "none"])
 def test_what_is_no_estimator_is_refused(wrong):
-    with pytest.raises(zorn.ConfigError, match=r"estimator must be a zorn.Estimator, got .*: give"):
+    with pytest.raises(zorn.errors.ConfigError, match=r"estimator must be a zorn.Estimator, got .*: give"):
         measure_signal(zorn.LanguageModel(7, 6), batch(), TokenCrossEntropy(), wrong)

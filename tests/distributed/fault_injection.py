@@ -40,9 +40,9 @@ from rich.table import Table
 
 import zorn.training.trainer
 from zorn.cli import main as zorn_main
-from zorn.training.checkpoint import latest_checkpoint
-from zorn.training.journal import HEADER_BYTES, read_journal
-from zorn.training.loggers import read_metrics
+from zorn.run.checkpoint import latest_checkpoint
+from zorn.run.journal import HEADER_BYTES, read_journal
+from zorn.run.loggers import read_metrics
 
 ENTRY_BYTES = 132
 """Of a step of these runs in the journal."""

@@ -13,13 +13,13 @@ from typing import Any
 
 import zorn.estimators.fold
 import zorn.estimators.population
-import zorn.training.checkpoint
+import zorn.run.checkpoint
 import zorn.training.trainer
 from zorn.distributed import Group
 from zorn.estimators.update import FusedSGD
-from zorn.training.journal import Journal
-from zorn.training.loggers import MetricsLog
-from zorn.training.run_folder import RunFolder
+from zorn.run.folder import RunFolder
+from zorn.run.journal import Journal
+from zorn.run.loggers import MetricsLog
 
 Call = Callable[..., Any]
 
@@ -87,9 +87,9 @@ POINTS = {
     "half an entry": Point(((Journal, "append"),), _half_entry),
     "before the log": Point(((MetricsLog, "write"),)),
     "half a line": Point(((MetricsLog, "write"),), _half_line),
-    "checkpoint's files": Point(((zorn.training.checkpoint, "write_tensors"),), _whole),
-    "half a manifest": Point(((zorn.training.checkpoint, "_write_synchronised"),), _half_text),
-    "before the rename": Point(((zorn.training.checkpoint, "_write"),), _whole),
+    "checkpoint's files": Point(((zorn.run.checkpoint, "write_tensors"),), _whole),
+    "half a manifest": Point(((zorn.run.checkpoint, "_write_synchronised"),), _half_text),
+    "before the rename": Point(((zorn.run.checkpoint, "_write"),), _whole),
     "half deleted": Point(((shutil, "rmtree"),), _first_file, calls=lambda steps: steps - 4),
     "summary": Point(((zorn.training.trainer, "write_summary"),), _whole, calls=lambda _: 1),
 }

@@ -160,7 +160,7 @@ def test_an_optimizer_as_the_update(name):
     model, calls = language_model(), []
     model.register_forward_hook(lambda *arguments: calls.append(1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    message = r"update must be zorn.FusedSGD\(...\) or None, got a value of type SGD"
+    message = r"update must be zorn.estimators.FusedSGD\(...\) or None, got a value of type SGD"
     with without_type_checks(), pytest.raises(ConfigError, match=message):
         CALLS[name](model, language_batch(), TokenCrossEntropy(), optimizer)
     assert not calls

@@ -13,8 +13,8 @@ import zorn
 from zorn.cli import main
 from zorn.config import from_json
 from zorn.registry import load_object
+from zorn.run.checkpoint import latest_checkpoint
 from zorn.search import tune
-from zorn.training.checkpoint import latest_checkpoint
 
 SPHERE = f"{Path(__file__).parents[2] / 'examples' / 'own_estimator.py'}:Sphere"
 TINY = ["--batch", "4", "--maximum-length", "2", "--hidden-size", "4"]
@@ -175,7 +175,7 @@ def test_a_loss_that_fails_leaves_the_weights_as_they_were():
 
     with pytest.raises(ArithmeticError, match="no such score"):
         load_object(SPHERE)(draws=1).estimate(model, batch, fails)
-    with pytest.raises(zorn.NonFiniteLossError, match="step 0: a loss is not finite"):
+    with pytest.raises(zorn.errors.NonFiniteLossError, match="step 0: a loss is not finite"):
         load_object(SPHERE)(draws=1).estimate(model, batch, lambda out, _: out.sum((1, 2)) * torch.nan)
     assert all(map(torch.equal, model.parameters(), before))
 

@@ -101,7 +101,7 @@ def test_the_rule_of_the_foreign_layer_is_right(load):
     model, letters = module.Transformer().double(), torch.randint(4, (6, 9))
     batch = zorn.Batch(letters, letters[:, 0])
     gradients = []
-    for rule in (module.DyTRule(), zorn.MemberwiseRule()):
+    for rule in (module.DyTRule(), zorn.noise.MemberwiseRule()):
         zorn.register_rule(module.DyT, rule)
         estimator = zorn.CDRGE(population=6, epsilon=0.1, group_size=1)
         estimator.estimate(model, batch, torch.nn.CrossEntropyLoss(reduction="none"))

@@ -107,7 +107,7 @@ def test_the_twin_is_the_update_of_fused_sgd():
     found, c = weight.detach().clone(), exact((4,), "cpu", seed=1)
     z = signs(5, 7, range(4), 3 << 8, 5000)
     block = zorn.noise.weights.structure.GradientBlock(target, 0, c @ z)
-    norm = zorn.FusedSGD(learning_rate=2**-9, weight_decay=0.5).apply([block], draw)
+    norm = zorn.estimators.FusedSGD(learning_rate=2**-9, weight_decay=0.5).apply([block], draw)
     squared = fold_dense_(
         found, c, seed=5, step=7, members=range(4), stream=3 << 8, keep=1 - 2**-10, scale=-(2**-9),
         rounding=(5, 7, 3 << 8 | 255),

@@ -67,7 +67,7 @@ def model_of(cell, device):
 
 
 def batch_on(device):
-    batch = zorn.CopyTask(batch=2, minimum_length=1, maximum_length=1, seed=0).training_batch(0)
+    batch = zorn.tasks.CopyTask(batch=2, minimum_length=1, maximum_length=1, seed=0).training_batch(0)
     return zorn.Batch(*(tensor.to(device) for tensor in batch))
 
 
@@ -92,7 +92,7 @@ def test_a_step_with_kernels_is_the_step_without(switch, device, cell, structure
         estimator = zorn.CDRGE(
             population=members, epsilon=0.1, perturbation=STRUCTURES[structure], group_size=None
         )
-        update = zorn.FusedSGD(learning_rate=0.01, weight_decay=0.1)
+        update = zorn.estimators.FusedSGD(learning_rate=0.01, weight_decay=0.1)
         found = estimator.estimate(model, batch_on(device), OBJECTIVE, update=update)
         assert {name for name, count in calls.items() if count} == (USED[cell, structure] if on else set())
         return found, [parameter.detach() for parameter in model.parameters()]
@@ -218,7 +218,7 @@ def test_stochastic_rounding_is_that_of_the_blocks(switch, device):
         torch.manual_seed(0)
         model = nn.Linear(70, 3).to(device, torch.bfloat16)
         blocks = zorn.RankOne().bind(model).fold(draw, weights)
-        zorn.FusedSGD(learning_rate=2**-9).apply(blocks, Draw(seed=3, step=5, epsilon=0.1))
+        zorn.estimators.FusedSGD(learning_rate=2**-9).apply(blocks, Draw(seed=3, step=5, epsilon=0.1))
         return model.weight.detach()
 
     assert torch.equal(updated(True), updated(False))

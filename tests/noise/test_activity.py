@@ -174,7 +174,7 @@ def test_a_layer_of_two_tensors_needs_a_rule_of_its_own():
         def forward(self, x):
             return self.layer(x, x)
 
-    zorn.register_rule(TwoTensors, zorn.MemberwiseRule())
+    zorn.register_rule(TwoTensors, zorn.noise.MemberwiseRule())
     model = Model()
     with (
         pytest.raises(ConfigError, match="takes or returns more than one tensor"),

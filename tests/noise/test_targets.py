@@ -173,8 +173,8 @@ class Gain(nn.Module):
 @pytest.mark.parametrize(
     ("layouts", "message"),
     [
-        ([], "Mistaken.layouts must return a dictionary of a zorn.Layout .* of Gain, got list"),
-        ({"gain": 3}, "Mistaken.layouts must return a dictionary of a zorn.Layout"),
+        ([], "Mistaken.layouts must return a dictionary of a zorn.noise.Layout .* of Gain, got list"),
+        ({"gain": 3}, "Mistaken.layouts must return a dictionary of a zorn.noise.Layout"),
         ({"gain": Layout(rows=4)}, "gives gain of Gain a layout of 4 elements, but it has 3"),
         (
             {"gain": Layout(rows=3, row_source="weight")},

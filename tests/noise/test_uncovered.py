@@ -106,7 +106,7 @@ LAYERS = {
 def test_registering_a_memberwise_rule_as_shown(layer):
     model = model_with(LAYERS[layer]())
     message, ways = ways_out(model)
-    assert "help(zorn.Rule)" in message
+    assert "help(zorn.noise.Rule)" in message
     assert follow(ways["Run"], model)
     gradients = train_a_step(model)
     assert all(gradients[name].abs().sum() > 0 for name, _ in model.named_parameters())
@@ -180,7 +180,7 @@ def test_each_parameter_gets_the_way_that_works_for_it():
     message, ways = ways_out(model)
     for part in ("start (in Started)", "layer.gain (in Scale)", "start: Started holds"):
         assert part in message
-    assert "Started, zorn.MemberwiseRule" not in message
+    assert "Started, zorn.noise.MemberwiseRule" not in message
     follow(ways["Run"], model)
     message, ways = ways_out(model)
     assert "layer.gain" not in message

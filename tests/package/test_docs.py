@@ -140,7 +140,7 @@ def test_the_flags_that_a_page_names_exist(page):
 
 
 def test_a_command_with_a_mistake_is_refused():
-    with pytest.raises(zorn.ZornError, match="did you mean --hidden-size"):
+    with pytest.raises(zorn.errors.ZornError, match="did you mean --hidden-size"):
         read(["train", "--hiden-size", "3"])
 
 

@@ -45,7 +45,7 @@ def gradient(model, batch, objective) -> torch.Tensor:
 
 
 def copy_batch() -> Batch:
-    return zorn.CopyTask(batch=8, minimum_length=2, maximum_length=3, seed=0).training_batch(0)
+    return zorn.tasks.CopyTask(batch=8, minimum_length=2, maximum_length=3, seed=0).training_batch(0)
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["exact output", "noisy output"])

@@ -12,7 +12,7 @@ def test_the_names_of_the_command_line():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_named_objective_trains(name):
-    task = zorn.CopyTask(batch=8, minimum_length=1, maximum_length=3, seed=0)
+    task = zorn.tasks.CopyTask(batch=8, minimum_length=1, maximum_length=3, seed=0)
     model = zorn.LanguageModel(task.vocabulary, 16)
     objective = OBJECTIVES[name]()
     estimator = zorn.CDRGE(population=64, epsilon=0.3, group_size=1)

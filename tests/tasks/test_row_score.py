@@ -120,9 +120,9 @@ def test_greedy_tokens_are_the_argmax():
 
 
 def test_the_row_scores_of_a_model_are_those_of_the_tensor_objective():
-    task = zorn.CopyTask(batch=16, minimum_length=1, maximum_length=2, seed=0)
+    task = zorn.tasks.CopyTask(batch=16, minimum_length=1, maximum_length=2, seed=0)
     batch = task.training_batch(0)
-    perfect = right_answer(zorn.CopyTask)
+    perfect = right_answer(zorn.tasks.CopyTask)
     model = Transducer(task, lambda text: perfect(text) if text < "m" else "z")
     expected = row_losses(model, batch, sequence_error)
     assert 0 < expected.mean() < 1
@@ -143,7 +143,7 @@ class Forward(torch.autograd.Function):
 
 @pytest.mark.parametrize("perturbation", [zorn.RankOne(), zorn.Dense()])
 def test_members_side_by_side_are_scored_row_by_row_and_nothing_is_differentiated(perturbation):
-    task = zorn.ReverseTask(batch=8, minimum_length=1, maximum_length=2, seed=0)
+    task = zorn.tasks.ReverseTask(batch=8, minimum_length=1, maximum_length=2, seed=0)
     batch = task.training_batch(0)
     model = zorn.LanguageModel(task.vocabulary, 16)
     calls = []
@@ -177,7 +177,7 @@ def _share_wrong_of_tensors(outputs, targets):
 
 
 def test_a_member_whose_score_is_nan_is_dropped_by_the_estimator():
-    task = zorn.CopyTask(batch=4, minimum_length=1, maximum_length=1, seed=0)
+    task = zorn.tasks.CopyTask(batch=4, minimum_length=1, maximum_length=1, seed=0)
     model, batch = zorn.LanguageModel(task.vocabulary, 8), task.training_batch(0)
     scores = iter([math.nan, 1.0, math.inf] + [0.5] * 29)
     estimator = zorn.CDRGE(population=16, epsilon=0.1, group_size=1)
@@ -188,7 +188,7 @@ def test_a_member_whose_score_is_nan_is_dropped_by_the_estimator():
 
 
 def test_bptt_says_that_it_needs_a_derivative():
-    task = zorn.CopyTask(batch=4, minimum_length=1, maximum_length=1, seed=0)
+    task = zorn.tasks.CopyTask(batch=4, minimum_length=1, maximum_length=1, seed=0)
     model = zorn.LanguageModel(task.vocabulary, 8)
     with pytest.raises(ConfigError, match="needs an objective that torch can differentiate"):
         zorn.BPTT().estimate(model, task.training_batch(0), RowScore(exact_match))

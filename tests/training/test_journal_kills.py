@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve, to_json
-from zorn.training import Trainer, checkpoints, latest_checkpoint
-from zorn.training.journal import last_step
-from zorn.training.loggers import read_metrics
+from zorn.run import checkpoints, latest_checkpoint
+from zorn.run.journal import last_step
+from zorn.run.loggers import read_metrics
+from zorn.training import Trainer
 
 KILLER = """
 import io, os, random, signal, sys, time

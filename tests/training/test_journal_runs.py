@@ -10,12 +10,13 @@ from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.errors import ConfigError, JournalError
+from zorn.run import checkpoints, latest_checkpoint
+from zorn.run.checkpoint import read_progress
+from zorn.run.journal import read_journal
+from zorn.run.loggers import read_metrics
 from zorn.tasks.task import Task
-from zorn.training import Trainer, checkpoints, latest_checkpoint
-from zorn.training.checkpoint import read_progress
-from zorn.training.journal import read_journal
+from zorn.training import Trainer
 from zorn.training.load import load_run
-from zorn.training.loggers import read_metrics
 from zorn.training.replay import replay
 from zorn.training.step import move_weights
 

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, change
 from zorn.errors import CheckpointError
-from zorn.training import Trainer, checkpoints, latest_checkpoint
-from zorn.training.journal import read_journal
+from zorn.run import checkpoints, latest_checkpoint
+from zorn.run.journal import read_journal
+from zorn.run.loggers import MetricsLog, read_metrics
+from zorn.training import Trainer
 from zorn.training.load import load_run
-from zorn.training.loggers import MetricsLog, read_metrics
 from zorn.training.replay import replay
 
 STREAM = 3

@@ -7,9 +7,9 @@ import torch
 
 from zorn.cli import main
 from zorn.errors import CheckpointError, ConfigError
+from zorn.run.checkpoint import load_checkpoint, newest_mark, read_progress, save_checkpoint
+from zorn.run.lock import locked
 from zorn.training import Trainer, load
-from zorn.training.checkpoint import load_checkpoint, newest_mark, read_progress, save_checkpoint
-from zorn.training.run_lock import locked
 
 WORDS = ["--task", "copy", "--batch", "2", "--hidden-size", "4", "--steps", "1", "--keep", "1"]
 

@@ -11,10 +11,11 @@ from rich.console import Console
 from zorn.cli import main
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.run import latest_checkpoint
+from zorn.run.loggers import read_metrics
 from zorn.tasks.held_out import objective_value
-from zorn.training import Trainer, latest_checkpoint
+from zorn.training import Trainer
 from zorn.training.load import load_run, load_writer
-from zorn.training.loggers import read_metrics
 
 
 def settings(out, *, steps=2, task=None, optimizer=None, estimator=None):

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, ScheduleConfig, resolve, to_json
 from zorn.errors import CheckpointError, ConfigError
-from zorn.training import Trainer, checkpoints, latest_checkpoint
+from zorn.run import checkpoints, latest_checkpoint
+from zorn.run.lock import locked
+from zorn.run.loggers import read_metrics
+from zorn.training import Trainer
 from zorn.training.load import load_run, load_writer
-from zorn.training.loggers import read_metrics
-from zorn.training.run_lock import locked
 
 COPY = Choice("copy", batch=4, minimum_length=1, maximum_length=2)
 SILENT = Console(file=io.StringIO())

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from zorn.config import BudgetConfig, Choice, Config, ScheduleConfig, change, resolve
+from zorn.run.checkpoint import Progress, load_checkpoint, save_checkpoint
 from zorn.tasks import TextTask
 from zorn.training.build import build_estimator, build_model, build_optimizers, build_task
-from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from zorn.training.learner import Learner
 from zorn.training.step import clip, move_weights, prepare_step, update_weights
 

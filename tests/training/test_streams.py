@@ -8,8 +8,9 @@ from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.models import Batch, row_losses
-from zorn.training import Trainer, latest_checkpoint
-from zorn.training.loggers import read_metrics
+from zorn.run import latest_checkpoint
+from zorn.run.loggers import read_metrics
+from zorn.training import Trainer
 
 ESTIMATORS = {
     "activity": {"draws": 2},

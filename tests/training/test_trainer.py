@@ -11,10 +11,11 @@ from rich.console import Console
 
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, change
 from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.run import checkpoints, latest_checkpoint
+from zorn.run.loggers import read_metrics
 from zorn.tasks import TextTask
-from zorn.training import Trainer, checkpoints, latest_checkpoint
+from zorn.training import Trainer
 from zorn.training.load import load_run
-from zorn.training.loggers import read_metrics
 
 TEXT = "the quick brown fox jumps over the lazy dog, again and again. " * 60
 

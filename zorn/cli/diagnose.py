@@ -17,11 +17,11 @@ from zorn.config import BudgetConfig, Config, RunConfig, resolve
 from zorn.diagnostics import diagnose
 from zorn.errors import ConfigError
 from zorn.models import Batch
+from zorn.run.checkpoint import latest_checkpoint, read_progress
+from zorn.run.folder import RunFolder
 from zorn.tasks import Task, has_derivative
 from zorn.training.build import build_estimator, build_model, build_task, set_threads
-from zorn.training.checkpoint import latest_checkpoint, read_progress
 from zorn.training.load import load_run
-from zorn.training.run_folder import RunFolder
 
 FILES = ("diagnosis.json", "diagnosis.png")
 """The files that --out names."""

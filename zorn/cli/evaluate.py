@@ -19,11 +19,11 @@ from zorn.estimators import smoothed_loss
 from zorn.models import Batch, row_losses, streamed
 from zorn.noise import RankOne
 from zorn.registry import closest
+from zorn.run.folder import RunFolder
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
 from zorn.training.build import build_estimator
 from zorn.training.load import load_run
-from zorn.training.run_folder import RunFolder
 
 SMOOTHED_ROWS = 16
 """Sequences that the smoothed loss is taken over, at most: each member reads them all twice."""

@@ -31,9 +31,9 @@ from zorn.config import (
 )
 from zorn.estimators import AUTOMATIC
 from zorn.registry import Registry
+from zorn.run.folder import RunFolder, read_config
 from zorn.settings import FROM_THE_RUN, Setting, fields_of, flag
 from zorn.tasks import OBJECTIVES
-from zorn.training.run_folder import RunFolder, read_config
 
 Own = TypeVar("Own", bound=Any)
 

@@ -19,8 +19,8 @@ from zorn.cli.parsing import UsageError
 from zorn.config import Config
 from zorn.errors import UncoveredParameterError
 from zorn.noise import Dense, ParameterReport, Perturbation, RankOne, inspect_model
+from zorn.run.folder import RunFolder
 from zorn.training.build import build_model, build_task
-from zorn.training.run_folder import RunFolder
 
 PIPED_WIDTH = 160
 """Columns of the table where no terminal sets them."""

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from zorn.cli.parsing import parse
 from zorn.errors import CheckpointError
-from zorn.training.journal import Damage, journal_pieces, read_header, read_journal
-from zorn.training.journal_entry import JournalEntry
+from zorn.run.folder import RunFolder
+from zorn.run.journal import Damage, journal_pieces, read_header, read_journal
+from zorn.run.journal_entry import JournalEntry
 from zorn.training.replay import check_journal_of
-from zorn.training.run_folder import RunFolder
 
 SHOWN = 10
 """Entries that are shown: the last ones."""

@@ -9,7 +9,7 @@ import tyro
 from zorn.cli.parsing import parse
 from zorn.cli.running import train_to_the_end
 from zorn.distributed import start
-from zorn.training.run_folder import RunFolder
+from zorn.run.folder import RunFolder
 from zorn.training.trainer import Trainer
 
 

@@ -10,7 +10,7 @@ from zorn.cli.parsing import UsageError
 from zorn.cli.running import train_to_the_end
 from zorn.config import Config, resolve
 from zorn.distributed import Group, start
-from zorn.training.run_folder import RunFolder
+from zorn.run.folder import RunFolder
 from zorn.training.together import state_of
 from zorn.training.trainer import Trainer
 

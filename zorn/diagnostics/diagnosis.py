@@ -91,7 +91,7 @@ def diagnose(
     Example:
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 8)
-        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
         >>> estimator = zorn.CDRGE(population=64, epsilon=0.01, group_size=1)
         >>> found = diagnose(model, task.training_batch(0), task.objective, estimator, estimates=8)
         >>> found.signal.whole.snr.mean > 0, found.step.best is not None

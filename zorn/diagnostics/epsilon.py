@@ -103,7 +103,7 @@ def find_epsilon(
     Example:
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 8)
-        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
         >>> estimator = zorn.CDRGE(population=16, epsilon=0.5, group_size=1)
         >>> sweep = find_epsilon(model, task.training_batch(0), task.objective, estimator)
         >>> 1e-5 < sweep.epsilon < 1e-1, estimator.epsilon

@@ -105,7 +105,7 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
     Example:
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 8)
-        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
         >>> estimator = zorn.CDRGE(population=4, epsilon=0.01, group_size=1)
         >>> with sampling(model, task.training_batch(0), task.objective, estimator) as sampler:
         ...     gradient, estimate, _ = sampler.draw(7)

@@ -123,7 +123,7 @@ def measure_signal(
     Example:
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 8)
-        >>> task = zorn.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=4, minimum_length=2, maximum_length=2, seed=0)
         >>> estimator = zorn.CDRGE(population=256, epsilon=0.01, group_size=1)
         >>> found = measure_signal(model, task.training_batch(0), task.objective, estimator, estimates=8)
         >>> 0.2 < found.whole.cosine.mean < 0.8, [rung.members for rung in found.ladder]

@@ -18,6 +18,7 @@ from zorn.estimators.smoothed_loss import SmoothedLoss, smoothed_loss
 from zorn.estimators.spsa_15 import SPSA15
 from zorn.estimators.streaming import StreamingEstimator
 from zorn.estimators.tbptt import TBPTT
+from zorn.estimators.update import FusedSGD
 from zorn.estimators.weight_noise import WeightNoise
 from zorn.estimators.zero_order import ZeroOrderEstimator
 from zorn.registry import Registry
@@ -63,6 +64,7 @@ __all__ = [
     "ExactGradient",
     "Facts",
     "Fold",
+    "FusedSGD",
     "Need",
     "Population",
     "Shaping",

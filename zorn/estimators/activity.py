@@ -86,7 +86,7 @@ class ActivityCredit(Estimator):
     Example:
         >>> import torch, zorn
         >>> model = zorn.LanguageModel(29, 16)
-        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
         >>> estimator = zorn.ActivityCredit(draws=1, discount=0.9)
         >>> optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())

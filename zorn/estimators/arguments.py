@@ -108,8 +108,8 @@ def check_update(update: object) -> None:
     """
     if update is not None and not isinstance(update, FusedSGD):
         raise ConfigError(
-            f"update must be zorn.FusedSGD(...) or None, got {described(update)}: to use a torch optimizer, "
-            "leave it out and call optimizer.step() after the estimate"
+            f"update must be zorn.estimators.FusedSGD(...) or None, got {described(update)}: to use "
+            "a torch optimizer, leave it out and call optimizer.step() after the estimate"
         )
 
 

@@ -110,7 +110,7 @@ class Bridge(ChunkedGradient):
     Example:
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 16)
-        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
         >>> estimator = Bridge(truncation=3, draws=1, relative=False)
         >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
         >>> estimate.forward_passes  # of 8 sequences: a pair of rollouts, one pass forward and one back

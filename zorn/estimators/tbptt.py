@@ -160,7 +160,7 @@ class TBPTT(ChunkedGradient):
     Example:
         >>> import zorn
         >>> model = zorn.LanguageModel(29, 16)
-        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
         >>> estimator = zorn.TBPTT(truncation=3)
         >>> estimate = estimator.estimate(model, task.training_batch(0), zorn.TokenCrossEntropy())
         >>> estimate.forward_passes

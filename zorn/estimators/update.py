@@ -63,10 +63,10 @@ class FusedSGD:
     Example:
         >>> import torch, zorn
         >>> model = zorn.LanguageModel(29, 16)
-        >>> task = zorn.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
+        >>> task = zorn.tasks.CopyTask(batch=8, minimum_length=2, maximum_length=4, seed=0)
         >>> batch = task.training_batch(0)
         >>> estimator = zorn.CDRGE(population=8, epsilon=0.01, group_size=1)
-        >>> update = zorn.FusedSGD(learning_rate=1e-3)
+        >>> update = zorn.estimators.FusedSGD(learning_rate=1e-3)
         >>> estimate = estimator.estimate(model, batch, zorn.TokenCrossEntropy(), update=update)
         >>> model.head.weight.grad is None
         True

@@ -2,8 +2,8 @@
 held.
 
 The signs of z_j are made from the counter in the tile that they are added to. The sums are float32; bfloat16
-weights are rounded stochastically, with bits of the counter, as `zorn.FusedSGD` rounds them, so that updates
-below one unit in the last place are not lost and a run can be repeated.
+weights are rounded stochastically, with bits of the counter, as `zorn.estimators.FusedSGD` rounds
+them, so that updates below one unit in the last place are not lost and a run can be repeated.
 
 - `fold_rank_one_`: Σ_j c_j a_j b_jᵀ is a matrix product. Its signs are exact in bfloat16 and each coefficient
   is the sum of three bfloat16 numbers (24 bits), so three products on tensor cores give what a float32 one

@@ -129,8 +129,8 @@ def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dic
     kind = type(rule).__name__
     if not isinstance(found, dict) or not all(isinstance(layout, Layout) for layout in found.values()):
         raise ConfigError(
-            f"{kind}.layouts must return a dictionary of a zorn.Layout for each parameter of "
-            f"{type(module).__name__}, got {type(found).__name__}: see help(zorn.Rule)"
+            f"{kind}.layouts must return a dictionary of a zorn.noise.Layout for each parameter of "
+            f"{type(module).__name__}, got {type(found).__name__}: see help(zorn.noise.Rule)"
         )
     for name, layout in found.items():
         if name in own and layout.size != own[name].numel():

@@ -19,7 +19,7 @@ _HELD = """\
         def forward(self, x):  # x: any tensor with rows in front
             return self.value.expand(len(x), *self.value.shape)
 
-    zorn.register_rule(Held, zorn.MemberwiseRule())"""
+    zorn.register_rule(Held, zorn.noise.MemberwiseRule())"""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def explain(uncovered: Sequence[Uncovered]) -> str:
         >>> layer = nn.PReLU()
         >>> print(explain([Uncovered("body.slope.weight", layer.weight, layer)]))
         no perturbation rule covers body.slope.weight (in PReLU). Ways out:
-        - Run the layer member by member (slow; for a fast rule of your own see help(zorn.Rule)):
+        - Run the layer member by member (slow; for a fast rule of your own see help(zorn.noise.Rule)):
             from torch.nn import PReLU
-            zorn.register_rule(PReLU, zorn.MemberwiseRule())
+            zorn.register_rule(PReLU, zorn.noise.MemberwiseRule())
         - Freeze what need not be trained:
             model.get_parameter("body.slope.weight").requires_grad_(False)
         - Perturb all weights densely, one member at a time, without rules:
@@ -60,7 +60,7 @@ def explain(uncovered: Sequence[Uncovered]) -> str:
     runnable = {type(one.module): one for one in uncovered if reasons[id(one.module)] is None}
     if runnable:
         lines.append(
-            "- Run the layer member by member (slow; for a fast rule of your own see help(zorn.Rule)):"
+            "- Run the layer member by member (slow; for a fast rule of your own see help(zorn.noise.Rule)):"
         )
         lines += [line for one in runnable.values() for line in _registration(one)]
     stuck = [one for one in uncovered if reasons[id(one.module)] is not None]
@@ -107,13 +107,13 @@ def _registration(one: Uncovered) -> list[str]:
     """Code that registers a `MemberwiseRule` for the type of the parameter's module."""
     kind = type(one.module)
     outer = kind.__qualname__.partition(".")[0]
-    register = f"    zorn.register_rule({kind.__qualname__}, zorn.MemberwiseRule())"
+    register = f"    zorn.register_rule({kind.__qualname__}, zorn.noise.MemberwiseRule())"
     if getattr(nn, kind.__name__, None) is kind:
         return [f"    from torch.nn import {kind.__name__}", register]
     if _find(kind.__module__, kind.__qualname__) is kind:
         return [f"    from {kind.__module__} import {outer}", register]
     path = f'model.get_submodule("{one.module_name}")'  # a class made in a function has no name to import
-    return [f"    zorn.register_rule(type({path}), zorn.MemberwiseRule())"]
+    return [f"    zorn.register_rule(type({path}), zorn.noise.MemberwiseRule())"]
 
 
 def _find(module_name: str, qualified_name: str) -> object:

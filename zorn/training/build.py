@@ -12,10 +12,10 @@ from zorn.estimators import ESTIMATORS, Estimator
 from zorn.estimators.update import FusedSGD
 from zorn.models import LanguageModel, cell_settings
 from zorn.optimizers import optimizer_kind
+from zorn.run.folder import RunFolder
 from zorn.settings import Choice, takes
 from zorn.tasks import TASKS, Task, TextTask, objective_of
 from zorn.training.limits import out_of_memory
-from zorn.training.run_folder import RunFolder
 
 
 def build_task(config: Config, folder: RunFolder | None = None) -> Task:

@@ -10,12 +10,12 @@ from torch import Tensor
 from zorn.config import Config
 from zorn.errors import CheckpointError, ConfigError
 from zorn.models import LanguageModel
+from zorn.run.checkpoint import latest_checkpoint, load_checkpoint, newest_mark, read_progress
+from zorn.run.folder import RunFolder
+from zorn.run.identity import check_settings, check_text, check_tokenizer
 from zorn.tasks import ByteTokenizer, Task, Tokenizer
 from zorn.tasks.tokenizers import utf8
 from zorn.training.build import build_model, build_task, set_threads
-from zorn.training.checkpoint import latest_checkpoint, load_checkpoint, newest_mark, read_progress
-from zorn.training.identity import check_settings, check_text, check_tokenizer
-from zorn.training.run_folder import RunFolder
 
 Loaded = TypeVar("Loaded")
 

@@ -12,15 +12,7 @@ from torch import nn
 from zorn.config import Config
 from zorn.errors import JournalError
 from zorn.estimators import ESTIMATORS, Estimator
-from zorn.tasks import ByteTokenizer
-from zorn.training.build import (
-    build_estimator,
-    build_model,
-    build_optimizers,
-    build_task,
-    set_threads,
-)
-from zorn.training.checkpoint import (
+from zorn.run.checkpoint import (
     Progress,
     checkpoint_step,
     checkpoints,
@@ -29,11 +21,19 @@ from zorn.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from zorn.training.identity import check_settings, check_tokenizer, run_settings
-from zorn.training.journal import check_identity, read_header, read_journal, run_identity
-from zorn.training.journal_entry import JournalEntry
-from zorn.training.run_folder import RunFolder
-from zorn.training.run_lock import locked
+from zorn.run.folder import RunFolder
+from zorn.run.identity import check_settings, check_tokenizer, run_settings
+from zorn.run.journal import check_identity, read_header, read_journal, run_identity
+from zorn.run.journal_entry import JournalEntry
+from zorn.run.lock import locked
+from zorn.tasks import ByteTokenizer
+from zorn.training.build import (
+    build_estimator,
+    build_model,
+    build_optimizers,
+    build_task,
+    set_threads,
+)
 from zorn.training.step import move_weights
 
 

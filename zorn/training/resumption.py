@@ -8,10 +8,10 @@ from zorn.config import Config
 from zorn.errors import CheckpointError
 from zorn.estimators import ESTIMATORS, Need
 from zorn.estimators.fold import Fold
+from zorn.run.checkpoint import Progress
+from zorn.run.journal_entry import JournalEntry
+from zorn.run.loggers import Record, read_metrics, truncate_metrics
 from zorn.tasks import Task
-from zorn.training.checkpoint import Progress
-from zorn.training.journal_entry import JournalEntry
-from zorn.training.loggers import Record, read_metrics, truncate_metrics
 
 
 def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:

@@ -10,9 +10,9 @@ from zorn.config import Config
 from zorn.estimators import Estimate, Estimator
 from zorn.estimators.update import FusedSGD
 from zorn.models import Batch
+from zorn.run.loggers import Record
 from zorn.tasks import Task
 from zorn.training.build import fused_update
-from zorn.training.loggers import Record
 from zorn.training.schedules import epsilon_at, population_at, rate_factor_at
 
 Made = TypeVar("Made")

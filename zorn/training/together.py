@@ -15,12 +15,12 @@ from zorn.config import Config, RunConfig
 from zorn.distributed import Group, share
 from zorn.errors import ConfigError
 from zorn.estimators import Estimator
-from zorn.training.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
-from zorn.training.identity import run_settings
-from zorn.training.journal import last_step
-from zorn.training.loggers import Record
-from zorn.training.run_folder import RunFolder
-from zorn.training.run_lock import locked
+from zorn.run.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
+from zorn.run.folder import RunFolder
+from zorn.run.identity import run_settings
+from zorn.run.journal import last_step
+from zorn.run.lock import locked
+from zorn.run.loggers import Record
 
 SENT_AT_ONCE = 1 << 24
 """Bytes of a file that are sent at once."""

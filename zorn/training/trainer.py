@@ -19,6 +19,22 @@ from zorn.errors import ConfigError, NonFiniteLossError, ZornError
 from zorn.estimators import Estimate
 from zorn.models import Batch, parameter_count, sample
 from zorn.registry import absolute
+from zorn.run.checkpoint import (
+    Progress,
+    checkpoint_path,
+    latest_checkpoint,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from zorn.run.curve import draw_curve
+from zorn.run.folder import RunFolder, claimed, free_path
+from zorn.run.identity import check_settings, check_text, run_settings, text_fingerprint
+from zorn.run.journal import Journal, JournalEntry, check_identity, last_step, read_journal
+from zorn.run.lock import locked
+from zorn.run.loggers import MetricsLog, Record, read_metrics
+from zorn.run.progress_display import ProgressDisplay
+from zorn.run.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
 from zorn.tasks import ByteTokenizer, Task, TextTask
 from zorn.tasks.held_out import objective_value
 from zorn.tasks.text import PYTHON_DOCS
@@ -29,28 +45,12 @@ from zorn.training.build import (
     build_task,
     set_threads,
 )
-from zorn.training.checkpoint import (
-    Progress,
-    checkpoint_path,
-    latest_checkpoint,
-    load_checkpoint,
-    read_progress,
-    save_checkpoint,
-)
-from zorn.training.curve import draw_curve
-from zorn.training.identity import check_settings, check_text, run_settings, text_fingerprint
 from zorn.training.interruption import Interruption
-from zorn.training.journal import Journal, JournalEntry, check_identity, last_step, read_journal
 from zorn.training.limits import is_finite, memory_of
-from zorn.training.loggers import MetricsLog, Record, read_metrics
-from zorn.training.progress_display import ProgressDisplay
 from zorn.training.replay import after_entry, journal_identity, replay_steps
 from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics, used
-from zorn.training.run_folder import RunFolder, claimed, free_path
-from zorn.training.run_lock import locked
 from zorn.training.schedules import rate_factor_at
 from zorn.training.step import prepare_step, update_weights
-from zorn.training.summary import Summary, make_summary, print_summary, write_summary, yardsticks_of
 from zorn.training.together import SilentLog, check_same_settings, fetch_run, is_orphan, on_device_of, shared
 
 SAMPLE_PROMPT = "The "
@@ -67,7 +67,7 @@ class Trainer:
     clock decides how many steps there are and what a cosine schedule sets.
 
     Args:
-        config: the settings; what is None or "auto" in them is chosen here, see `zorn.training.resolve`.
+        config: the settings; what is None or "auto" in them is chosen here, see `zorn.config.resolve`.
         overwrite: replace an earlier run in the same folder.
         resume: continue from the newest checkpoint in the folder and the journal after it; most callers use
             `Trainer.resume`.

@@ -52,7 +52,7 @@ class MemberwiseRule(Rule):
         ...         self.gain = torch.nn.Parameter(torch.ones(size))
         ...     def forward(self, x):
         ...         return x * self.gain
-        >>> zorn.register_rule(Scale, zorn.MemberwiseRule())
+        >>> zorn.register_rule(Scale, zorn.noise.MemberwiseRule())
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), Scale(4))
         >>> batch = zorn.Batch(torch.ones(2, 3), torch.ones(2, 4))
         >>> loss = lambda outputs, targets: (outputs - targets).square().mean(1)
@@ -70,7 +70,7 @@ class MemberwiseRule(Rule):
         if reason is not None:
             raise ConfigError(
                 f"MemberwiseRule cannot run {type(module).__name__}, which {reason}: freeze its parameters "
-                "with requires_grad_(False), register a rule of your own (help(zorn.Rule)), or use "
+                "with requires_grad_(False), register a rule of your own (help(zorn.noise.Rule)), or use "
                 "zorn.Dense()"
             )
         own = module.named_parameters(recurse=False, remove_duplicate=False)
@@ -208,7 +208,7 @@ def _row_dimensions(two: Any, three: Any, name: str) -> list[int]:
             raise ConfigError(
                 f"{name} runs member by member, and an output of it has shape {shapes[0]} for 2 rows and "
                 f"{shapes[1]} for 3: expected one dimension of rows. Let it return something for each row, "
-                "register a rule of your own (help(zorn.Rule)), or use the Dense structure"
+                "register a rule of your own (help(zorn.noise.Rule)), or use the Dense structure"
             )
         dimensions.append(grown[0])
 
@@ -217,7 +217,7 @@ def _row_dimensions(two: Any, three: Any, name: str) -> list[int]:
             raise ConfigError(
                 f"{name} runs member by member and returned a {type(other).__name__}: expected tensors, "
                 "None, or tuples, lists or dictionaries of them. Register a rule of your own "
-                "(help(zorn.Rule)), or use the Dense structure"
+                "(help(zorn.noise.Rule)), or use the Dense structure"
             )
 
     _map_tensors(compare, two, three, otherwise=refuse)

@@ -35,9 +35,9 @@ class Rule(ABC):
         ...         self.gain = torch.nn.Parameter(torch.ones(size))
         ...     def forward(self, x):
         ...         return x * self.gain
-        >>> class ScaleRule(zorn.Rule):
+        >>> class ScaleRule(zorn.noise.Rule):
         ...     def layouts(self, module):
-        ...         return {"gain": zorn.Layout(rows=module.gain.numel())}
+        ...         return {"gain": zorn.noise.Layout(rows=module.gain.numel())}
         ...     def perturbed(self, module, noise):
         ...         return {"forward": lambda x: noise.scale(x, module.gain, "gain")}
         >>> zorn.register_rule(Scale, ScaleRule())
@@ -68,7 +68,7 @@ class Rule(ABC):
             if further or options or not (isinstance(x, Tensor) and isinstance(y, Tensor)):
                 raise ConfigError(
                     f"activity noise: {type(module).__name__} takes or returns more than one tensor: "
-                    "write `active` and `pullback` in a rule of its own (help(zorn.Rule)), freeze its "
+                    "write `active` and `pullback` in a rule of its own (help(zorn.noise.Rule)), freeze its "
                     "parameters with requires_grad_(False), or use the structure RankOne"
                 )
             return site.at(y.clone(), x)
@@ -95,8 +95,8 @@ class Rule(ABC):
             if not y.requires_grad:
                 raise ConfigError(
                     f"activity noise: the output of {type(module).__name__} does not depend on its weights "
-                    "through autograd: write `pullback` in a rule of its own (help(zorn.Rule)), or freeze "
-                    "its parameters with requires_grad_(False)"
+                    "through autograd: write `pullback` in a rule of its own (help(zorn.noise.Rule)), or "
+                    "freeze its parameters with requires_grad_(False)"
                 )
             parameters = [getattr(module, name) for name in names]
             found = torch.autograd.grad(y, parameters, gradient.clone().to(y.dtype), materialize_grads=True)
@@ -119,7 +119,7 @@ def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
         )
     if not isinstance(rule, Rule):
         raise ConfigError(
-            f"register_rule: got {rule!r} as the rule, expected an instance of a subclass of zorn.Rule"
+            f"register_rule: got {rule!r} as the rule, expected an instance of a subclass of zorn.noise.Rule"
         )
     _RULES[module_type] = rule
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zorn.errors import CheckpointError
-from zorn.training.tensor_tree import independent_copy, join_tree, split_tree, store_once
+from zorn.run.tensor_tree import independent_copy, join_tree, split_tree, store_once
 
 
 def test_any_nesting_survives_a_trip_through_json():

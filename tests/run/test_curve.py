@@ -5,7 +5,7 @@ from itertools import pairwise
 import matplotlib.figure
 import pytest
 
-from zorn.training.curve import SMALLEST_GAP, TALL, draw_curve, spread
+from zorn.run.curve import SMALLEST_GAP, TALL, draw_curve, spread
 
 
 def records(bits):

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors files that counts only with its manifest, which is written last.
 
     checkpoints/step-00000123/model.safetensors        the weights, each storage once; shards where they are
-                                                       large, see `zorn.training.tensor_file`
+                                                       large, see `zorn.run.tensor_file`
                               optimizer.safetensors    the optimizer's tensors (absent without an optimizer)
                               estimator.safetensors    the estimator's tensors (absent where it has none)
                               manifest.json            everything else, with size and SHA-256 of each file
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 import zorn
 from zorn.checks import some
 from zorn.errors import CheckpointError
-from zorn.training.tensor_file import TensorFiles, synchronise, write_tensors
-from zorn.training.tensor_tree import join_tree, split_tree, store_once
+from zorn.run.tensor_file import TensorFiles, synchronise, write_tensors
+from zorn.run.tensor_tree import join_tree, split_tree, store_once
 
 FORMAT = 4
 MANIFEST = "manifest.json"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zorn.training.loggers import Record
-from zorn.training.progress_display import shorten
+from zorn.run.loggers import Record
+from zorn.run.progress_display import shorten
 
 INK, QUIET, BLUE, ORANGE = "#222222", "#8a8a8a", "#1f5fa8", "#b8560f"
 TALL, LOW = 4.2, 2.8

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from zorn.training import progress_display
-from zorn.training.progress_display import ProgressDisplay, clock, shorten
+from zorn.run import progress_display
+from zorn.run.progress_display import ProgressDisplay, clock, shorten
 
 
 class Clock:

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 import zorn
 from zorn.errors import CheckpointError
-from zorn.training import checkpoint as checkpoints
-from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from zorn.run import checkpoint as checkpoints
+from zorn.run.checkpoint import Progress, load_checkpoint, save_checkpoint
+from zorn.run.tensor_file import TensorFiles, write_tensors
 from zorn.training.limits import is_finite, out_of_memory
-from zorn.training.tensor_file import TensorFiles, write_tensors
 
 
 def tensors():

@@ -1,6 +1,6 @@
 """The file of a journal: its header, its entries one after another, and the damage between them.
 
-Written in `zorn.training.journal`, which says what is kept and why.
+Written in `zorn.run.journal`, which says what is kept and why.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zorn.errors import JournalError
-from zorn.training.journal_entry import HEAD_BYTES, MARKER, JournalEntry, is_whole, payload_bytes, step_of
-from zorn.training.tensor_file import synchronise
+from zorn.run.journal_entry import HEAD_BYTES, MARKER, JournalEntry, is_whole, payload_bytes, step_of
+from zorn.run.tensor_file import synchronise
 
 FORMAT = 1
 _MAGIC = b"ZORNJRNL"

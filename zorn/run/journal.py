@@ -29,8 +29,8 @@ import torch
 from torch import nn
 
 from zorn.errors import JournalError
-from zorn.training.journal_entry import JournalEntry
-from zorn.training.journal_file import (
+from zorn.run.journal_entry import JournalEntry
+from zorn.run.journal_file import (
     HEADER_BYTES,
     Damage,
     JournalHeader,
@@ -92,7 +92,7 @@ class Journal:
 
     Example:
         >>> import tempfile, zorn
-        >>> from zorn.training.journal import Journal, JournalEntry, read_journal, run_identity
+        >>> from zorn.run.journal import Journal, JournalEntry, read_journal, run_identity
         >>> model, estimator = torch.nn.Linear(2, 1), zorn.CDRGE(population=4, epsilon=0.1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = zorn.Batch(torch.ones(4, 2), torch.ones(4, 1))

@@ -6,7 +6,7 @@ import math
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zorn.training.loggers import MetricsLog, read_metrics, truncate_metrics
+from zorn.run.loggers import MetricsLog, read_metrics, truncate_metrics
 
 
 def record(step, loss=1.0):
@@ -84,7 +84,7 @@ def test_a_clock_that_went_back_does_not_hide_what_was_logged_later(tmp_path, mo
     now = iter([5e8, 4e8, 4e8, 9e8])
     for done in range(4):
         start = next(now)
-        monkeypatch.setattr("zorn.training.loggers.time.time", lambda start=start: start)
+        monkeypatch.setattr("zorn.run.loggers.time.time", lambda start=start: start)
         with MetricsLog(metrics, events, step=done) as log:
             log.write(record(done + 1, float(done)))
     found = EventAccumulator(str(events)).Reload()

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zorn.errors import CheckpointError
-from zorn.training.tensor_tree import independent_copy
+from zorn.run.tensor_tree import independent_copy
 
 SHARD_BYTES = 5 * 10**9
 """Tensors of more bytes than this are written as several files; what Hugging Face's libraries take."""

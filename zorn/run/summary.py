@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from zorn.run.loggers import Record
+from zorn.run.progress_display import clock, shorten
 from zorn.tasks import Task, TextTask, bigram_bits_per_byte, unigram_bits_per_byte
-from zorn.training.loggers import Record
-from zorn.training.progress_display import clock, shorten
 
 resource: ModuleType | None
 try:

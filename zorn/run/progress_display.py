@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from zorn.training.loggers import Record
+from zorn.run.loggers import Record
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines where the output is no terminal."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from zorn.config import Config, from_json, to_json
 from zorn.errors import ConfigError
+from zorn.run.lock import LOCK, locked
 from zorn.tasks import Tokenizer, tokenizer_from_json
-from zorn.training.run_lock import LOCK, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        """The numbers that make every step again, see `zorn.training.journal`."""
+        """The numbers that make every step again, see `zorn.run.journal`."""
         return self.path / "journal.bin"
 
     @property

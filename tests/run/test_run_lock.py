@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from zorn.errors import ConfigError
-from zorn.training.run_lock import locked
+from zorn.run.lock import locked
 
 
 def test_a_second_holder_is_told_the_first_ones_process(tmp_path):
@@ -63,6 +63,6 @@ def test_only_a_file_system_without_locks_goes_without(tmp_path, monkeypatch, co
 
 
 def test_a_system_without_flock_goes_without(tmp_path, monkeypatch):
-    monkeypatch.setattr("zorn.training.run_lock.fcntl", None)
+    monkeypatch.setattr("zorn.run.lock.fcntl", None)
     with locked(tmp_path), locked(tmp_path):
         pass

@@ -14,10 +14,11 @@ from torch import nn
 from zorn.cli import main
 from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.errors import CheckpointError, JournalError
-from zorn.training import Trainer, checkpoints, latest_checkpoint
-from zorn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from zorn.training.journal import HEADER_BYTES
-from zorn.training.journal_entry import HEAD_BYTES
+from zorn.run import checkpoints, latest_checkpoint
+from zorn.run.checkpoint import Progress, load_checkpoint, save_checkpoint
+from zorn.run.journal import HEADER_BYTES
+from zorn.run.journal_entry import HEAD_BYTES
+from zorn.training import Trainer
 from zorn.training.replay import replay
 
 STEPS, ENTRY = 3, HEAD_BYTES + 4 * 4

@@ -8,8 +8,8 @@ import pytest
 
 from zorn.config import PRESETS, resolve
 from zorn.errors import ConfigError
+from zorn.run.folder import RunFolder
 from zorn.tasks import AlphabetTokenizer
-from zorn.training.run_folder import RunFolder
 
 ASKED = PRESETS["quickstart"]
 CONFIG = resolve(ASKED)[0]

@@ -15,7 +15,7 @@ import torch
 from zorn.errors import ConfigError, JournalError
 from zorn.estimators.fold import Fold
 from zorn.noise import Draw
-from zorn.training.journal import (
+from zorn.run.journal import (
     HEADER_BYTES,
     Damage,
     Journal,
@@ -26,7 +26,7 @@ from zorn.training.journal import (
     run_identity,
     write_journal,
 )
-from zorn.training.journal_entry import HEAD_BYTES, JournalEntry
+from zorn.run.journal_entry import HEAD_BYTES, JournalEntry
 
 IDENTITY = bytes(range(32))
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from zorn.cli import main
-from zorn.training.run_folder import claimed, free_path
+from zorn.run.folder import claimed, free_path
 
 
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path):
@@ -23,7 +23,7 @@ def test_a_name_that_is_taken_is_not_free(tmp_path, monkeypatch):
         def now(cls, tz=None):
             return cls(2030, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr("zorn.training.run_folder.datetime", Clock)
+    monkeypatch.setattr("zorn.run.folder.datetime", Clock)
     assert free_path(tmp_path).name == "2030-01-02-030405"
     claimed(free_path(tmp_path))
     assert free_path(tmp_path).name == "2030-01-02-030405-2"
@@ -35,7 +35,7 @@ def test_two_runs_without_a_name_in_one_second(tmp_path, monkeypatch):
         def now(cls, tz=None):
             return cls(2031, 1, 1)
 
-    monkeypatch.setattr("zorn.training.run_folder.datetime", Clock)
+    monkeypatch.setattr("zorn.run.folder.datetime", Clock)
     monkeypatch.chdir(tmp_path)
     words = ["train", "--task", "copy", "--batch", "2", "--hidden-size", "4", "--steps", "1"]
     assert main(words) == main(words) == 0

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from zorn.errors import CheckpointError
-from zorn.training.checkpoint import (
+from zorn.run.checkpoint import (
     Progress,
     checkpoints,
     latest_checkpoint,
@@ -312,7 +312,7 @@ def test_an_optimizer_needs_saved_state(tmp_path):
 
 
 def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
-    monkeypatch.setattr("zorn.training.checkpoint.FORMAT", 5)
+    monkeypatch.setattr("zorn.run.checkpoint.FORMAT", 5)
     path = save_checkpoint(tmp_path, progress(1), Tied(), [])
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="is of checkpoint format 5, this zorn reads format 4"):
@@ -349,7 +349,7 @@ def test_the_format_is_frozen(tmp_path):
 KILLER = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from zorn.training.checkpoint import Progress, save_checkpoint
+from zorn.run.checkpoint import Progress, save_checkpoint
 
 torch.set_num_threads(1)
 
