@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 # Processes that run the tests, each with one thread of torch; "auto" is one a core.
 JOBS ?= auto
-PYTEST := -n $(JOBS) --maxprocesses 8 --dist worksteal
+PYTEST := -n $(JOBS) --maxprocesses 8 --dist loadfile
 BIN := .venv/bin
 
 # Of `make test-lowest`: lowest, or shared, the one of .venv, as the lowest is a download of several GB.

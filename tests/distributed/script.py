@@ -64,7 +64,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def weight_space(kind, structure, **options):
-    """With rows of a micro-batch so few that there are some for 4 processes."""
+    """With rows of a micro-batch so few that there are some for every process."""
     rows = {"micro_batch": 2} if kind in ("pes", "nres") else {"micro_batch": 6, "group_size": None}
     options = {"population": 4, "epsilon": 0.05, "seed": 3} | rows | options
     return WEIGHT_SPACE[kind](perturbation=STRUCTURES[structure], **options)
@@ -116,7 +116,7 @@ def resume_members(group, kind, structure, form, saved: Path) -> dict:
 
 def run_rows(group, name, saved: Path, resumed: Path | None = None) -> dict:
     """Float64, so that rounding is far below what a wrong noise or weight of a row would do. 5 rows: no even
-    share of 2, 3 or 4 processes."""
+    share of 2 or 3 processes."""
     model = small_model(torch.float64, hidden=6)
     estimator = share(OF_ROWS[name](), group)
     how = {"rows": 5, "objective": score if "scores" in name else None, "update": FusedSGD(learning_rate=0.1)}
