@@ -188,10 +188,15 @@ def draw(count: int, seed: int) -> list[Mutant]:
 
 
 class Notes:
-    """A plugin of pytest that notes the functions of the package that every test calls, and its seconds."""
+    """A plugin of pytest that notes the functions of the package that every test calls, and its seconds.
 
-    def __init__(self, tree: Path) -> None:
-        self.tree, self.codes = tree, set()
+    Args:
+        tree: what is tested.
+        out: the file that the notes of this process are written to.
+    """
+
+    def __init__(self, tree: Path, out: Path) -> None:
+        self.tree, self.out, self.codes = tree, out, set()
         self.tests: dict[str, dict] = {}
         self.failed: set[str] = set()
 
@@ -225,18 +230,36 @@ class Notes:
         if report.outcome != "passed":
             self.failed.add(report.nodeid)
 
+    def pytest_sessionfinish(self) -> None:
+        """Write the tests that passed."""
+        passed = {name: test for name, test in self.tests.items() if name not in self.failed}
+        self.out.write_text(json.dumps(passed))
+
+
+def pytest_configure(config) -> None:
+    """As a plugin: note the tests of this process, where it runs any."""
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if worker is not None:
+        config.pluginmanager.register(Notes(Path.cwd(), Path(f"{os.environ['NOTES']}.{worker}")))
+
 
 def make_map(tests: Path, out: Path) -> int:
-    """Run the tests once, and write what they call."""
-    tree = copy_tree(tests)
-    notes, out = Notes(tree), out.resolve()
+    """Run the tests once, on every core, and write what they call."""
+    tree, out = copy_tree(tests), out.resolve()
     enter(tree)
-    pytest.main(["-q", "-p", "no:cacheprovider", "tests"], plugins=[notes])
+    os.environ["PYTHONPATH"] += f"{os.pathsep}{tree / 'tests'}"
+    os.environ["NOTES"] = str(out)
+    sys.path.append(str(tree / "tests"))
+    words = ["-q", "-p", "no:cacheprovider", "-p", "mutants", "-n", "auto", "--dist", "loadfile", "tests"]
+    code = pytest.main(words)
     shutil.rmtree(tree)
-    passed = {name: test for name, test in notes.tests.items() if name not in notes.failed}
-    out.write_text(json.dumps(passed))
-    print(f"{len(passed)} tests that pass, {len(notes.failed)} that do not")
-    return 0
+    found: dict[str, dict] = {}
+    for part in sorted(out.parent.glob(f"{out.name}.*")):
+        found |= json.loads(part.read_text())
+        part.unlink()
+    out.write_text(json.dumps(found))
+    print(f"{len(found)} tests that pass")
+    return int(code)
 
 
 # ---------------------------------------------------------------------------------------------- the mutants
