@@ -71,8 +71,9 @@ def test_the_switch(monkeypatch, caplog, switch, interpreted, device, expected, 
 def test_importing_the_kernels_needs_no_triton_and_the_twins_run():
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch; from zorn.kernels import available, fold_dense_\n"
-        "w = torch.zeros(4); fold_dense_(w, torch.ones(1), seed=0, step=0, members=range(1), stream=0)\n"
+        "import torch; from zorn.kernels import Fold, available, fold_dense_\n"
+        "w, fold = torch.zeros(4), Fold(seed=0, step=0, members=range(1))\n"
+        "fold_dense_(w, torch.ones(1), (0,), fold)\n"
         "print(w.tolist(), available('cpu'))"
     )
     found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

@@ -9,11 +9,10 @@ from zorn.kernels.counter import (
     packed_sign,
     sign_at,
     sign_tile,
-    sign_words,
     signed_word,
 )
 from zorn.kernels.language import installed, jit, tl
-from zorn.random import signs
+from zorn.random import sign_words, signs
 
 pytestmark = pytest.mark.skipif(not installed, reason="needs Triton")
 

@@ -5,21 +5,10 @@ import torch
 from pairs import each_once
 
 import zorn
-from zorn.errors import ConfigError
-from zorn.kernels import (
-    RankOneNoise,
-    gru_step,
-    gru_step_reference,
-    lstm_step,
-    lstm_step_reference,
-    min_gru_steps,
-    min_gru_steps_reference,
-    sign_words,
-)
-from zorn.kernels.fused_step import gru_step_kernel, lstm_step_kernel
-from zorn.kernels.min_gru import min_gru_steps_kernel
+from zorn.kernels import RankOneNoise, gru_step, lstm_step, min_gru_steps
 from zorn.models import GRUCell, LSTMCell, MinGRUCell
 from zorn.noise import Draw
+from zorn.random import sign_words
 
 SHAPES = [  # heads, d, group, members, signs, scores, noise on the recurrent weight
     (1, 33, 3, 2, 2, "shared", True),
@@ -59,8 +48,8 @@ def test_lstm_kernel_over_a_trajectory(device, dtype, shape):
         drive = torch.randn(rows, 4 * size).to(device, dtype)
         scores = scores_of(scored, rows, heads)
         scores = None if scores is None else scores.to(device)
-        state = lstm_step_kernel(drive, *state, weight, noise, scores)
-        twin = lstm_step_reference(drive, *twin, weight, noise, scores)
+        state = lstm_step.kernel(drive, *state, weight, noise, scores)
+        twin = lstm_step.reference(drive, *twin, weight, noise, scores)
         for found, expected in zip(state, twin, strict=True):
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected, rtol=0, atol=2 * STEPS[dtype])
@@ -79,8 +68,8 @@ def test_gru_kernel_over_a_trajectory(device, dtype, shape):
         drive = torch.randn(rows, 3 * size).to(device, dtype)
         scores = scores_of(scored, rows, heads)
         scores = None if scores is None else scores.to(device)
-        y, hidden = gru_step_kernel(drive, hidden, weight, bias, noise, scores)
-        expected, twin = gru_step_reference(drive, twin, weight, bias, noise, scores)
+        y, hidden = gru_step.kernel(drive, hidden, weight, bias, noise, scores)
+        expected, twin = gru_step.reference(drive, twin, weight, bias, noise, scores)
         assert (y.dtype, hidden.dtype) == (dtype, torch.float32)
         torch.testing.assert_close(hidden, twin, rtol=0, atol=2 * STEPS[dtype])
         torch.testing.assert_close(y, expected, rtol=0, atol=2 * STEPS[dtype])
@@ -94,8 +83,8 @@ def test_min_gru_kernel_over_a_chunk(device, dtype, shape):
     noise = noise_of(device, 1, units, 2, members, signs)
     gates = torch.randn(TIME, rows, 2 * units).to(device, dtype)
     hidden, scores = torch.rand(rows, units, device=device), torch.randn(TIME, rows, device=device)
-    found = min_gru_steps_kernel(gates, hidden, noise, scores)
-    for part, expected in zip(found, min_gru_steps_reference(gates, hidden, noise, scores), strict=True):
+    found = min_gru_steps.kernel(gates, hidden, noise, scores)
+    for part, expected in zip(found, min_gru_steps.reference(gates, hidden, noise, scores), strict=True):
         torch.testing.assert_close(part, expected, rtol=0, atol=STEPS[dtype])
 
 
@@ -107,7 +96,7 @@ def test_members_in_two_calls_are_those_of_one(device):
     def run(first, last):
         noise = RankOneNoise(whole.rows[first:last], whole.columns[first:last], whole.scales)
         rows = slice(3 * first, 3 * last)
-        return lstm_step_kernel(drive[rows], hidden[rows], cell[rows], weight, noise)
+        return lstm_step.kernel(drive[rows], hidden[rows], cell[rows], weight, noise)
 
     together, parts = run(0, 5), [run(0, 2), run(2, 5)]
     # A GPU sums every row of a tile in one order. The interpreter leaves products to numpy's BLAS, which may
@@ -176,25 +165,3 @@ def test_gru_twin_without_noise_is_the_cell():
     weight, bias = cell.state_map.weight.detach(), cell.state_map.bias.detach()
     _, found = gru_step(cell.input_map(x).detach(), h, weight, bias, noise)
     torch.testing.assert_close(found, cell(x, zorn.models.gru.GRUState(h))[1].hidden.detach())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"drive": torch.zeros(4, 31)}, r"drive must be a tensor \[any, 32\], got \[4, 31\]"),
-        ({"drive": torch.zeros(3, 32)}, "2 signs × 1 members.* a multiple of 2, got 3 rows"),
-        ({"weight": torch.zeros(1, 24, 8)}, r"weight must be \[heads, 4 · units, units\]"),
-        ({"cell": torch.zeros(4, 8).bfloat16()}, "cell must be torch.float32"),
-        ({"scores": torch.zeros(4)}, r"scores must be a tensor \[4, 1\], got \[4\]"),
-    ],
-)
-def test_bad_input_is_named(change, message):
-    given = {
-        "drive": torch.zeros(4, 32),
-        "hidden": torch.zeros(4, 8),
-        "cell": torch.zeros(4, 8),
-        "weight": torch.zeros(1, 32, 8),
-        "noise": noise_of("cpu", 1, 8, 4, 1, 2),
-    }
-    with pytest.raises(ConfigError, match=message):
-        lstm_step(**{**given, **change})

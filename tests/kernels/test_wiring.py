@@ -1,25 +1,24 @@
 """Estimates with the kernels in place against the same without: losses, gradients, updates, trajectories."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pairs import each_once
 from torch import nn
 
 import zorn
+from zorn import kernels
 from zorn.errors import ConfigError
-from zorn.kernels import availability, fold, fused_step, min_gru, twins
-from zorn.kernels.dense_linear import PERTURBED_LINEAR
+from zorn.kernels import availability, twins
 from zorn.models import GRUCell, LSTMCell, run
 from zorn.noise import Draw
 from zorn.noise.weights.kernel_fold import KernelFold
 
 KERNELS = {
-    "lstm_step": fused_step.LSTM_STEP,
-    "gru_step": fused_step.GRU_STEP,
-    "min_gru_steps": min_gru.MIN_GRU_STEPS,
-    "perturbed_linear": PERTURBED_LINEAR,
-    "fold_rank_one_": fold.FOLD_RANK_ONE,
-    "fold_dense_": fold.FOLD_DENSE,
+    name: getattr(kernels, name)
+    for name in kernels.__all__
+    if isinstance(getattr(kernels, name), kernels.Twins)
 }
 DRAW = Draw(seed=1, step=2, epsilon=0.3)
 OBJECTIVE = zorn.TokenCrossEntropy()
@@ -251,7 +250,7 @@ def test_a_kernel_is_tried_once_and_a_wrong_one_never_used(switch, device, caplo
     switch(True)
     one, x = twins_of(kernel), torch.ones(3, device=device)
     for _ in range(3):
-        assert torch.equal(one.run(x, x), 2 * x)
+        assert torch.equal(one(x), 2 * x)
     assert one.serves(x) == (said is None)
     assert len(caplog.records) == (said is not None)
     if said:
@@ -270,7 +269,7 @@ def test_what_cannot_be_launched_for_a_size_is_left_to_the_twin(switch, device, 
 
     one, x = twins_of(kernel), torch.ones(5, device=device)
     assert one.serves(x)
-    assert torch.equal(one.run(x, x), 2 * x)
+    assert torch.equal(one(x), 2 * x)
     assert not one.serves(x)
     assert "shared memory" in caplog.text
 
@@ -289,6 +288,8 @@ def test_every_trial_notices_signs_of_another_step(device, name, monkeypatch, ca
     def shifted(*arguments, **options):
         if "step" in options:
             options["step"] += 1
+        elif isinstance(arguments[-1], kernels.Fold):
+            arguments = [*arguments[:-1], replace(arguments[-1], step=arguments[-1].step + 1)]
         else:
             noise = next(a for a in arguments if type(a).__name__ == "RankOneNoise")
             arguments = [a._replace(rows=a.rows + 1) if a is noise else a for a in arguments]

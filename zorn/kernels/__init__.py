@@ -1,53 +1,27 @@
 """GPU kernels in Triton, each beside a twin in plain PyTorch that runs where the kernel does not.
 
-Importing them needs no Triton; `available` says whether a device runs them. Each function checks its
-arguments and hands them to its `Twins`, which are the same function for callers who know that they fit.
+Importing them needs no Triton; `available` says whether a device runs them. Each function is a `Twins`: a
+call takes its `kernel` or its `reference`, whichever serves the first argument.
 """
 
 from zorn.kernels.availability import available
-from zorn.kernels.counter import sign_words
-from zorn.kernels.dense_linear import PERTURBED_LINEAR, perturbed_linear, perturbed_linear_reference
-from zorn.kernels.fold import (
-    FOLD_DENSE,
-    FOLD_RANK_ONE,
-    fold_dense_,
-    fold_dense_reference_,
-    fold_rank_one_,
-    fold_rank_one_reference_,
-)
-from zorn.kernels.fused_step import (
-    GRU_STEP,
-    LSTM_STEP,
-    gru_step,
-    gru_step_reference,
-    lstm_step,
-    lstm_step_reference,
-)
-from zorn.kernels.min_gru import MIN_GRU_STEPS, min_gru_steps, min_gru_steps_reference
+from zorn.kernels.dense_linear import perturbed_linear
+from zorn.kernels.fold import fold_dense_, fold_rank_one_
+from zorn.kernels.fold_kernels import Fold
+from zorn.kernels.fused_step import gru_step, lstm_step
+from zorn.kernels.min_gru import min_gru_steps
 from zorn.kernels.rank_one_noise import RankOneNoise
 from zorn.kernels.twins import Twins
 
 __all__ = [
-    "FOLD_DENSE",
-    "FOLD_RANK_ONE",
-    "GRU_STEP",
-    "LSTM_STEP",
-    "MIN_GRU_STEPS",
-    "PERTURBED_LINEAR",
+    "Fold",
     "RankOneNoise",
     "Twins",
     "available",
     "fold_dense_",
-    "fold_dense_reference_",
     "fold_rank_one_",
-    "fold_rank_one_reference_",
     "gru_step",
-    "gru_step_reference",
     "lstm_step",
-    "lstm_step_reference",
     "min_gru_steps",
-    "min_gru_steps_reference",
     "perturbed_linear",
-    "perturbed_linear_reference",
-    "sign_words",
 ]

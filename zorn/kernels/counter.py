@@ -7,59 +7,12 @@ Sign e of a vector is bit e % 32 of word (e % 128) // 32 of its block e // 128, 
 block e // 4: bit for bit what `zorn.random.signs` gives.
 """
 
-import torch
-from jaxtyping import Int32
-from torch import Tensor
-
 from zorn.kernels.language import jit, tl
-from zorn.random import words
 
-SIGNS_PER_WORD = 32
 _WORD_VALUES = 2**32
 
-VARYING = (
-    "step",
-    "key_low",
-    "key_high",
-    "first_member",
-    "member_step",
-    "stream",
-    "other_stream",
-)
+VARYING = ("step", "key_low", "key_high", "first_member", "member_step", "stream", "other_stream")
 """Arguments of kernels that name random bits: they change from step to step."""
-
-
-def sign_words(
-    seed: int, step: int, members: range, stream: int, count: int, *, device: torch.device | str | None = None
-) -> Int32[Tensor, "members words"]:
-    """Signs kept in one bit each, one row a member: what a recurrent step reads again at every time step.
-
-    Element e is bit e % 32 of word e // 32, set for −1: the words of the counter as they come.
-
-    Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: the members whose rows are wanted, each 0 to 2**32 - 1.
-        stream: the name of the vector of noise, 0 to 2**32 - 1.
-        count: how many signs of each member, from 0 up; the last word is filled with the ones that follow.
-        device: where the words are made.
-
-    Returns:
-        ⌈count / 32⌉ words a member.
-
-    Raises:
-        ConfigError: a number is outside its range.
-
-    Example:
-        >>> from zorn.random import signs
-        >>> (word,) = sign_words(seed=0, step=0, members=range(1), stream=0, count=6)[0].tolist()
-        >>> [1 - 2 * (word >> e & 1) for e in range(6)]
-        [-1, 1, -1, 1, -1, 1]
-        >>> signs(seed=0, step=0, members=range(1), stream=0, count=6)
-        tensor([[-1.,  1., -1.,  1., -1.,  1.]])
-    """
-    found = words(seed, step, members, stream, -(-count // SIGNS_PER_WORD), device=device)
-    return torch.where(found < _WORD_VALUES // 2, found, found - _WORD_VALUES).to(torch.int32)
 
 
 def signed_word(value: int) -> int:
@@ -138,8 +91,7 @@ def sign_tile(start, stream, member, step, key_low, key_high, WIDTH: tl.constexp
     """Signs start .. start + WIDTH of each row's own vector, [rows, WIDTH]: True for −1.
 
     The signs of a row lie in two blocks at most, whose eight words are shifted into place, by words and then
-    by
-    bits: two calls of the generator for up to 128 signs, wherever they start.
+    by bits: two calls of the generator for up to 128 signs, wherever they start.
 
     Args:
         start: [rows] int64.
@@ -152,13 +104,8 @@ def sign_tile(start, stream, member, step, key_low, key_high, WIDTH: tl.constexp
     odd, two = (start & 32) != 0, (start & 64) != 0
     a, b, c, d = tl.where(odd, b, a), tl.where(odd, c, b), tl.where(odd, d, c), tl.where(odd, e, d)
     e, f, g = tl.where(odd, f, e), tl.where(odd, g, f), tl.where(odd, h, g)
-    a, b, c, d, e = (
-        tl.where(two, c, a),
-        tl.where(two, d, b),
-        tl.where(two, e, c),
-        tl.where(two, f, d),
-        tl.where(two, g, e),
-    )
+    a, b, c = tl.where(two, c, a), tl.where(two, d, b), tl.where(two, e, c)
+    d, e = tl.where(two, f, d), tl.where(two, g, e)
     shift = (start & 31).to(tl.uint32)
     return _spread(
         _joined(a, b, shift), _joined(b, c, shift), _joined(c, d, shift), _joined(d, e, shift), WIDTH

@@ -9,122 +9,14 @@ What a tile costs beside the plain product is two calls of Philox for each 128 w
 and the rounding of W ± ε Z to the dtype of W.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from zorn.checks import check_number
-from zorn.errors import ConfigError
 from zorn.kernels.arithmetic import product, rounded, signed
-from zorn.kernels.checks import check_contiguous, check_counter, check_tensor
 from zorn.kernels.counter import VARYING, counter_arguments, member_number, sign_at, sign_tile, signed_word
 from zorn.kernels.language import jit, power_of_two, tl
-from zorn.kernels.twins import Function, Twins
+from zorn.kernels.twins import Function, twins
 from zorn.random import signs as draw_signs
-
-
-def perturbed_linear(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    *,
-    seed: int,
-    step: int,
-    members: Any,
-    stream: int,
-    bias_stream: int | None = None,
-    epsilon: float,
-    signs: tuple[int, ...] = (1, -1),
-) -> Tensor:
-    """y = x (W + s ε Z)ᵀ + (b + s ε z), for all rows of several members and one or both signs s.
-
-    Z is `zorn.random.signs` of (seed, step, member, stream), element e being that of the flattened weight; z
-    is that of `bias_stream`. W + s ε Z is computed in float32 and rounded to the dtype of W, products are
-    summed in float32 (as torch's `set_float32_matmul_precision` has it). A CUDA device with Triton runs one
-    kernel, whose results depend on neither which nor how many members share a call; elsewhere the twin
-    `perturbed_linear_reference` runs.
-
-    Args:
-        x: [len(signs) · len(members) · g, heads · inputs], rows in the order signs, members, group.
-        weight: [outputs, inputs], or [heads, outputs, inputs] of a block-diagonal map; contiguous.
-        bias: [heads · outputs], or None.
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: at least one, each 0 to 2**32 - 1.
-        stream: the name of the weight's noise, 0 to 2**32 - 1.
-        bias_stream: that of the bias's; None leaves the bias as it is.
-        epsilon: ε, above 0.
-        signs: one or two of +1 and −1.
-
-    Returns:
-        [rows, heads · outputs], of the dtype of x.
-
-    Raises:
-        ConfigError: shapes that do not fit, dtypes or devices that differ, a number outside its range.
-
-    Source: the perturbation of Chaubard & Kochenderfer (2025, arXiv 2505.17852), without its copies.
-
-    Example:
-        >>> x, weight = torch.ones(4, 3), torch.zeros(2, 3)
-        >>> perturbed_linear(x, weight, seed=0, step=0, members=range(2), stream=0, epsilon=0.5)
-        tensor([[-0.5000,  0.5000],
-                [ 0.5000,  0.5000],
-                [ 0.5000, -0.5000],
-                [-0.5000, -0.5000]])
-    """
-    _check(x, weight, bias, seed, step, members, stream, bias_stream, epsilon, signs)
-    return PERTURBED_LINEAR.run(
-        weight,
-        x,
-        weight,
-        bias,
-        seed=seed,
-        step=step,
-        members=members,
-        stream=stream,
-        bias_stream=bias_stream,
-        epsilon=epsilon,
-        signs=signs,
-    )
-
-
-@torch.no_grad()
-def perturbed_linear_reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    seed: int,
-    step: int,
-    members: range,
-    stream: int,
-    bias_stream: int | None = None,
-    epsilon: float,
-    signs: tuple[int, ...] = (1, -1),
-) -> Tensor:
-    """The twin of `perturbed_linear` in plain PyTorch: a perturbed copy of the weights for each member and
-    sign."""
-    blocks = weight if weight.dim() == 3 else weight.unsqueeze(0)
-    wide = torch.promote_types(weight.dtype, torch.float32)
-
-    def moved(parameter: Tensor, name: int, member: int, sign: int) -> Tensor:
-        own = range(member, member + 1)
-        z = draw_signs(seed, step, own, name, parameter.numel(), dtype=wide, device=parameter.device)
-        return torch.add(parameter.to(wide), z.view(parameter.shape), alpha=sign * epsilon).to(
-            parameter.dtype
-        )
-
-    lanes = x.unflatten(0, (len(signs), len(members), -1)).unflatten(-1, (len(blocks), -1))
-    results = []
-    for sign, rows_of_sign in zip(signs, lanes, strict=True):
-        for member, rows in zip(members, rows_of_sign, strict=True):
-            w = moved(blocks, stream, member, sign).to(wide)
-            y = torch.einsum("ghk,hnk->ghn", rows.to(wide), w).flatten(1)
-            if bias is not None:
-                y = y + (bias if bias_stream is None else moved(bias, bias_stream, member, sign))
-            results.append(y.to(x.dtype))
-    return torch.cat(results)
 
 
 @torch.no_grad()
@@ -184,32 +76,11 @@ def perturbed_linear_kernel(
 
 @jit(varying=(*VARYING, "members"))
 def _perturbed_linear(
-    y,
-    x,
-    weight,
-    bias,
-    first_member,
-    member_step,
-    step,
-    key_low,
-    key_high,
-    stream,
-    other_stream,
-    first_scale,
-    second_scale,
-    members,
-    group,
-    heads,
-    outputs,
-    inputs,
-    PAIRED: tl.constexpr,
-    BIAS: tl.constexpr,
-    NOISY_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUTPUTS: tl.constexpr,
-    BLOCK_INPUTS: tl.constexpr,
-):
+    y, x, weight, bias, first_member, member_step, step, key_low, key_high, stream, other_stream,
+    first_scale, second_scale, members, group, heads, outputs, inputs,
+    PAIRED: tl.constexpr, BIAS: tl.constexpr, NOISY_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_INPUTS: tl.constexpr,
+):  # fmt: skip
     output_tiles = tl.cdiv(outputs, BLOCK_OUTPUTS)
     row_tiles = tl.cdiv(group, BLOCK_ROWS)
     program = tl.program_id(0)
@@ -275,37 +146,71 @@ def _trial(run: Function, device: torch.device, dtype: torch.dtype) -> list[Tens
     return [run(x, weight / inputs**0.5, bias, members=members, **noise)]
 
 
-PERTURBED_LINEAR = Twins(perturbed_linear_kernel, perturbed_linear_reference, _trial)
-"""`perturbed_linear` without its checks."""
+@twins(perturbed_linear_kernel, _trial)
+@torch.no_grad()
+def perturbed_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seed: int,
+    step: int,
+    members: range,
+    stream: int,
+    bias_stream: int | None = None,
+    epsilon: float,
+    signs: tuple[int, ...] = (1, -1),
+) -> Tensor:
+    """y = x (W + s ε Z)ᵀ + (b + s ε z), for all rows of several members and one or both signs s.
 
+    Z is `zorn.random.signs` of (seed, step, member, stream), element e being that of the flattened weight; z
+    is that of `bias_stream`. W + s ε Z is computed in float32 and rounded to the dtype of W, products are
+    summed in float32 (as torch's `set_float32_matmul_precision` has it). Results of the kernel depend on
+    neither which nor how many members share a call. In PyTorch it makes a perturbed copy of the weights for
+    each member and sign.
 
-def _check(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    seed: Any,
-    step: Any,
-    members: Any,
-    stream: Any,
-    bias_stream: Any,
-    epsilon: Any,
-    signs: Any,
-) -> None:
-    three = isinstance(weight, Tensor) and weight.dim() == 3
-    check_tensor("weight", weight, (-1, -1, -1) if three else (-1, -1))
-    check_contiguous("weight", weight)
-    heads, (outputs, inputs) = weight.shape[0] if three else 1, weight.shape[-2:]
-    check_tensor("x", x, (-1, heads * inputs), like=weight, dtypes=(weight.dtype,))
-    if bias is not None:
-        check_tensor("bias", bias, (heads * outputs,), like=weight, dtypes=(weight.dtype,))
-        check_contiguous("bias", bias)
-    check_counter(seed, step, members, stream=stream, bias_stream=bias_stream or 0)
-    check_number("epsilon", epsilon, above=True)
-    if signs not in ((1,), (-1,), (1, -1), (-1, 1)):
-        raise ConfigError(f"signs must be (1, -1), (1,) or (-1,), got {signs!r}: take one of them")
-    lanes = len(signs) * len(members)
-    if not len(x) or len(x) % lanes:
-        raise ConfigError(
-            f"x must have rows for {len(signs)} signs × {len(members)} members × their sequences, a "
-            f"multiple of {lanes}, got {len(x)}: give every member as many rows under every sign"
+    Args:
+        x: [len(signs) · len(members) · g, heads · inputs], rows in the order signs, members, group.
+        weight: [outputs, inputs], or [heads, outputs, inputs] of a block-diagonal map; contiguous.
+        bias: [heads · outputs], or None.
+        seed: of the run, 0 to 2**64 - 1.
+        step: 0 to 2**32 - 1.
+        members: at least one, each 0 to 2**32 - 1.
+        stream: the name of the weight's noise, 0 to 2**32 - 1.
+        bias_stream: that of the bias's; None leaves the bias as it is.
+        epsilon: ε, above 0.
+        signs: one or two of +1 and −1.
+
+    Returns:
+        [rows, heads · outputs], of the dtype of x.
+
+    Source: the perturbation of Chaubard & Kochenderfer (2025, arXiv 2505.17852), without its copies.
+
+    Example:
+        >>> x, weight = torch.ones(4, 3), torch.zeros(2, 3)
+        >>> perturbed_linear(x, weight, seed=0, step=0, members=range(2), stream=0, epsilon=0.5)
+        tensor([[-0.5000,  0.5000],
+                [ 0.5000,  0.5000],
+                [ 0.5000, -0.5000],
+                [-0.5000, -0.5000]])
+    """
+    blocks = weight if weight.dim() == 3 else weight.unsqueeze(0)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+
+    def moved(parameter: Tensor, name: int, member: int, sign: int) -> Tensor:
+        own = range(member, member + 1)
+        z = draw_signs(seed, step, own, name, parameter.numel(), dtype=wide, device=parameter.device)
+        return torch.add(parameter.to(wide), z.view(parameter.shape), alpha=sign * epsilon).to(
+            parameter.dtype
         )
+
+    lanes = x.unflatten(0, (len(signs), len(members), -1)).unflatten(-1, (len(blocks), -1))
+    results = []
+    for sign, rows_of_sign in zip(signs, lanes, strict=True):
+        for member, rows in zip(members, rows_of_sign, strict=True):
+            w = moved(blocks, stream, member, sign).to(wide)
+            y = torch.einsum("ghk,hnk->ghn", rows.to(wide), w).flatten(1)
+            if bias is not None:
+                y = y + (bias if bias_stream is None else moved(bias, bias_stream, member, sign))
+            results.append(y.to(x.dtype))
+    return torch.cat(results)

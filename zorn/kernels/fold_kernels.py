@@ -1,5 +1,6 @@
 """The Triton kernels of `zorn.kernels.fold`."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,20 +22,38 @@ _MEMBERS = 32  # of a product
 _BLOCKS = 8  # of 128 signs, in a tile of a dense fold
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """The directions of a fold, and where their sum goes: w ← keep · w + scale · Σ_j c_j z_j.
+
+    Args:
+        seed: of the run, 0 to 2**64 - 1.
+        step: 0 to 2**32 - 1.
+        members: whose directions are added up, each 0 to 2**32 - 1.
+        keep: what is kept of the weights; 1 − learning rate · decay in SGD.
+        scale: of the sum; − learning rate in SGD.
+        rounding: (seed, step, stream) of the words that round bfloat16 stochastically, as `rounding_halves`
+            has them; None rounds to nearest. Other dtypes need none.
+        fixed: elements of the flattened weight whose sum is 0, as of a padding row.
+    """
+
+    seed: int
+    step: int
+    members: range
+    keep: float = 1.0
+    scale: float = 1.0
+    rounding: tuple[int, int, int] | None = None
+    fixed: range = range(0)
+
+    @property
+    def counter(self) -> tuple[int, int, range]:
+        """Seed, step and members."""
+        return self.seed, self.step, self.members
+
+
 @torch.no_grad()
 def fold_rank_one_kernel_(
-    weight: Tensor,
-    coefficients: Tensor,
-    *,
-    seed: int,
-    step: int,
-    members: range,
-    row_stream: int,
-    column_stream: int,
-    keep: float = 1.0,
-    scale: float = 1.0,
-    rounding: tuple[int, int, int] | None = None,
-    fixed: range = range(0),
+    weight: Tensor, coefficients: Tensor, streams: tuple[int, int], fold: Fold
 ) -> Tensor:
     """`fold_rank_one_` by its Triton kernel, whatever the device.
 
@@ -49,9 +68,9 @@ def fold_rank_one_kernel_(
         weight,
         norms,
         _in_three_parts(coefficients.to(weight.device, torch.float32)),
-        **_shared_arguments(weight, seed, step, members, keep, scale, rounding, fixed, warps=8),
-        stream=signed_word(row_stream),
-        other_stream=signed_word(column_stream),
+        **_shared_arguments(weight, fold, warps=8),
+        stream=signed_word(streams[0]),
+        other_stream=signed_word(streams[1]),
         rows=rows,
         columns=columns,
         BLOCK_ROWS=block_rows,
@@ -62,63 +81,38 @@ def fold_rank_one_kernel_(
 
 
 @torch.no_grad()
-def fold_dense_kernel_(
-    weight: Tensor,
-    coefficients: Tensor,
-    *,
-    seed: int,
-    step: int,
-    members: range,
-    stream: int,
-    keep: float = 1.0,
-    scale: float = 1.0,
-    rounding: tuple[int, int, int] | None = None,
-    fixed: range = range(0),
-) -> Tensor:
-    """`fold_dense_` by its Triton kernel, whatever the device.
-
-    Tiles of 1024 weights, eight blocks of signs.
-    """
+def fold_dense_kernel_(weight: Tensor, coefficients: Tensor, streams: tuple[int], fold: Fold) -> Tensor:
+    """`fold_dense_` by its Triton kernel, whatever the device, in tiles of 1024 weights, eight blocks of
+    signs."""
     tiles = -(-weight.numel() // (128 * _BLOCKS))
     norms = torch.empty(tiles, dtype=torch.float32, device=weight.device)
     _fold_dense[(tiles,)](
         weight,
         norms,
         coefficients.to(weight.device, torch.float32),
-        **_shared_arguments(weight, seed, step, members, keep, scale, rounding, fixed, warps=4),
-        stream=signed_word(stream),
+        **_shared_arguments(weight, fold, warps=4),
+        stream=signed_word(streams[0]),
         size=weight.numel(),
         BLOCKS=_BLOCKS,
     )
     return norms.double().sum()
 
 
-def _shared_arguments(
-    weight: Tensor,
-    seed: int,
-    step: int,
-    members: range,
-    keep: float,
-    scale: float,
-    rounding: tuple[int, int, int] | None,
-    fixed: range,
-    *,
-    warps: int,
-) -> dict[str, Any]:
-    stochastic, columns, rows = False, weight, weight
-    if rounding is not None and weight.dtype == torch.bfloat16:
-        stochastic = True
+def _shared_arguments(weight: Tensor, fold: Fold, *, warps: int) -> dict[str, Any]:
+    columns = rows = weight
+    rounding = fold.rounding if weight.dtype == torch.bfloat16 else None
+    if rounding is not None:
         columns, rows = rounding_halves(*rounding, weight.numel(), device=weight.device)
     return {
-        **counter_arguments(seed, step, members),
+        **counter_arguments(*fold.counter),
         "rounding_columns": columns,
         "rounding_rows": rows,
-        "members": len(members),
-        "keep": float(keep),
-        "scale": float(scale),
-        "first_fixed": fixed.start,
-        "last_fixed": fixed.stop,
-        "STOCHASTIC": stochastic,
+        "members": len(fold.members),
+        "keep": float(fold.keep),
+        "scale": float(fold.scale),
+        "first_fixed": fold.fixed.start,
+        "last_fixed": fold.fixed.stop,
+        "STOCHASTIC": rounding is not None,
         "num_warps": warps,
         "enable_fp_fusion": False,  # product and sum of the update are rounded one by one, as in the twin
     }
@@ -135,30 +129,11 @@ def _in_three_parts(coefficients: Tensor) -> Tensor:
 
 @jit(varying=(*VARYING, "members", "first_fixed", "last_fixed"))
 def _fold_rank_one(
-    weight,
-    norms,
-    coefficients,
-    first_member,
-    member_step,
-    step,
-    key_low,
-    key_high,
-    stream,
-    other_stream,
-    rounding_columns,
-    rounding_rows,
-    members,
-    keep,
-    scale,
-    first_fixed,
-    last_fixed,
-    rows,
-    columns,
+    weight, norms, coefficients, first_member, member_step, step, key_low, key_high, stream, other_stream,
+    rounding_columns, rounding_rows, members, keep, scale, first_fixed, last_fixed, rows, columns,
     STOCHASTIC: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_MEMBERS: tl.constexpr,
-):
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr,
+):  # fmt: skip
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     program = tl.program_id(0)
@@ -184,44 +159,19 @@ def _fold_rank_one(
     row = (first_row + tl.arange(0, BLOCK_ROWS))[:, None]
     column = (first_column + tl.arange(0, BLOCK_COLUMNS))[None, :]
     element = (block * rows + row) * columns + column
-    norm = _update(
-        weight,
-        element,
-        (row < rows) & (column < columns),
-        total,
-        keep,
-        scale,
-        first_fixed,
-        last_fixed,
-        rounding_columns,
-        rounding_rows,
-        STOCHASTIC,
-    )
-    tl.store(norms + program, tl.sum(tl.sum(norm, axis=1), axis=0))
+    inside = (row < rows) & (column < columns)
+    _update(
+        weight, norms + program, element, inside, total, keep, scale, first_fixed, last_fixed,
+        rounding_columns, rounding_rows, STOCHASTIC,
+    )  # fmt: skip
 
 
 @jit(varying=(*VARYING, "members", "first_fixed", "last_fixed"))
 def _fold_dense(
-    weight,
-    norms,
-    coefficients,
-    first_member,
-    member_step,
-    step,
-    key_low,
-    key_high,
-    stream,
-    rounding_columns,
-    rounding_rows,
-    members,
-    keep,
-    scale,
-    first_fixed,
-    last_fixed,
-    size,
-    STOCHASTIC: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
+    weight, norms, coefficients, first_member, member_step, step, key_low, key_high, stream,
+    rounding_columns, rounding_rows, members, keep, scale, first_fixed, last_fixed, size,
+    STOCHASTIC: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
     program = tl.program_id(0)
     block = program.to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     total = tl.zeros([BLOCKS, 128], tl.float32)
@@ -230,37 +180,18 @@ def _fold_dense(
         negative = block_signs(block, stream, member, step, key_low, key_high)
         total += signed(negative, tl.load(coefficients + index))
     element = block[:, None] * 128 + tl.arange(0, 128)[None, :]
-    norm = _update(
-        weight,
-        element,
-        element < size,
-        total,
-        keep,
-        scale,
-        first_fixed,
-        last_fixed,
-        rounding_columns,
-        rounding_rows,
-        STOCHASTIC,
-    )
-    tl.store(norms + program, tl.sum(tl.sum(norm, axis=1), axis=0))
+    _update(
+        weight, norms + program, element, element < size, total, keep, scale, first_fixed, last_fixed,
+        rounding_columns, rounding_rows, STOCHASTIC,
+    )  # fmt: skip
 
 
 @jit
 def _update(
-    weight,
-    element,
-    inside,
-    gradient,
-    keep,
-    scale,
-    first_fixed,
-    last_fixed,
-    rounding_columns,
-    rounding_rows,
-    STOCHASTIC: tl.constexpr,
-):
-    """Write a tile of new weights; returns the squares of its gradient."""
+    weight, norm, element, inside, gradient, keep, scale, first_fixed, last_fixed,
+    rounding_columns, rounding_rows, STOCHASTIC: tl.constexpr,
+):  # fmt: skip
+    """Write a tile of new weights, and the square of its gradient to `norm`."""
     gradient = tl.where(inside & ((element < first_fixed) | (element >= last_fixed)), gradient, 0.0)
     old = tl.load(weight + element, mask=inside, other=0.0).to(tl.float32)
     new = old * keep + gradient * scale
@@ -271,4 +202,4 @@ def _update(
     else:
         new = rounded(new, weight.dtype.element_ty)
     tl.store(weight + element, new, mask=inside)
-    return gradient * gradient
+    tl.store(norm, tl.sum(tl.sum(gradient * gradient, axis=1), axis=0))

@@ -5,77 +5,14 @@ one for the whole chunk and stands before it; noise, gates and recurrence follow
 the gates once, writes the outputs once and holds the state in registers from the first step to the last.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from zorn.errors import ConfigError
 from zorn.kernels.arithmetic import rounded, sigmoid, signed
-from zorn.kernels.checks import check_tensor
 from zorn.kernels.language import jit, power_of_two, tl
-from zorn.kernels.rank_one_noise import (
-    RankOneNoise,
-    check_noise,
-    noise_by_row,
-    place,
-    signs_of,
-    trial_noise,
-    unpacked_signs,
-    wide_dtype,
-)
-from zorn.kernels.twins import Function, Twins
-
-
-def min_gru_steps(gates: Any, hidden: Any, noise: RankOneNoise, scores: Any) -> tuple[Tensor, Tensor]:
-    """All steps of a chunk of `zorn.models.MinGRUCell` under rank-one noise; rows as in `lstm_step`.
-
-    (k, c) = gates + s ε score a;  z = σ(k);  h̃ = c + ½ where c ≥ 0, else σ(c);  h' = (1 − z) h + z h̃.
-
-    Args:
-        gates: [time, rows, 2 · H], W x + b without noise.
-        hidden: [rows, H], float32 (float64 beside float64).
-        noise: of the members; its `columns` are not read.
-        scores: b·x + b₀ of each step, [time, rows].
-
-    Returns:
-        (y [time, rows, H] in the dtype of gates, the last state [rows, H]).
-
-    Raises:
-        ConfigError: shapes that do not fit, dtypes or devices that differ.
-
-    Sources: Feng et al. (2024, arXiv 2410.01201); low-rank members, Sarkar et al. (2025, arXiv 2511.16652).
-
-    Example:
-        >>> from zorn.kernels import sign_words
-        >>> noise = RankOneNoise(sign_words(0, 0, range(3), 0, 8), None, torch.tensor([0.1, -0.1]))
-        >>> y, h = min_gru_steps(torch.zeros(5, 6, 8), torch.ones(6, 4), noise, torch.zeros(5, 6))
-        >>> y.shape, h[0]
-        (torch.Size([5, 6, 4]), tensor([0.5156, 0.5156, 0.5156, 0.5156]))
-    """
-    check_tensor("gates", gates, (-1, -1, -1))
-    time, rows, doubled = gates.shape
-    if not time or not rows or doubled % 2:
-        raise ConfigError(f"gates must be [time, rows, 2 · units], got {list(gates.shape)}: give both halves")
-    check_tensor("hidden", hidden, (rows, doubled // 2), like=gates, dtypes=(wide_dtype(gates),))
-    check_tensor("scores", scores, (time, rows), like=gates)
-    check_noise(noise, gates, rows, row_signs=doubled, column_signs=0)
-    return MIN_GRU_STEPS.run(gates, gates, hidden, noise, scores)
-
-
-@torch.no_grad()
-def min_gru_steps_reference(
-    gates: Tensor, hidden: Tensor, noise: RankOneNoise, scores: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The twin of `min_gru_steps` in plain PyTorch."""
-    wide, states = hidden.dtype, [hidden]
-    a = unpacked_signs(noise.rows, gates.shape[2], wide)
-    for gates_t, scores_t in zip(gates, scores, strict=True):
-        noisy = gates_t.to(wide) + noise_by_row(noise, scores_t.to(wide)[:, None], a)
-        k, c = noisy.chunk(2, dim=1)
-        z, candidate = k.sigmoid(), torch.where(c >= 0, c + 0.5, c.sigmoid())
-        states.append((1 - z) * states[-1] + z * candidate)
-    return torch.stack(states[1:]).to(gates.dtype), states[-1]
+from zorn.kernels.rank_one_noise import RankOneNoise, noise_by_row, place, signs_of, trial_noise
+from zorn.kernels.twins import Function, twins
+from zorn.random import unpack_signs
 
 
 @torch.no_grad()
@@ -111,22 +48,9 @@ def min_gru_steps_kernel(
 
 @jit(varying=("time", "rows", "members", "group"))
 def _min_gru_steps(
-    output,
-    next_hidden,
-    gates,
-    hidden,
-    row_table,
-    scales,
-    scores,
-    time,
-    rows,
-    units,
-    members,
-    group,
-    row_words,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_UNITS: tl.constexpr,
-):
+    output, next_hidden, gates, hidden, row_table, scales, scores,
+    time, rows, units, members, group, row_words, BLOCK_ROWS: tl.constexpr, BLOCK_UNITS: tl.constexpr,
+):  # fmt: skip
     _, unit, row, member, sign = place(rows, members, group, units, BLOCK_ROWS, BLOCK_UNITS)
     inside_rows, inside_units = row < rows, unit < units
     inside = inside_rows[:, None] & inside_units[None, :]
@@ -160,5 +84,38 @@ def _trial(run: Function, device: torch.device, dtype: torch.dtype) -> tuple[Ten
     return run(gates.to(device, dtype), hidden.to(device), noise, scores.to(device))
 
 
-MIN_GRU_STEPS = Twins(min_gru_steps_kernel, min_gru_steps_reference, _trial)
-"""`min_gru_steps` without its checks."""
+@twins(min_gru_steps_kernel, _trial)
+@torch.no_grad()
+def min_gru_steps(
+    gates: Tensor, hidden: Tensor, noise: RankOneNoise, scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All steps of a chunk of `zorn.models.MinGRUCell` under rank-one noise; rows as in `lstm_step`.
+
+    (k, c) = gates + s ε score a;  z = σ(k);  h̃ = c + ½ where c ≥ 0, else σ(c);  h' = (1 − z) h + z h̃.
+
+    Args:
+        gates: [time, rows, 2 · H], W x + b without noise.
+        hidden: [rows, H], float32 (float64 beside float64).
+        noise: of the members; its `columns` are not read.
+        scores: b·x + b₀ of each step, [time, rows].
+
+    Returns:
+        (y [time, rows, H] in the dtype of gates, the last state [rows, H]).
+
+    Sources: Feng et al. (2024, arXiv 2410.01201); low-rank members, Sarkar et al. (2025, arXiv 2511.16652).
+
+    Example:
+        >>> from zorn.random import sign_words
+        >>> noise = RankOneNoise(sign_words(0, 0, range(3), 0, 8), None, torch.tensor([0.1, -0.1]))
+        >>> y, h = min_gru_steps(torch.zeros(5, 6, 8), torch.ones(6, 4), noise, torch.zeros(5, 6))
+        >>> y.shape, h[0]
+        (torch.Size([5, 6, 4]), tensor([0.5156, 0.5156, 0.5156, 0.5156]))
+    """
+    wide, states = hidden.dtype, [hidden]
+    a = unpack_signs(noise.rows, gates.shape[2], wide)
+    for gates_t, scores_t in zip(gates, scores, strict=True):
+        noisy = gates_t.to(wide) + noise_by_row(noise, scores_t.to(wide)[:, None], a)
+        k, c = noisy.chunk(2, dim=1)
+        z, candidate = k.sigmoid(), torch.where(c >= 0, c + 0.5, c.sigmoid())
+        states.append((1 - z) * states[-1] + z * candidate)
+    return torch.stack(states[1:]).to(gates.dtype), states[-1]

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from zorn.errors import ConfigError
-from zorn.kernels.checks import check_tensor
-from zorn.kernels.counter import SIGNS_PER_WORD, packed_sign, sign_words
+from zorn.kernels.counter import packed_sign
 from zorn.kernels.language import jit, tl
+from zorn.random import sign_words
 
 
 class RankOneNoise(NamedTuple):
@@ -34,36 +33,11 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def check_noise(noise: RankOneNoise, like: Tensor, rows: int, *, row_signs: int, column_signs: int) -> None:
-    """Checks that the noise is of tables that hold its signs, and of as many lanes as the rows divide
-    into."""
-    words, signs = (torch.int32,), (torch.float32, torch.float64)
-    check_tensor("noise.rows", noise.rows, (-1, -(-row_signs // SIGNS_PER_WORD)), like=like, dtypes=words)
-    members = len(noise.rows)
-    if noise.columns is not None and column_signs:
-        shape = (members, -(-column_signs // SIGNS_PER_WORD))
-        check_tensor("noise.columns", noise.columns, shape, like=like, dtypes=words)
-    check_tensor("noise.scales", noise.scales, (-1,), like=like, dtypes=signs)
-    lanes = len(noise.scales) * members
-    if not lanes or not rows or rows % lanes:
-        raise ConfigError(
-            f"the first dimension must hold {len(noise.scales)} signs × {members} members × their "
-            f"sequences, a multiple of {lanes}, got {rows} rows: give every "
-            "member as many rows under every sign"
-        )
-
-
 def noise_by_row(noise: RankOneNoise, score: Tensor, a: Tensor) -> Tensor:
     """s ε score a of each row: score [rows, .., 1] and a [members, .., n] to [rows, .., n]."""
     lanes = score.unflatten(0, (len(noise.scales), len(a), -1))
     scale = noise.scales.to(score.dtype).view(-1, *(1,) * (lanes.dim() - 1))
     return (scale * lanes * a[None, :, None]).flatten(0, 2)
-
-
-def unpacked_signs(words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """The signs in a table of `sign_words`, [members, count]."""
-    bits = words[:, :, None] >> torch.arange(SIGNS_PER_WORD, dtype=torch.int32, device=words.device) & 1
-    return (1 - 2 * bits.flatten(1)[:, :count]).to(dtype)
 
 
 def trial_noise(device: torch.device, row_signs: int, column_signs: int) -> RankOneNoise:

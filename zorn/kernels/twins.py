@@ -6,7 +6,10 @@ so. One that Triton cannot compile or launch for a later size (too little shared
 write: its twin does that call, and all further ones.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -21,22 +24,34 @@ Trial = Callable[[Function, torch.device, torch.dtype], Sequence[Tensor]]
 """Calls one of the twins on a small case, and returns all that came out."""
 
 
+def twins(kernel: Function, trial: Trial) -> Callable[[Function], Twins]:
+    """Make a function in plain PyTorch the reference of a kernel.
+
+    Example:
+        >>> @twins(lambda x: x + x, lambda run, device, dtype: [run(torch.ones(3))])
+        ... def double(x):
+        ...     return 2 * x
+        >>> x = torch.ones(2)
+        >>> double.serves(x), double(x)
+        (False, tensor([2., 2.]))
+    """
+    return lambda reference: Twins(kernel, reference, trial)
+
+
 class Twins:
     """A kernel and its reference: the same function, once fast and once in plain PyTorch.
 
+    A call trusts its arguments: a kernel on a GPU reads and writes wherever their shapes say.
+
     Args:
         kernel: runs on the devices that are `available`, in every dtype but float64.
-        reference: the same in plain PyTorch, on any device.
+        reference: the same in plain PyTorch, on any device. Its first argument, a tensor, says where and in
+            which dtype a call is.
         trial: of either; its values lie around 1.
-
-    Example:
-        >>> double = Twins(lambda x: x + x, lambda x: 2 * x, lambda run, device, dtype: [run(torch.ones(3))])
-        >>> x = torch.ones(2)
-        >>> double.serves(x), double.run(x, x)
-        (False, tensor([2., 2.]))
     """
 
     def __init__(self, kernel: Function, reference: Function, trial: Trial) -> None:
+        update_wrapper(self, reference)
         self.kernel, self.reference, self._trial = kernel, reference, trial
         self._trusted: dict[tuple[torch.device, torch.dtype], bool] = {}
 
@@ -49,15 +64,15 @@ class Twins:
             self._trusted[place] = self._agrees(*place)
         return self._trusted[place]
 
-    def run(self, like: Tensor, *arguments: Any, **options: Any) -> Any:
-        """The function of the arguments, by the twin that serves `like`."""
+    def __call__(self, like: Tensor, *arguments: Any, **options: Any) -> Any:
+        """The function of all arguments, by the twin that serves the first."""
         if self.serves(like):
             try:
-                return self.kernel(*arguments, **options)
+                return self.kernel(like, *arguments, **options)
             except TritonError as error:
                 self._trusted[like.device, like.dtype] = False
                 self._warn(like.device, like.dtype, f"cannot be compiled or launched: {error}")
-        return self.reference(*arguments, **options)
+        return self.reference(like, *arguments, **options)
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()

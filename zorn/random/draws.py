@@ -23,6 +23,7 @@ from zorn.random.philox import philox4x32
 
 WORDS_PER_BLOCK = 4
 SIGNS_PER_WORD = 32
+"""One bit each: see `sign_words`."""
 SIGNS_PER_BLOCK = WORDS_PER_BLOCK * SIGNS_PER_WORD
 _WORD_VALUES = 2**32
 _SIGNS_PER_BYTE = 8
@@ -73,7 +74,9 @@ def signs(
         tensor([[-1.,  1., -1.,  1., -1.,  1.],
                 [-1.,  1.,  1.,  1.,  1., -1.]])
     """
-    return _sign_table(seed, step, members, [(stream, offset, count)], dtype, device)[0]
+    _check_signed(dtype)
+    table, (start,) = _word_table(seed, step, members, [(stream, offset, count)], SIGNS_PER_BLOCK, device)
+    return _unpacked(table, dtype)[:, start : start + count]
 
 
 def signs_at(
@@ -89,14 +92,9 @@ def signs_at(
     """Chosen elements of the vectors of `signs`, for the price of a counter each: for a few of a long vector.
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: the members whose rows are wanted, each 0 to 2**32 - 1.
-        stream: the name of the vector of noise, 0 to 2**32 - 1.
         index: [len(members), chosen] int64, the elements of each member's vector, from 0 up; any more than
             once.
-        dtype: any signed type.
-        device: as in `signs`.
+        seed, step, members, stream, dtype, device: as in `signs`.
 
     Returns:
         [len(members), chosen] signs.
@@ -117,7 +115,6 @@ def signs_at(
         _check("index", int(index.max()), SIGNS_PER_BLOCK * _WORD_VALUES - 1)
     numbers = torch.tensor(members, dtype=torch.int64, device=index.device).unsqueeze(1)
     result = torch.empty(index.shape, dtype=dtype, device=index.device)
-    key = (seed % _WORD_VALUES, seed // _WORD_VALUES)
     at_once = _COUNTERS_AT_ONCE.get(index.device.type, _ELSEWHERE)
     flat, owners, chosen = index.reshape(-1), numbers.expand(index.shape).reshape(-1), result.view(-1)
     for first in range(0, len(flat), at_once):
@@ -127,7 +124,7 @@ def signs_at(
             (block, block.new_full(block.shape, stream), member, torch.full_like(block, step))
         )
         number = element % SIGNS_PER_BLOCK // SIGNS_PER_WORD
-        word = philox4x32(counter, key).gather(0, number.unsqueeze(0))[0]
+        word = philox4x32(counter, _key(seed)).gather(0, number.unsqueeze(0))[0]
         chosen[first : first + at_once] = 1 - 2 * (word >> element % SIGNS_PER_WORD & 1)
     return result
 
@@ -144,12 +141,8 @@ def sign_table(
     """The signs of many streams in one pass: what `signs` gives for each (stream, count), at one overhead.
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: the members whose rows are wanted, each 0 to 2**32 - 1.
-        requests: (stream, count) pairs; the same ranges as in `signs`.
-        dtype: any signed type.
-        device: as in `signs`.
+        requests: (stream, count) pairs.
+        seed, step, members, dtype, device: as in `signs`.
 
     Returns:
         One tensor [len(members), count] a request, in order. They are views of one table, which lives as long
@@ -163,7 +156,71 @@ def sign_table(
         >>> left.equal(signs(0, 0, range(2), stream=0, count=6)), tuple(right.shape)
         (True, (2, 4))
     """
-    return _sign_table(seed, step, members, [(stream, 0, count) for stream, count in requests], dtype, device)
+    _check_signed(dtype)
+    spans = [(stream, 0, count) for stream, count in requests]
+    table, starts = _word_table(seed, step, members, spans, SIGNS_PER_BLOCK, device)
+    signs = _unpacked(table, dtype)
+    return [signs[:, start : start + count] for start, (_, count) in zip(starts, requests, strict=True)]
+
+
+def sign_words(
+    seed: int,
+    step: int,
+    members: range,
+    stream: int,
+    count: int,
+    *,
+    offset: int = 0,
+    device: torch.device | str | None = None,
+) -> Int32[Tensor, "members words"]:
+    """The signs of `signs` in one bit each, a set bit for −1: a thirty-second of float32, to be kept.
+
+    Element e is bit e % 32 of word e // 32: the words of the counter as they come.
+
+    Args:
+        offset: a multiple of 32.
+        seed, step, members, stream, count, device: as in `signs`; the last word is filled with the signs that
+            follow.
+
+    Returns:
+        ⌈count / 32⌉ words a member.
+
+    Raises:
+        ConfigError: a number is outside its range.
+
+    Example:
+        >>> kept = sign_words(seed=0, step=0, members=range(2), stream=0, count=6)
+        >>> unpack_signs(kept, 6).equal(signs(seed=0, step=0, members=range(2), stream=0, count=6))
+        True
+    """
+    if offset % SIGNS_PER_WORD:
+        raise ConfigError(f"offset must be a multiple of {SIGNS_PER_WORD}, got {offset}: begin with a word")
+    first, last = offset // SIGNS_PER_WORD, -(-(offset + count) // SIGNS_PER_WORD)
+    spans = [(stream, first, last - first)]
+    table, (start,) = _word_table(seed, step, members, spans, WORDS_PER_BLOCK, device)
+    return table[:, start : start + last - first]
+
+
+def unpack_signs(
+    words: Int32[Tensor, "members words"], count: int, dtype: torch.dtype = torch.float32
+) -> Shaped[Tensor, "members count"]:
+    """The first `count` signs of what `sign_words` gave."""
+    return _unpacked(words, dtype)[:, :count]
+
+
+def _unpacked(words: Int32[Tensor, "members words"], dtype: torch.dtype) -> Shaped[Tensor, "members signs"]:
+    """One sign a bit, eight at a time: a byte is the number of a row in a table of 256 rows of signs."""
+    assert sys.byteorder == "little", "the bytes of a word are read in place, lowest first"
+    result = torch.empty(len(words), words.shape[1] * SIGNS_PER_WORD, dtype=dtype, device=words.device)
+    if words.device.type == "meta":
+        return result
+    octets, rows = words.view(torch.uint8).flatten(), result.view(-1, _SIGNS_PER_BYTE)
+    signs_of_byte = _signs_of_byte(dtype, words.device)
+    at_once = _BYTES_AT_ONCE.get(words.device.type, _ELSEWHERE)
+    for first in range(0, len(octets), at_once):
+        part = slice(first, first + at_once)
+        torch.index_select(signs_of_byte, 0, octets[part].to(torch.int32), out=rows[part])
+    return result
 
 
 def normals(
@@ -186,14 +243,8 @@ def normals(
     boundary (fewer than one element in 10**8).
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: the members whose rows are wanted, each 0 to 2**32 - 1.
-        stream: the name of the vector of noise, 0 to 2**32 - 1.
-        count: how many elements of each member's vector, from 0 up.
-        offset: the first of them.
         dtype: any floating type.
-        device: as in `signs`.
+        seed, step, members, stream, count, offset, device: as in `signs`.
 
     Returns:
         Normals of elements offset to offset + count; the rows may be a strided view.
@@ -233,13 +284,8 @@ def words(
     """Uniform 32-bit words, one row a member: element e is word e % 4 of block e // 4.
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: the members whose rows are wanted, each 0 to 2**32 - 1.
-        stream: the name of the vector of noise, 0 to 2**32 - 1.
-        count: how many words of each member's vector, from 0 up.
-        offset: the first of them.
-        device: as in `signs`.
+        count, offset: in words.
+        seed, step, members, stream, device: as in `signs`.
 
     Returns:
         Words of elements offset to offset + count, values 0 to 2**32 - 1.
@@ -270,12 +316,8 @@ def integers(
     value is favoured by more than bound / 2**64.
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        stream: the name of the vector, 0 to 2**32 - 1.
-        count: how many integers, from 0 up.
         bound: 1 to 2**32.
-        device: as in `signs`.
+        seed, step, stream, count, device: as in `signs`.
 
     Returns:
         The integers, int64.
@@ -293,26 +335,11 @@ def integers(
     return _high_word(high * bound + _high_word(low * bound))
 
 
-def _sign_table(
-    seed: int,
-    step: int,
-    members: range,
-    spans: list[tuple[int, int, int]],
-    dtype: torch.dtype,
-    device: torch.device | str | None,
-) -> list[Tensor]:
-    """The signs of each (stream, offset, count), as views of one table."""
-    _check_signed(dtype)
-    table, starts = _word_table(seed, step, members, spans, SIGNS_PER_BLOCK, device)
-    unpacked = _unpack_signs(table, dtype)
-    return [unpacked[:, start : start + count] for start, (_, _, count) in zip(starts, spans, strict=True)]
-
-
 def _word_table(
     seed: int,
     step: int,
     members: range,
-    spans: list[tuple[int, int, int]],
+    spans: Sequence[tuple[int, int, int]],
     block_size: int,
     device: torch.device | str | None,
 ) -> tuple[Int32[Tensor, "members words"], list[int]]:
@@ -322,41 +349,24 @@ def _word_table(
     span starts.
     """
     _check_names(seed, step, members, *(stream for stream, _, _ in spans))
-    streams, blocks, starts = [], [], []
-    width = 0
-    for stream, offset, count in spans:
+    blocks, starts, width = [], [], 0
+    for _, offset, count in spans:
         _check("count", count, block_size * _WORD_VALUES)
         _check("offset", offset, block_size * _WORD_VALUES - count)
-        first, last = offset // block_size, -(-(offset + count) // block_size)
+        blocks.append(range(offset // block_size, -(-(offset + count) // block_size)))
         starts.append(width * block_size + offset % block_size)
-        streams.append(stream)
-        blocks.append(range(first, last))
-        width += last - first
-    return _philox_words(seed, step, members, streams, blocks, width, device), starts
-
-
-def _philox_words(
-    seed: int,
-    step: int,
-    members: range,
-    streams: list[int],
-    blocks: list[range],
-    width: int,
-    device: torch.device | str | None,
-) -> Int32[Tensor, "members words"]:
-    """The words of every member at the given blocks of the given streams, side by side."""
+        width += len(blocks[-1])
     table = torch.empty(len(members), width, WORDS_PER_BLOCK, dtype=torch.int32, device=device)
     device = table.device
     if device.type == "meta":  # sizes alone, as a plan of memory has them: there is nothing to draw
-        return table.flatten(1)
+        return table.flatten(1), starts
     columns = torch.empty(2, width, dtype=torch.int64, device=device)  # block and stream of each column
     end = 0
-    for stream, span in zip(streams, blocks, strict=True):
+    for (stream, _, _), span in zip(spans, blocks, strict=True):
         start, end = end, end + len(span)
         torch.arange(span.start, span.stop, out=columns[0, start:end])
         columns[1, start:end] = stream
     numbers = torch.arange(len(members), device=device).mul_(members.step).add_(members.start).unsqueeze(1)
-    key = (seed % _WORD_VALUES, seed // _WORD_VALUES)
     at_once = _COUNTERS_AT_ONCE.get(device.type, _ELSEWHERE)
     for first in range(0, width, at_once):
         part = columns[:, None, first : first + at_once]
@@ -367,32 +377,21 @@ def _philox_words(
             counter[:2] = part
             counter[2] = numbers[member : member + rows]
             counter[3] = step
-            target.copy_(philox4x32(counter.flatten(1), key).view(counter.shape).permute(1, 2, 0))
-    return table.flatten(1)
-
-
-def _unpack_signs(
-    table: Int32[Tensor, "members words"], dtype: torch.dtype
-) -> Shaped[Tensor, "members signs"]:
-    """One sign a bit, eight at a time: a byte is the number of a row in a table of 256 rows of signs."""
-    assert sys.byteorder == "little", "the bytes of a word are read in place, lowest first"
-    result = torch.empty(len(table), table.shape[1] * SIGNS_PER_WORD, dtype=dtype, device=table.device)
-    if table.device.type == "meta":
-        return result
-    octets, rows = table.view(torch.uint8).flatten(), result.view(-1, _SIGNS_PER_BYTE)
-    signs_of_byte = _signs_of_byte(dtype, table.device)
-    at_once = _BYTES_AT_ONCE.get(table.device.type, _ELSEWHERE)
-    for first in range(0, len(octets), at_once):
-        part = slice(first, first + at_once)
-        torch.index_select(signs_of_byte, 0, octets[part].to(torch.int32), out=rows[part])
-    return result
+            found = philox4x32(counter.flatten(1), _key(seed))
+            target.copy_(found.view(counter.shape).permute(1, 2, 0))
+    return table.flatten(1), starts
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
 def _signs_of_byte(dtype: torch.dtype, device: torch.device) -> Shaped[Tensor, "256 8"]:
     """The 8 signs of each byte, lowest bit first."""
     bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(_SIGNS_PER_BYTE, device=device)
     return (1 - 2 * (bits & 1)).to(dtype)
+
+
+def _key(seed: int) -> tuple[int, int]:
+    return seed % _WORD_VALUES, seed // _WORD_VALUES
 
 
 def _unsigned(words: Int32[Tensor, "..."]) -> Int64[Tensor, "..."]:

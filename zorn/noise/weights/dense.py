@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.kernels import FOLD_DENSE
+from zorn.kernels import fold_dense_
 from zorn.noise.attach import replaced_methods
 from zorn.noise.draw import Draw, NoiseKind, check_noise_kind, noise, stream_of
 from zorn.noise.open_blocks import open_block
 from zorn.noise.targets import Target, trainable_targets
 from zorn.noise.weights.dense_maps import maps_in_kernels, perturb_map
 from zorn.noise.weights.kernel_fold import KernelPart, with_kernels
-from zorn.noise.weights.packed_signs import pack_signs, unpack_signs
 from zorn.noise.weights.structure import BoundPerturbation, GradientBlock, Perturbation, fold_elements
+from zorn.random import SIGNS_PER_WORD, sign_words, unpack_signs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,7 @@ class _BoundDense(BoundPerturbation):
         in_kernels = {id(parameter) for map in self._maps for parameter in map.parameters()}
         self._copied = [target for target in self.targets if id(target.parameter) not in in_kernels]
         self._numbers = {id(target.parameter): target.number for target in self.targets}
-        self._scratch: list[Tensor] | None = (
-            None  # of what is copied, allocated at first use, kept for all members
-        )
+        self._scratch: list[Tensor] | None = None  # of what is copied, from the first use on
         self._kept_of: tuple[int, int, range] | None = None  # seed, step and member of what is kept
         self._kept: dict[tuple[int, int], Tensor] = {}  # its direction: (parameter, start of the slice) to z
 
@@ -106,21 +104,13 @@ class _BoundDense(BoundPerturbation):
                     parameter.data = original
 
     def fold(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
-        parts = (
-            []
-            if self._structure.noise != "rademacher"
-            else [
-                KernelPart(
-                    target=target,
-                    twins=FOLD_DENSE,
-                    streams={"stream": stream_of(target.number, 0)},
-                    shape=tuple(target.parameter.shape),
-                    fixed=self._padding.get(id(target.parameter), range(0)),
-                )
-                for target in self.targets
-            ]
-        )
+        signs = self._structure.noise == "rademacher"
+        parts = [self._kernel_part(target) for target in self.targets] if signs else []
         return with_kernels(self._blocks(draw, weights), parts, draw, weights)
+
+    def _kernel_part(self, target: Target) -> KernelPart:
+        shape, fixed = tuple(target.parameter.shape), self._padding.get(id(target.parameter), range(0))
+        return KernelPart(target, fold_dense_, (stream_of(target.number, 0),), shape, fixed)
 
     def _blocks(self, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         """The fold, slice by slice, members in fixed pieces."""
@@ -163,29 +153,28 @@ class _BoundDense(BoundPerturbation):
 
     def _kept_direction(self, target: Target, draw: Draw, members: range, start: int, count: int) -> Tensor:
         """Elements start .. start + count of the one member's z, drawn where they are not kept, and kept."""
-        place, signs = (target.number, start), self._structure.noise == "rademacher"
-        kept = self._kept.get(place)
-        if kept is None:
-            z = self._direction(target, draw, members, start, count)[0]
-            self._kept[place] = pack_signs(z) if signs else z
-            return z
-        if not signs:
-            return kept
-        z = unpack_signs(kept, count, target.parameter.dtype)
-        self._clear_padding(target, z, start)
-        return z
+        place, kept, parameter = (target.number, start), self._kept, target.parameter
+        if self._structure.noise != "rademacher":
+            if place not in kept:
+                kept[place] = self._direction(target, draw, members, start, count)[0]
+            return kept[place]
+        before = start % SIGNS_PER_WORD  # signs of the first word that are not asked for
+        if place not in kept:
+            stream, first = stream_of(target.number, 0), start - before
+            counter = draw.seed, draw.step, members, stream
+            kept[place] = sign_words(*counter, before + count, offset=first, device=parameter.device)
+        z = unpack_signs(kept[place], before + count, parameter.dtype)[0, before:]
+        return self._without_padding(target, z, start)
 
     def _direction(self, target: Target, draw: Draw, members: range, start: int, count: int) -> Tensor:
         """Elements start .. start + count of z, [len(members), count]; 0 in a padding row."""
-        kind, parameter = self._structure.noise, target.parameter
-        stream = stream_of(target.number, 0)
-        z = noise(
-            kind, draw, members, stream, count, offset=start, dtype=parameter.dtype, device=parameter.device
-        )
-        self._clear_padding(target, z, start)
-        return z
+        kind, parameter, stream = self._structure.noise, target.parameter, stream_of(target.number, 0)
+        place = {"dtype": parameter.dtype, "device": parameter.device}
+        z = noise(kind, draw, members, stream, count, offset=start, **place)
+        return self._without_padding(target, z, start)
 
-    def _clear_padding(self, target: Target, z: Tensor, start: int) -> None:
-        """Zeros for the elements of a padding row, in place. z: [.., elements start and after]."""
+    def _without_padding(self, target: Target, z: Tensor, start: int) -> Tensor:
+        """z [.., elements start and after] with zeros for those of a padding row, in place."""
         padding = self._padding.get(id(target.parameter), range(0))
         z[..., max(padding.start - start, 0) : max(padding.stop - start, 0)] = 0
+        return z

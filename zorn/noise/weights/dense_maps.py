@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.kernels import PERTURBED_LINEAR
+from zorn.kernels import perturbed_linear
 from zorn.kernels.availability import SWITCH, available
 from zorn.models import BlockLinear, RecurrentMap
 from zorn.models.maps import Drive
@@ -52,7 +52,7 @@ def _serves(map: nn.Module, uses: Counter[int]) -> bool:
         and not {"forward", "drive"} & map.__dict__.keys()
         and all(uses[id(p)] == 1 and p.dtype == weights[0].dtype and p.is_contiguous() for p in own)
         and all(weight.requires_grad for weight in weights)
-        and PERTURBED_LINEAR.serves(weights[0])
+        and perturbed_linear.serves(weights[0])
     )
 
 
@@ -74,8 +74,7 @@ def perturb_map(
                 "a dense direction made inside a GPU kernel has no derivative, and gradients are recorded: "
                 f"call the model under torch.no_grad(), or set {SWITCH}=0 to have a moved copy of the weights"
             )
-        y = PERTURBED_LINEAR.run(
-            weight,
+        y = perturbed_linear(
             x.reshape(-1, x.shape[-1]),
             weight.detach(),
             None if bias is None else bias.detach(),

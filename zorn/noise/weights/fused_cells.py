@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zorn.kernels import GRU_STEP, LSTM_STEP, MIN_GRU_STEPS, RankOneNoise, sign_words
+from zorn.kernels import RankOneNoise, gru_step, lstm_step, min_gru_steps
 from zorn.models import (
     BlockLinear,
     GRUCell,
@@ -34,6 +34,7 @@ from zorn.noise.rules.standard import BlockLinearRule, LinearRule, RecurrentMapR
 from zorn.noise.targets import Site
 from zorn.noise.weights.drawn_factors import column_stream, row_stream
 from zorn.noise.weights.member_noise import MemberNoise
+from zorn.random import sign_words
 
 Methods = dict[str, Callable[..., Any]]
 
@@ -110,7 +111,7 @@ Find = Callable[[Any, Tensor], _Map | None]
 def _lstm(cell: LSTMCell, find: Find) -> Methods:
     """`step`; the drive of a noisy map carries the scores of the input."""
     weight = cell.map.weight_state
-    map = find(cell.map, weight) if LSTM_STEP.serves(weight) else None
+    map = find(cell.map, weight) if lstm_step.serves(weight) else None
     if map is None:
         return {}
     plain = LSTMCell.step
@@ -121,9 +122,7 @@ def _lstm(cell: LSTMCell, find: Find) -> Methods:
             return plain(cell, drive_t, state)
         map.noise.split(drive)
         scores = carried[0] if carried else None
-        hidden, memory = LSTM_STEP.run(
-            map.weight, drive, state.hidden, state.cell, map.weight, map.words, scores
-        )
+        hidden, memory = lstm_step(drive, state.hidden, state.cell, map.weight, map.words, scores)
         return hidden, LSTMState(hidden, memory)
 
     return {"step": step}
@@ -132,7 +131,7 @@ def _lstm(cell: LSTMCell, find: Find) -> Methods:
 def _gru(cell: GRUCell, find: Find) -> Methods:
     """`step`; the drive has the noise of its own map in it."""
     weight, bias = cell.state_map.weight, cell.state_map.bias
-    map = find(cell.state_map, weight) if GRU_STEP.serves(weight) else None
+    map = find(cell.state_map, weight) if gru_step.serves(weight) else None
     if map is None or bias is None:
         return {}
     plain, bias = GRUCell.step, bias.detach()
@@ -147,7 +146,7 @@ def _gru(cell: GRUCell, find: Find) -> Methods:
         if offsets is not None:
             of_members = offsets.columns.squeeze(-1)  # [members, heads]
             scores = of_members[None, :, None].expand(*lanes.shape[:3], -1).flatten(0, 2)
-        y, hidden = GRU_STEP.run(map.weight, drive, state.hidden, map.weight, bias, map.words, scores)
+        y, hidden = gru_step(drive, state.hidden, map.weight, bias, map.words, scores)
         return y, GRUState(hidden)
 
     return {"step": step}
@@ -156,7 +155,7 @@ def _gru(cell: GRUCell, find: Find) -> Methods:
 def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
     """`rollout`, chunk by chunk: no gate reads the state, so that noise and recurrence are one pass."""
     weight, bias = cell.input_map.weight, cell.input_map.bias
-    map = find(cell.input_map, weight) if MIN_GRU_STEPS.serves(weight) else None
+    map = find(cell.input_map, weight) if min_gru_steps.serves(weight) else None
     if map is None or {"rollout", "parallel"} & cell.__dict__.keys():
         return {}
 
@@ -170,7 +169,7 @@ def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
             scores = map.noise.add_bias_(map.noise.scores(rows_first, "weight"), rows_first, "bias")
             assert scores is not None
             scores = scores.flatten(0, 2).squeeze(-1).t()  # [time, rows]
-            y, hidden = MIN_GRU_STEPS.run(map.weight, gates, hidden, map.words, scores)
+            y, hidden = min_gru_steps(gates, hidden, map.words, scores)
             outputs.append(y)
         return torch.cat(outputs), MinGRUState(hidden)
 

@@ -1,12 +1,12 @@
 """Folds by GPU kernels: directions are made where they are added, and no gradient is held."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zorn.kernels import Twins
+from zorn.kernels import Fold, Twins
 from zorn.noise.draw import Draw
 from zorn.noise.targets import Target
 from zorn.noise.weights.structure import GradientBlock
@@ -15,23 +15,22 @@ FOLDED = (torch.float32, torch.bfloat16)
 """The dtypes that the kernels fold into."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelPart:
+class KernelPart(NamedTuple):
     """Σ_j w_j z_j of one parameter, by a kernel.
 
     Args:
         target: the parameter.
-        twins: `FOLD_RANK_ONE` or `FOLD_DENSE`.
-        streams: of its signs, by the names that the kernel gives them.
+        twins: `fold_rank_one_` or `fold_dense_`.
+        streams: of its signs, as the kernel takes them.
         shape: the parameter as the kernel sees it.
         fixed: elements of the flattened parameter without noise.
     """
 
     target: Target
     twins: Twins
-    streams: dict[str, int]
+    streams: tuple[int, ...]
     shape: tuple[int, ...]
-    fixed: range = range(0)
+    fixed: range
 
     @property
     def serves(self) -> bool:
@@ -67,28 +66,19 @@ class KernelFold(Iterator[GradientBlock]):
         scale: float = 1.0,
         rounding: tuple[int, int, int] | None = None,
     ) -> Tensor:
-        """tensor ← keep · tensor + scale · Σ_j w_j z_j of one parameter, in place.
-
-        Args:
-            tensor: contiguous, of the parameter's size, dtype and device.
-            rounding: (seed, step, stream) of what rounds bfloat16 stochastically; None: to nearest.
-
-        Returns:
-            |Σ_j w_j z_j|², float64.
-        """
-        return part.twins.run(
-            tensor,
-            tensor.view(part.shape),
-            self._weights.to(tensor.device, torch.float32),
+        """tensor ← keep · tensor + scale · Σ_j w_j z_j of one parameter, in place; returns |Σ_j w_j z_j|² in
+        float64. The tensor is contiguous, of the parameter's size, dtype and device."""
+        fold = Fold(
             seed=self._draw.seed,
             step=self._draw.step,
             members=range(len(self._weights)),
-            **part.streams,
             keep=keep,
             scale=scale,
             rounding=rounding,
             fixed=part.fixed,
         )
+        weights = self._weights.to(tensor.device, torch.float32)
+        return part.twins(tensor.view(part.shape), weights, part.streams, fold)
 
 
 def with_kernels(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zorn.kernels import FOLD_DENSE, FOLD_RANK_ONE, available
+from zorn.kernels import available, fold_dense_, fold_rank_one_
 from zorn.noise.attach import Replace, refuse_silent, replaced_methods
 from zorn.noise.draw import Draw, NoiseKind, check_noise_kind, noise, noise_table
 from zorn.noise.open_blocks import open_block
@@ -222,14 +222,12 @@ class _BoundRankOne(BoundPerturbation):
 def _kernel_part(target: StructuredTarget) -> KernelPart:
     """The fold of a parameter's signs by a kernel."""
     layout = target.layout
-    start = layout.fixed_rows[0] * layout.columns if layout.fixed_rows else 0
     matrix = layout.has_column_factor
+    start = layout.fixed_rows[0] * layout.columns if layout.fixed_rows else 0
     return KernelPart(
         target=target,
-        twins=FOLD_RANK_ONE if matrix else FOLD_DENSE,
-        streams={"row_stream": row_stream(target), "column_stream": column_stream(target)}
-        if matrix
-        else {"stream": row_stream(target)},
+        twins=fold_rank_one_ if matrix else fold_dense_,
+        streams=(row_stream(target), column_stream(target)) if matrix else (row_stream(target),),
         shape=(layout.blocks, layout.rows, layout.columns),
         fixed=range(start, start + len(layout.fixed_rows) * layout.columns),
     )
