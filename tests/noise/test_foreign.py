@@ -427,7 +427,7 @@ def test_a_rule_is_not_registered_for_what_is_no_module_or_is_no_rule():
     unchecked = getattr(register_rule, "__wrapped__", register_rule)  # without the type checks of the tests
     with pytest.raises(ConfigError, match=r"subclass of torch\.nn\.Module"):
         unchecked(int, ScaleRule())
-    with pytest.raises(ConfigError, match=r"subclass of zorn\.Rule"):
+    with pytest.raises(ConfigError, match=r"subclass of zorn\.noise\.Rule"):
         unchecked(Scale, ScaleRule)
 
 

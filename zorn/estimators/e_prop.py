@@ -92,7 +92,7 @@ def _own_paths(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             for name in getattr(module, "state_maps", ()):
                 map = module.get_submodule(name)
-                replace(map, "forward", _detached_state(map))
+                replace(map, {"forward": _detached_state(map)})
         yield
 
 

@@ -1,7 +1,7 @@
 """Putting a rule's methods in place of a module's own for the length of a `with` block."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -10,27 +10,24 @@ from zorn.checks import some
 from zorn.errors import UncoveredParameterError
 from zorn.noise.rules.rule import Replaced
 
-Replace: TypeAlias = Callable[[nn.Module, str, Callable[..., Any]], None]
+Replace: TypeAlias = Callable[[nn.Module, Mapping[str, Callable[..., Any]]], None]
 
 
 @contextmanager
 def replaced_methods() -> Iterator[Replace]:
-    """Gives `replace(module, method, function)`, which holds on the instance until the block is left."""
-    undo: list[Callable[[], None]] = []
+    """Gives `replace(module, methods)`, which holds on the instance until the block is left."""
+    with ExitStack() as undo:
 
-    def replace(module: nn.Module, method: str, function: Callable[..., Any]) -> None:
-        if method in module.__dict__:
-            earlier = module.__dict__[method]
-            undo.append(lambda: module.__dict__.__setitem__(method, earlier))
-        else:
-            undo.append(lambda: module.__dict__.__delitem__(method))
-        module.__dict__[method] = Replaced(function)
+        def replace(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) -> None:
+            own = module.__dict__
+            for name, function in methods.items():
+                if name in own:
+                    undo.callback(own.__setitem__, name, own[name])
+                else:
+                    undo.callback(own.__delitem__, name)
+                own[name] = Replaced(function)
 
-    try:
         yield replace
-    finally:
-        for revert in reversed(undo):
-            revert()
 
 
 def refuse_silent(names: Sequence[str]) -> None:

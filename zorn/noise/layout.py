@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -37,3 +39,10 @@ class Layout:
     def has_column_factor(self) -> bool:
         """True if a factor b is drawn. A single column with a row factor of its own needs none: b is 1."""
         return self.columns > 1 or self.row_source is not None
+
+    def without_fixed_rows_(self, a: Tensor, first: int = 0) -> Tensor:
+        """Entries first, first + 1, … of row factors, [members, entries], with zeros for fixed rows."""
+        for row in self.fixed_rows:
+            if first <= row < first + a.shape[1]:
+                a[:, row - first] = 0
+        return a

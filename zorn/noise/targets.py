@@ -1,11 +1,13 @@
 """The perturbed parameters of a model, and the rule of each."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from zorn.errors import ConfigError, UncoveredParameterError, ZornError
+from zorn.noise.draw import stream_of
 from zorn.noise.layout import Layout
 from zorn.noise.rules.rule import Rule, find_rule
 from zorn.noise.uncovered import Uncovered, explain
@@ -30,14 +32,25 @@ class StructuredTarget(Target):
     layout: Layout
     row_number: int
 
+    @property
+    def row_stream(self) -> int:
+        """The stream of a of the noise a bᵀ."""
+        return stream_of(self.row_number, 0)
+
+    @property
+    def column_stream(self) -> int:
+        """The stream of b."""
+        return stream_of(self.number, 1)
+
 
 @dataclass(frozen=True)
 class Site:
-    """A module that is run under noise: its rule, and its own perturbed parameters by their names in it."""
+    """A module that is run under noise: its rule, and its perturbed parameters by their names in it. Under
+    noise on activities it can be a cell as a whole, with its `CellRule`."""
 
     name: str
     module: nn.Module
-    rule: Rule
+    rule: Any
     targets: dict[str, StructuredTarget]
 
 

@@ -31,8 +31,7 @@ from zorn.noise.activity.site import (
 from zorn.noise.attach import refuse_silent, replaced_methods
 from zorn.noise.draw import ACTIVITY_FACTOR, Draw, NoiseKind, check_noise_kind, stream_of
 from zorn.noise.open_blocks import open_block
-from zorn.noise.rules.rule import Rule
-from zorn.noise.targets import StructuredTarget, structured_sites
+from zorn.noise.targets import Site, StructuredTarget, structured_sites
 from zorn.noise.weights.gradient_blocks import gradient_blocks
 from zorn.noise.weights.structure import GradientBlock
 
@@ -78,17 +77,7 @@ class Activity:
         return BoundActivity(self, model)
 
 
-@dataclass(frozen=True)
-class ActiveSite:
-    """A module that is run under activity noise: its rule, and its trained parameters by their names."""
-
-    name: str
-    module: nn.Module
-    rule: Rule | CellRule
-    targets: dict[str, StructuredTarget]
-
-
-def active_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[ActiveSite]]:
+def active_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:
     """The trained parameters, and the sites of the noise; a known recurrent cell is one site as a whole.
 
     Raises:
@@ -97,12 +86,12 @@ def active_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[ActiveS
     """
     targets, sites = structured_sites(model)
     cells = {name: rule for name, module in model.named_modules() if (rule := find_cell_rule(module))}
-    found: dict[str, ActiveSite] = {}
+    found: dict[str, Site] = {}
     for site in sites:
         cell = next((name for name in cells if site.name.startswith(f"{name}." if name else "")), None)
         name, rule = (site.name, site.rule) if cell is None else (cell, cells[cell])
         inside = "" if cell is None else f"{site.name[len(cell) :].lstrip('.')}."
-        entry = found.setdefault(name, ActiveSite(name, model.get_submodule(name), rule, {}))
+        entry = found.setdefault(name, Site(name, model.get_submodule(name), rule, {}))
         entry.targets.update({f"{inside}{own}": target for own, target in site.targets.items()})
     return targets, list(found.values())
 
@@ -130,7 +119,7 @@ class BoundActivity:
 
     @contextmanager
     def _attached(
-        self, make: Callable[[ActiveSite], SiteActivity], output: tuple[str, OutputLayer | None] | None = None
+        self, make: Callable[[Site], SiteActivity], output: tuple[str, OutputLayer | None] | None = None
     ) -> Iterator[dict[str, SiteActivity]]:
         """Pass every site's output through the object that `make` gives for it; replace the output layer."""
         modules = [site.module for site in self.sites]
@@ -139,11 +128,11 @@ class BoundActivity:
         with open_block(written=modules, read=parameters), replaced_methods() as replace:
             for site in self.sites:
                 if output is not None and site.name == output[0]:
-                    replace(site.module, "forward", _unchanged if output[1] is None else output[1].forward)
+                    forward = _unchanged if output[1] is None else output[1].forward
+                    replace(site.module, {"forward": forward})
                     continue
                 attached[site.name] = make(site)
-                for method, function in site.rule.active(site.module, attached[site.name]).items():
-                    replace(site.module, method, function)
+                replace(site.module, site.rule.active(site.module, attached[site.name]))
             yield attached
         silent = [site for site in self.sites if site.name in attached and attached[site.name].time == 0]
         refuse_silent([target.name for site in silent for target in site.targets.values()])
@@ -164,7 +153,7 @@ class BoundActivity:
         """The module of a site."""
         return self._site(name).module
 
-    def _site(self, name: str) -> ActiveSite:
+    def _site(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
 
     def measured_sizes(self) -> dict[str, float]:
@@ -214,7 +203,7 @@ class BoundActivity:
             UncoveredParameterError: on leaving, a site was never called.
         """
 
-        def make(site: ActiveSite) -> SiteActivity:
+        def make(site: Site) -> SiteActivity:
             tape, scale = self._tape(site, draw, members, steps), self.scale(site.name, draw.epsilon)
             return Perturbing(tape, clean, signs, scale)
 
@@ -240,7 +229,7 @@ class BoundActivity:
             output: the output layer, whose gradient is known: it returns its input.
         """
 
-        def make(site: ActiveSite) -> SiteActivity:
+        def make(site: Site) -> SiteActivity:
             once = self._steps[site.name] != steps  # its noise came before every loss
             scaled = (credit[:, :, :1] if once else credit) / self.scale(site.name, draw.epsilon)
             tape, pullback = self._tape(site, draw, members, steps), partial(site.rule.pullback, site.module)
@@ -270,7 +259,7 @@ class BoundActivity:
             nothing = target.parameter.new_zeros(1).expand(target.parameter.shape)
             yield from gradient_blocks(target, self.gradients.get(target.number, nothing))
 
-    def _tape(self, site: ActiveSite, draw: Draw, members: range, steps: int) -> NoiseTape:
+    def _tape(self, site: Site, draw: Draw, members: range, steps: int) -> NoiseTape:
         return NoiseTape(self._structure.noise, draw, members, self._streams[site.name], steps)
 
 

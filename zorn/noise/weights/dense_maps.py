@@ -88,8 +88,7 @@ def perturb_map(
         )
         return y.view(*x.shape[:-1], -1)
 
-    for method, function in _methods(map, linear).items():
-        replace(map, method, function)
+    replace(map, _methods(map, linear))
 
 
 def _methods(

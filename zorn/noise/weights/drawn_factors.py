@@ -7,55 +7,28 @@ the same sign however it is drawn.
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from zorn.noise.draw import Draw, noise, stream_of
+from zorn.noise.draw import Draw
 from zorn.noise.layout import Layout
-from zorn.noise.targets import StructuredTarget
 from zorn.noise.weights.member_noise import Factors
-from zorn.random import signs_at
+from zorn.random import signs, signs_at
 
 LARGEST_TABLE = 8192
 """Rows of a parameter whose factors are drawn whole."""
-
-
-def row_stream(target: StructuredTarget) -> int:
-    """The stream of a of a parameter's noise a bᵀ."""
-    return stream_of(target.row_number, 0)
-
-
-def column_stream(target: StructuredTarget) -> int:
-    """The stream of b."""
-    return stream_of(target.number, 1)
 
 
 class DrawnFactors(Factors):
     """The factors of a parameter of one block, its row factor a drawn when they are asked for.
 
     Args:
-        layout: of the parameter.
-        draw: of the step.
-        members: of this pass.
-        target: the parameter.
-        columns: b, [members, 1, columns].
-        dtype, device: of the factors.
+        columns: b, [members, 1, columns]; a has its dtype and device.
+        stream: of a.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        draw: Draw,
-        members: range,
-        target: StructuredTarget,
-        columns: Tensor,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        for name, value in (("layout", layout), ("columns", columns)):
-            object.__setattr__(self, name, value)  # a Factors is frozen
-        self.__dict__["_drawn"] = draw, members, row_stream(target), dtype, device
+    def __init__(self, layout: Layout, columns: Tensor, draw: Draw, members: range, stream: int) -> None:
+        self.layout, self.columns = layout, columns
+        self._vector = draw.seed, draw.step, members, stream
 
     @cached_property
     def rows(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -64,11 +37,8 @@ class DrawnFactors(Factors):
 
     def rows_at(self, index: Tensor) -> Tensor:
         """Entries of a that an index [S, M, …] names, each of its own member: of its shape."""
-        draw, members, stream, dtype, device = self.__dict__["_drawn"]
-        mine = index.movedim(1, 0)
-        a = signs_at(
-            draw.seed, draw.step, members, stream, mine.flatten(1).long(), dtype=dtype, device=device
-        )
+        mine, b = index.movedim(1, 0), self.columns
+        a = signs_at(*self._vector, mine.flatten(1).long(), dtype=b.dtype, device=b.device)
         a = a.view(mine.shape).movedim(0, 1)
         for row in self.layout.fixed_rows:
             a = a.masked_fill(index == row, 0)
@@ -76,10 +46,6 @@ class DrawnFactors(Factors):
 
     def rows_between(self, first: int, last: int) -> Tensor:
         """Entries first .. last of a, [members, 1, last − first]."""
-        draw, members, stream, dtype, device = self.__dict__["_drawn"]
-        count = last - first
-        a = noise("rademacher", draw, members, stream, count, offset=first, dtype=dtype, device=device)
-        for row in self.layout.fixed_rows:
-            if first <= row < last:
-                a[:, row - first] = 0
-        return a.unsqueeze(1)
+        b = self.columns
+        a = signs(*self._vector, last - first, offset=first, dtype=b.dtype, device=b.device)
+        return self.layout.without_fixed_rows_(a, first).unsqueeze(1)

@@ -32,7 +32,6 @@ from zorn.noise.draw import Draw
 from zorn.noise.rules.rule import Replaced
 from zorn.noise.rules.standard import BlockLinearRule, LinearRule, RecurrentMapRule
 from zorn.noise.targets import Site
-from zorn.noise.weights.drawn_factors import column_stream, row_stream
 from zorn.noise.weights.member_noise import MemberNoise
 from zorn.random import sign_words
 
@@ -93,16 +92,15 @@ def fuse_cells(
         def table(stream: int, count: int) -> Tensor:
             return sign_words(draw.seed, draw.step, members, stream, count, device=weight.device)
 
-        columns = None if own is None else table(column_stream(own), heads * inputs)
-        rows = table(row_stream(target), heads * outputs)
+        columns = None if own is None else table(own.column_stream, heads * inputs)
+        rows = table(target.row_stream, heads * outputs)
         words = RankOneNoise(rows, columns, scales.to(weight.device, torch.float32))
         return _Map(module, weight.detach(), noise, words)
 
     for cell in model.modules():
         fuse = _FUSED.get(type(cell))
         if fuse is not None and not {"drive", "step"} & cell.__dict__.keys():
-            for method, function in fuse(cell, found).items():
-                replace(cell, method, function)
+            replace(cell, fuse(cell, found))
 
 
 Find = Callable[[Any, Tensor], _Map | None]

@@ -16,7 +16,7 @@ from zorn.native import LaneNoise, add_rank_one_, usable
 from zorn.noise.layout import Layout
 
 
-@dataclass(frozen=True)
+@dataclass
 class Factors:
     """The factors of one parameter's noise: z = a bᵀ, for every member.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from zorn.noise.draw import Draw, NoiseKind, check_noise_kind, noise, noise_tabl
 from zorn.noise.open_blocks import open_block
 from zorn.noise.rules.memberwise import MemberwiseRule
 from zorn.noise.targets import Site, StructuredTarget, structured_sites
-from zorn.noise.weights.drawn_factors import LARGEST_TABLE, DrawnFactors, column_stream, row_stream
+from zorn.noise.weights.drawn_factors import LARGEST_TABLE, DrawnFactors
 from zorn.noise.weights.fused_cells import fuse_cells
 from zorn.noise.weights.kernel_fold import KernelPart, with_kernels
 from zorn.noise.weights.member_noise import Factors, MemberNoise
@@ -88,7 +88,8 @@ class _BoundRankOne(BoundPerturbation):
         modules, parameters = [site.module for site in self._sites], [t.parameter for t in self._targets]
         with open_block(written=[*modules, *moved], read=parameters), replaced_methods() as replace:
             attached = self._attach(draw, members, signs, group, replace)
-            with _calls_of(self._model) as calls:
+            calls: list[nn.Module] = []
+            with self._model.register_forward_pre_hook(lambda module, inputs: calls.append(module)):
                 yield
         visited = [own.visited for _, own in attached]
         silent = [
@@ -114,8 +115,7 @@ class _BoundRankOne(BoundPerturbation):
                 site=site.name,
             )
             attached.append((site, member_noise))
-            for method, function in site.rule.perturbed(site.module, member_noise).items():
-                replace(site.module, method, function)
+            replace(site.module, site.rule.perturbed(site.module, member_noise))
         if self._has_kernels:
             fuse_cells(self._model, attached, draw, members, signs, replace)
         return attached
@@ -130,12 +130,11 @@ class _BoundRankOne(BoundPerturbation):
         counters."""
         requests: dict[_Place, dict[int, int]] = {}
         for target in self._targets:
-            layout, parameter = target.layout, target.parameter
-            streams = requests.setdefault((parameter.dtype, parameter.device), {})
+            layout, streams = target.layout, requests.setdefault(_place(target), {})
             if not self._is_drawn_when_read(target):
-                streams[row_stream(target)] = layout.blocks * layout.rows
+                streams[target.row_stream] = layout.blocks * layout.rows
             if layout.has_column_factor:
-                streams[column_stream(target)] = layout.blocks * layout.columns
+                streams[target.column_stream] = layout.blocks * layout.columns
         drawn = {
             place: noise_table(self._structure.noise, draw, members, streams, dtype=place[0], device=place[1])
             for place, streams in requests.items()
@@ -150,45 +149,31 @@ class _BoundRankOne(BoundPerturbation):
     def _shaped(
         self, target: StructuredTarget, draw: Draw, members: range, drawn: dict[_Place, dict[int, Tensor]]
     ) -> Factors:
-        layout = target.layout
-        place = target.parameter.dtype, target.parameter.device
-        streams = drawn[place]
+        layout, (dtype, device) = target.layout, _place(target)
+        streams = drawn[dtype, device]
         if layout.has_column_factor:
-            shape = len(members), layout.blocks, layout.columns
-            b = streams[column_stream(target)].view(shape)
+            b = streams[target.column_stream].view(len(members), layout.blocks, layout.columns)
         else:
-            b = torch.ones(len(members), layout.blocks, 1, dtype=place[0], device=place[1])
+            b = torch.ones(len(members), layout.blocks, 1, dtype=dtype, device=device)
         if self._is_drawn_when_read(target):
-            return DrawnFactors(layout, draw, members, target, b, dtype=place[0], device=place[1])
-        a = streams[row_stream(target)].view(len(members), layout.blocks, layout.rows)
-        a[:, 0, list(layout.fixed_rows)] = 0
-        return Factors(layout, a, b)
+            return DrawnFactors(layout, b, draw, members, target.row_stream)
+        a = layout.without_fixed_rows_(streams[target.row_stream])
+        return Factors(layout, a.view(len(members), layout.blocks, layout.rows), b)
 
-    def _row_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
-        """a of all blocks, one after another."""
-        layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        stream, place = row_stream(target), (parameter.dtype, parameter.device)
-
-        def drawn(members: range, start: int, count: int) -> Tensor:
-            a = noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
-            for row in layout.fixed_rows:
-                if start <= row < start + count:
-                    a[:, row - start] = 0
-            return a
-
-        return ReadAhead(drawn, layout.blocks * layout.rows, 2 * fold_elements(parameter))
-
-    def _column_factor(self, target: StructuredTarget, draw: Draw) -> ReadAhead:
-        """b of all blocks, one after another; ones where it is one column that needs none."""
-        layout, kind, parameter = target.layout, self._structure.noise, target.parameter
-        stream, place = column_stream(target), (parameter.dtype, parameter.device)
+    def _read_ahead(self, target: StructuredTarget, draw: Draw, *, rows: bool) -> ReadAhead:
+        """a of all blocks, one after another, or b: ones where it is one column that needs none."""
+        layout, kind, (dtype, device) = target.layout, self._structure.noise, _place(target)
+        stream, size = target.column_stream, layout.columns
+        if rows:
+            stream, size = target.row_stream, layout.rows
 
         def drawn(members: range, start: int, count: int) -> Tensor:
-            if not layout.has_column_factor:
-                return torch.ones(len(members), count, dtype=place[0], device=place[1])
-            return noise(kind, draw, members, stream, count, offset=start, dtype=place[0], device=place[1])
+            if not (rows or layout.has_column_factor):
+                return torch.ones(len(members), count, dtype=dtype, device=device)
+            found = noise(kind, draw, members, stream, count, offset=start, dtype=dtype, device=device)
+            return layout.without_fixed_rows_(found, start) if rows else found
 
-        return ReadAhead(drawn, layout.blocks * layout.columns, 2 * fold_elements(parameter))
+        return ReadAhead(drawn, layout.blocks * size, 2 * fold_elements(target.parameter))
 
     def _fold_target(self, target: StructuredTarget, draw: Draw, weights: Tensor) -> Iterator[GradientBlock]:
         """(w ∘ A)ᵀ B of each block of the parameter: small blocks together, large ones in slices of rows,
@@ -196,7 +181,8 @@ class _BoundRankOne(BoundPerturbation):
         layout, parameter = target.layout, target.parameter
         wide = torch.promote_types(parameter.dtype, torch.float32)
         scaled = weights.to(parameter.device, wide).view(-1, 1, 1)
-        row_factor, column_factor = self._row_factor(target, draw), self._column_factor(target, draw)
+        row_factor = self._read_ahead(target, draw, rows=True)
+        column_factor = self._read_ahead(target, draw, rows=False)
         at_once = fold_elements(parameter)
         members_at_once = max(1, min(len(weights), at_once // layout.columns))
         rows_at_once = max(1, min(layout.rows, at_once // max(members_at_once, layout.columns)))
@@ -219,6 +205,10 @@ class _BoundRankOne(BoundPerturbation):
                 yield GradientBlock(target, begin * layout.columns, total.view(-1))
 
 
+def _place(target: StructuredTarget) -> _Place:
+    return target.parameter.dtype, target.parameter.device
+
+
 def _kernel_part(target: StructuredTarget) -> KernelPart:
     """The fold of a parameter's signs by a kernel."""
     layout = target.layout
@@ -227,23 +217,7 @@ def _kernel_part(target: StructuredTarget) -> KernelPart:
     return KernelPart(
         target=target,
         twins=fold_rank_one_ if matrix else fold_dense_,
-        streams=(row_stream(target), column_stream(target)) if matrix else (row_stream(target),),
+        streams=(target.row_stream, target.column_stream) if matrix else (target.row_stream,),
         shape=(layout.blocks, layout.rows, layout.columns),
         fixed=range(start, start + len(layout.fixed_rows) * layout.columns),
     )
-
-
-@contextmanager
-def _calls_of(model: nn.Module) -> Iterator[list[bool]]:
-    """A list that is no longer empty once the model has been called."""
-    calls: list[bool] = []
-
-    def note(module: nn.Module, inputs: Any) -> None:
-        if not calls:
-            calls.append(True)
-
-    handle = model.register_forward_pre_hook(note)
-    try:
-        yield calls
-    finally:
-        handle.remove()

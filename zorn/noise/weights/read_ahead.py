@@ -4,9 +4,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-AT_ONCE = 1 << 18
-"""Elements that are drawn at once, of all members together."""
-
 
 class ReadAhead:
     """Reads pieces of the members' vectors, in rising order, from draws of `at_once` elements.
@@ -20,17 +17,14 @@ class ReadAhead:
 
     Example:
         >>> import torch
-        >>> numbers = ReadAhead(lambda m, first, count: torch.arange(first, first + count)[None], size=100)
+        >>> numbers = ReadAhead(lambda m, first, count: torch.arange(first, first + count)[None], 100, 9)
         >>> numbers(range(1), 3, 2), numbers(range(1), 98, 2)
         (tensor([[3, 4]]), tensor([[98, 99]]))
     """
 
-    def __init__(self, draw: Callable[[range, int, int], Tensor], size: int, at_once: int = AT_ONCE) -> None:
-        self._draw = draw
-        self._size = size
-        self._at_once = at_once
-        self._members = range(0)
-        self._start = 0
+    def __init__(self, draw: Callable[[range, int, int], Tensor], size: int, at_once: int) -> None:
+        self._draw, self._size, self._at_once = draw, size, at_once
+        self._members, self._start = range(0), 0
         self._drawn: Tensor | None = None
 
     def __call__(self, members: range, start: int, count: int) -> Tensor:
