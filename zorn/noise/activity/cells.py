@@ -19,6 +19,7 @@ state. The unit is computed from every row's own state, noisy or not, which chan
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -42,8 +43,6 @@ LEAST_GAIN = 0.01
 KEPT_MEMORY = 0.3
 """Added to E^½ of an LSTM's memory: its effect on later steps, even where its output gate is closed now."""
 
-Methods = dict[str, Callable[..., Any]]
-
 
 class CellRule(ABC):
     """Activity noise on the state of one type of cell: `Rule.active` and `Rule.pullback` for a whole cell.
@@ -56,19 +55,18 @@ class CellRule(ABC):
 
     own_unit: ClassVar[bool] = False
 
+    def active(self, cell: Any, site: SiteActivity) -> dict[str, Callable[..., Any]]:
+        """The methods to replace: `step`, and `drive`, with the cell's input at the end."""
+        plain = type(cell).drive
+        return {"drive": lambda x: (*plain(cell, x), x), "step": partial(self.step, cell, site)}
+
     @abstractmethod
-    def active(self, cell: Any, site: SiteActivity) -> Methods:
-        """The methods to replace."""
+    def step(self, cell: Any, site: SiteActivity, drive_t: Drive, state: Any) -> tuple[Tensor, State]:
+        """The cell's step, which passes a part of its state through `site.at`."""
 
     @abstractmethod
     def pullback(self, cell: Any, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
         """The gradient of the cell's parameters from a gradient at the noisy state, summed over rows."""
-
-
-def _carrying_input(cell: Any) -> Callable[[Tensor], Drive]:
-    """The cell's drive with its input at the end."""
-    plain = type(cell).drive
-    return lambda x: (*plain(cell, x), x)
 
 
 class _LSTMStep(NamedTuple):
@@ -106,20 +104,18 @@ class LSTMRule(CellRule):
 
     own_unit: ClassVar[bool] = True
 
-    def active(self, cell: LSTMCell, site: SiteActivity) -> Methods:
-        """`drive` and `step`."""
-
-        def step(drive_t: Drive, state: LSTMState) -> tuple[Tensor, State]:
-            plain, x = drive_t
-            gates = cell.map((plain,), state.hidden)
-            o, found = _lstm_step(cell, gates, state.cell)
-            unit = torch.cat([found.output_unit.flatten(1), found.memory_unit.flatten(1)], dim=1)
-            quiet = torch.cat([o.flatten(1), found.memory.flatten(1)], dim=1).div_(unit)
-            o, memory = (site.at(quiet, x, state.hidden, state.cell, gates) * unit).chunk(2, dim=1)
-            hidden = (o.sigmoid() * memory.tanh()).to(state.hidden.dtype)
-            return hidden, LSTMState(hidden, memory)
-
-        return {"drive": _carrying_input(cell), "step": step}
+    def step(
+        self, cell: LSTMCell, site: SiteActivity, drive_t: Drive, state: LSTMState
+    ) -> tuple[Tensor, State]:
+        """Both parts of the noise in one."""
+        plain, x = drive_t
+        gates = cell.map((plain,), state.hidden)
+        o, found = _lstm_step(cell, gates, state.cell)
+        unit = torch.cat([found.output_unit.flatten(1), found.memory_unit.flatten(1)], dim=1)
+        quiet = torch.cat([o.flatten(1), found.memory.flatten(1)], dim=1).div_(unit)
+        o, memory = (site.at(quiet, x, state.hidden, state.cell, gates) * unit).chunk(2, dim=1)
+        hidden = (o.sigmoid() * memory.tanh()).to(state.hidden.dtype)
+        return hidden, LSTMState(hidden, memory)
 
     def pullback(self, cell: LSTMCell, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
         """Through c' = σ(f) c + σ(i) tanh(u) to the gates, and through them to the weights."""
@@ -137,7 +133,7 @@ class LSTMRule(CellRule):
         total = torch.stack(to_gates, dim=2).flatten(1).to(gates.dtype)
         return {
             "map.weight_input": total.mT @ x,
-            "map.weight_state": block_products(cell.map.weight_state, total, h),
+            "map.weight_state": block_products(cell.map.weight_state.shape, total, h),
             "map.bias": total.sum(0),
         }
 
@@ -145,19 +141,16 @@ class LSTMRule(CellRule):
 class GRURule(CellRule):
     """Noise on the new state."""
 
-    def active(self, cell: GRUCell, site: SiteActivity) -> Methods:
-        """`drive` and `step`."""
-
-        def step(drive_t: Drive, state: GRUState) -> tuple[Tensor, State]:
-            drive, x = drive_t
-            recurrent = cell.state_map(state.hidden.to(drive.dtype))
-            reset, update, candidate, _ = _gru_gates(cell, drive, recurrent, state.hidden.dtype)
-            del reset
-            hidden = candidate.lerp(state.hidden.view(candidate.shape), update).flatten(1)
-            hidden = site.at(hidden, x, state.hidden, drive, recurrent)
-            return hidden.to(drive.dtype), GRUState(hidden)
-
-        return {"drive": _carrying_input(cell), "step": step}
+    def step(
+        self, cell: GRUCell, site: SiteActivity, drive_t: Drive, state: GRUState
+    ) -> tuple[Tensor, State]:
+        """The new state passes."""
+        drive, x = drive_t
+        recurrent = cell.state_map(state.hidden.to(drive.dtype))
+        _, update, candidate, _ = _gru_gates(cell, drive, recurrent, state.hidden.dtype)
+        hidden = candidate.lerp(state.hidden.view(candidate.shape), update).flatten(1)
+        hidden = site.at(hidden, x, state.hidden, drive, recurrent)
+        return hidden.to(drive.dtype), GRUState(hidden)
 
     def pullback(self, cell: GRUCell, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
         """Through h' = (1 − z) n + z h to the gates, and through them to both maps."""
@@ -172,7 +165,7 @@ class GRURule(CellRule):
         return {
             "input_map.weight": to_input.mT @ x,
             "input_map.bias": to_input.sum(0),
-            "state_map.weight": block_products(cell.state_map.weight, to_state, h.to(drive.dtype)),
+            "state_map.weight": block_products(cell.state_map.weight.shape, to_state, h.to(drive.dtype)),
             "state_map.bias": to_state.sum(0),
         }
 
@@ -191,15 +184,13 @@ def _gru_gates(
 class MinGRURule(CellRule):
     """Noise on the new state."""
 
-    def active(self, cell: MinGRUCell, site: SiteActivity) -> Methods:
-        """`drive` and `step`."""
-
-        def step(drive_t: Drive, state: MinGRUState) -> tuple[Tensor, State]:
-            z, candidate, x = drive_t
-            hidden = site.at(state.hidden.lerp(candidate, z), x, state.hidden, z, candidate)
-            return hidden.to(cell.input_map.weight.dtype), MinGRUState(hidden)
-
-        return {"drive": _carrying_input(cell), "step": step}
+    def step(
+        self, cell: MinGRUCell, site: SiteActivity, drive_t: Drive, state: MinGRUState
+    ) -> tuple[Tensor, State]:
+        """The new state passes."""
+        z, candidate, x = drive_t
+        hidden = site.at(state.hidden.lerp(candidate, z), x, state.hidden, z, candidate)
+        return hidden.to(cell.input_map.weight.dtype), MinGRUState(hidden)
 
     def pullback(self, cell: MinGRUCell, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
         """Through h' = (1 − z) h + z h̃ to both halves of the map."""
@@ -214,17 +205,13 @@ class StateRule(CellRule):
     """Noise on what `advance` gives; the derivative of one step is autograd's. For any cell that has
     `advance` and `read`."""
 
-    def active(self, cell: Cell, site: SiteActivity) -> Methods:
-        """`drive` and `step`."""
-
-        def step(drive_t: Drive, state: State) -> tuple[Tensor, State]:
-            *drive, x = drive_t
-            new = cell.advance(tuple(drive), state)
-            parts: list[Tensor] = []
-            map_state(lambda part: parts.append(part) or part, state)
-            return cell.read(site.at(new, x, *parts), state)
-
-        return {"drive": _carrying_input(cell), "step": step}
+    def step(self, cell: Cell, site: SiteActivity, drive_t: Drive, state: State) -> tuple[Tensor, State]:
+        """The new state passes."""
+        *drive, x = drive_t
+        new = cell.advance(tuple(drive), state)
+        parts: list[Tensor] = []
+        map_state(lambda part: parts.append(part) or part, state)
+        return cell.read(site.at(new, x, *parts), state)
 
     def pullback(self, cell: Cell, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
         """Autograd of `advance`, called again with the input and the state."""

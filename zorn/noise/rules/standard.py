@@ -1,6 +1,8 @@
 """Rules for the layers that most models are made of."""
 
-from collections.abc import Callable
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,15 +21,40 @@ from zorn.noise.weights.member_noise import MemberNoise
 Methods = dict[str, Callable[..., Any]]
 
 
-class LinearRule(Rule):
-    """y = W x + b; noise a [b; b₀]ᵀ over the affine map."""
+class AffineRule(Rule):
+    """y = W x + b in blocks, noise a [b; b₀]ᵀ over each: the weight has a factor pair for each block, the
+    bias is one more column."""
 
-    def layouts(self, module: nn.Linear) -> dict[str, Layout]:
-        """Weight [outputs, inputs]; the bias is one more column."""
+    @abstractmethod
+    def shape(self, module: Any) -> tuple[int, int, int]:
+        """Blocks, and rows and columns of each."""
+
+    def layouts(self, module: Any) -> dict[str, Layout]:
+        """Of weight and bias."""
+        blocks, rows, columns = self.shape(module)
         return {
-            "weight": Layout(rows=module.out_features, columns=module.in_features),
-            "bias": Layout(rows=module.out_features, row_source="weight"),
+            "weight": Layout(blocks=blocks, rows=rows, columns=columns),
+            "bias": Layout(blocks=blocks, rows=rows, row_source="weight"),
         }
+
+    def active(self, module: Any, site: SiteActivity) -> Methods:
+        """Noise on y."""
+        plain = type(module).forward
+        return {"forward": lambda x: site.at(plain(module, x), x)}
+
+    def pullback(self, module: Any, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """∂W = Σ gradient xᵀ block by block, ∂b = Σ gradient."""
+        (x,) = inputs
+        of_blocks = block_products(self.shape(module), gradient, x)
+        return {"weight": of_blocks.view(module.weight.shape), "bias": gradient.flatten(0, -2).sum(0)}
+
+
+class LinearRule(AffineRule):
+    """`nn.Linear`: one block."""
+
+    def shape(self, module: nn.Linear) -> tuple[int, int, int]:
+        """See `AffineRule`."""
+        return 1, module.out_features, module.in_features
 
     def perturbed(self, module: nn.Linear, noise: MemberNoise) -> Methods:
         """x [rows, …, inputs] to [rows, …, outputs]; `sliced` gives some of the outputs at a time."""
@@ -48,27 +75,14 @@ class LinearRule(Rule):
 
         return {"forward": forward, "sliced": sliced}
 
-    def active(self, module: nn.Linear, site: SiteActivity) -> Methods:
-        """Noise on y."""
-        return {"forward": lambda x: site.at(F.linear(x, module.weight, module.bias), x)}
 
-    def pullback(self, module: nn.Linear, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
-        """∂W = Σ gradient xᵀ, ∂b = Σ gradient."""
-        (x,) = inputs
-        flat = gradient.flatten(0, -2)
-        return {"weight": flat.mT @ x.reshape(len(flat), -1), "bias": flat.sum(0)}
+class BlockLinearRule(AffineRule):
+    """`BlockLinear`, weight [heads, outputs, inputs]: a block is a head."""
 
-
-class BlockLinearRule(Rule):
-    """Block-diagonal y = W x + b; a factor pair of its own for each head."""
-
-    def layouts(self, module: BlockLinear) -> dict[str, Layout]:
-        """Weight [heads, outputs, inputs]; the bias is one more column of every block."""
+    def shape(self, module: BlockLinear) -> tuple[int, int, int]:
+        """See `AffineRule`."""
         heads, outputs, inputs = module.weight.shape
-        return {
-            "weight": Layout(blocks=heads, rows=outputs, columns=inputs),
-            "bias": Layout(blocks=heads, rows=outputs, row_source="weight"),
-        }
+        return heads, outputs, inputs
 
     def perturbed(self, module: BlockLinear, noise: MemberNoise) -> Methods:
         """x [rows, …, heads·inputs] to [rows, …, heads·outputs]."""
@@ -81,16 +95,6 @@ class BlockLinearRule(Rule):
             return Summands(products(module.weight, x), module.bias, noise.lanes(x, "weight", "bias"), None)
 
         return {"forward": SumForward(forward, summands)}
-
-    def active(self, module: BlockLinear, site: SiteActivity) -> Methods:
-        """Noise on y."""
-        plain = type(module).forward
-        return {"forward": lambda x: site.at(plain(module, x), x)}
-
-    def pullback(self, module: BlockLinear, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
-        """∂W = Σ gradient xᵀ head by head, ∂b = Σ gradient."""
-        (x,) = inputs
-        return {"weight": block_products(module.weight, gradient, x), "bias": gradient.flatten(0, -2).sum(0)}
 
 
 class RecurrentMapRule(Rule):
@@ -164,7 +168,7 @@ class RecurrentMapRule(Rule):
         x, h = inputs
         return {
             "weight_input": gradient.mT @ x,
-            "weight_state": block_products(module.weight_state, gradient, h),
+            "weight_state": block_products(module.weight_state.shape, gradient, h),
             "bias": gradient.sum(0),
         }
 
@@ -180,11 +184,11 @@ def _input_scores(x: Tensor, noise: MemberNoise) -> Tensor:
     return torch.stack([found.view(x.shape[1], 1) for found in steps if found is not None])
 
 
-def block_products(weight: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
-    """Σ gradient xᵀ of each block of a block-diagonal map, in the shape of its weight."""
-    heads, rows, columns = weight.shape
-    left, right = gradient.reshape(-1, heads, rows), x.reshape(-1, heads, columns)
-    if heads == 1:
+def block_products(shape: Sequence[int], gradient: Tensor, x: Tensor) -> Tensor:
+    """Σ gradient xᵀ of each block of a block-diagonal map, of the shape [blocks, rows, columns]."""
+    blocks, rows, columns = shape
+    left, right = gradient.reshape(-1, blocks, rows), x.reshape(-1, blocks, columns)
+    if blocks == 1:
         return (left[:, 0].mT @ right[:, 0]).unsqueeze(0)
     return torch.einsum("nhr,nhc->hrc", left, right)
 
@@ -226,85 +230,51 @@ class EmbeddingRule(Rule):
         return {"weight": total}
 
 
-def _norm_layouts(module: nn.LayerNorm | nn.RMSNorm) -> dict[str, Layout]:
-    size = 1
-    for dimension in module.normalized_shape:
-        size *= dimension
-    return {"weight": Layout(rows=size), "bias": Layout(rows=size)}
+class NormRule(Rule):
+    """`nn.LayerNorm` and `nn.RMSNorm`, y = x̂ · gain (+ bias); dense noise on each."""
 
+    def layouts(self, module: nn.LayerNorm | nn.RMSNorm) -> dict[str, Layout]:
+        """Vectors of the normalized size."""
+        size = math.prod(module.normalized_shape)
+        return {"weight": Layout(rows=size), "bias": Layout(rows=size)}
 
-class LayerNormRule(Rule):
-    """y = x̂ · gain + bias; dense noise on both."""
-
-    def layouts(self, module: nn.LayerNorm) -> dict[str, Layout]:
-        """Two vectors of the normalized size."""
-        return _norm_layouts(module)
-
-    def perturbed(self, module: nn.LayerNorm, noise: MemberNoise) -> Methods:
+    def perturbed(self, module: nn.LayerNorm | nn.RMSNorm, noise: MemberNoise) -> Methods:
         """x [rows, …, *normalized_shape] to the same."""
-        first = -len(module.normalized_shape)
+        shape, bias = list(module.normalized_shape), getattr(module, "bias", None)
+        normalize: Callable[..., Tensor] = F.layer_norm if isinstance(module, nn.LayerNorm) else F.rms_norm
 
         def forward(x: Tensor) -> Tensor:
             wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 would round a small ε away
-            y = F.layer_norm(wide, module.normalized_shape, eps=module.eps).flatten(first)
+            y = normalize(wide, shape, eps=module.eps).flatten(-len(shape))
             y = noise.scale(y, module.weight, "weight")
-            if module.bias is not None:
-                y = noise.shift_(y + module.bias.flatten(), "bias")
+            if bias is not None:
+                y = noise.shift_(y + bias.flatten(), "bias")
             return y.view(x.shape).to(x.dtype)
 
         return {"forward": forward}
 
 
-class RMSNormRule(Rule):
-    """y = x / rms(x) · gain; dense noise on the gain."""
+class Conv1dRule(AffineRule):
+    """`nn.Conv1d`: a convolution is a linear map of windows, in a block for each group of channels."""
 
-    def layouts(self, module: nn.RMSNorm) -> dict[str, Layout]:
-        """One vector of the normalized size."""
-        return _norm_layouts(module)
-
-    def perturbed(self, module: nn.RMSNorm, noise: MemberNoise) -> Methods:
-        """x [rows, …, *normalized_shape] to the same."""
-        shape = list(module.normalized_shape)
-
-        def forward(x: Tensor) -> Tensor:
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 would round a small ε away
-            y = F.rms_norm(wide, shape, eps=module.eps).flatten(-len(shape))
-            return noise.scale(y, module.weight, "weight").view(x.shape).to(x.dtype)
-
-        return {"forward": forward}
-
-
-class Conv1dRule(Rule):
-    """y = W * x + b; a convolution is a linear map of windows: noise a [b; b₀]ᵀ for each group of
-    channels."""
-
-    def layouts(self, module: nn.Conv1d) -> dict[str, Layout]:
+    def shape(self, module: nn.Conv1d) -> tuple[int, int, int]:
         """Weight [outputs, inputs / groups, taps], seen as [groups, outputs / groups, inputs / groups ·
         taps]."""
-        rows = module.out_channels // module.groups
-        columns = module.in_channels // module.groups * module.kernel_size[0]
-        return {
-            "weight": Layout(blocks=module.groups, rows=rows, columns=columns),
-            "bias": Layout(blocks=module.groups, rows=rows, row_source="weight"),
-        }
+        groups = module.groups
+        columns = module.in_channels // groups * module.kernel_size[0]
+        return groups, module.out_channels // groups, columns
 
     def perturbed(self, module: nn.Conv1d, noise: MemberNoise) -> Methods:
         """x [rows, inputs, time] to [rows, outputs, time]."""
         plain = type(module).forward
-        groups, (taps,), (stride,), (dilation,) = (
-            module.groups,
-            module.kernel_size,
-            module.stride,
-            module.dilation,
-        )
+        (taps,), (stride,), (dilation,) = module.kernel_size, module.stride, module.dilation
 
         def windows(x: Tensor) -> Tensor:
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
             x = x.unfold(2, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # [rows, inputs, time, taps]
-            return (
-                x.unflatten(1, (groups, -1)).permute(0, 3, 1, 2, 4).flatten(2)
-            )  # [rows, time, groups · inputs / groups · taps]
+            x = x.unflatten(1, (module.groups, -1)).permute(0, 3, 1, 2, 4)
+            return x.flatten(2)  # [rows, time, groups · inputs / groups · taps]
 
         def forward(x: Tensor) -> Tensor:
             y = plain(module, x)
@@ -313,20 +283,22 @@ class Conv1dRule(Rule):
         return {"forward": forward}
 
     def active(self, module: nn.Conv1d, site: SiteActivity) -> Methods:
-        """Noise on y, whose time is its last dimension; the derivative is the default's."""
+        """Noise on y, whose time is its last dimension."""
         plain = type(module).forward
         return {"forward": lambda x: site.at(plain(module, x), x, time=2)}
 
-
-def register_standard_rules() -> None:
-    """Register the rules of this file; called once when zorn is imported."""
-    register_rule(nn.Linear, LinearRule())
-    register_rule(nn.Embedding, EmbeddingRule())
-    register_rule(nn.LayerNorm, LayerNormRule())
-    register_rule(nn.RMSNorm, RMSNormRule())
-    register_rule(nn.Conv1d, Conv1dRule())
-    register_rule(BlockLinear, BlockLinearRule())
-    register_rule(RecurrentMap, RecurrentMapRule())
+    def pullback(self, module: nn.Conv1d, gradient: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        """By autograd, whose convolutions are faster than a product of windows."""
+        return Rule.pullback(self, module, gradient, *inputs)
 
 
-register_standard_rules()
+for _type, _rule in {
+    nn.Linear: LinearRule(),
+    nn.Embedding: EmbeddingRule(),
+    nn.LayerNorm: NormRule(),
+    nn.RMSNorm: NormRule(),
+    nn.Conv1d: Conv1dRule(),
+    BlockLinear: BlockLinearRule(),
+    RecurrentMap: RecurrentMapRule(),
+}.items():
+    register_rule(_type, _rule)
