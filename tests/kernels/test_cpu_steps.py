@@ -205,7 +205,7 @@ def test_tensors_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="fused step of 4 gates"):
         lstm_step(torch.zeros(3, 12), gates, h, h)
     with pytest.raises(ConfigError, match="same"):
-        LaneNoise(torch.ones(2), [torch.ones(3, 1, 4)], [torch.ones(2, 1, 4)], None)
+        LaneNoise(torch.ones(2), torch.ones(3, 1, 4), torch.ones(2, 1, 4), None)
 
 
 SCRIPT = """

@@ -24,25 +24,23 @@ def signs(generator, *shape):
     return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
 
 
-def equations(x, h, c, weights, scale, lanes, of_input, of_state):
+def equations(x, h, c, weights, scale, lanes, factors):
     """h and c of every step, in float64; h rounded to the dtype of x between steps, as the cell does."""
     rows, (w, r, b) = x.shape[1], (t.double() for t in weights)
     heads, _, d = r.shape
     signs, members = len(scale), lanes // len(scale)
-    group, rank = rows // lanes, len(of_state[0])
+    group = rows // lanes
     member = torch.arange(rows) // group % members
     sized = scale.double()[torch.arange(rows) // group // members]
     assert signs * members == lanes
+    a, columns, input_columns, offsets = (factor[member].double() for factor in factors)
     hidden, cell, outputs = h.double(), c.double(), []
     for x_t in x.double():
         gates = (x_t @ w.t() + b).view(rows, heads, -1)
         blocks = hidden.view(rows, heads, d)
         gates = gates + torch.einsum("rhd,hgd->rhg", blocks, r)
-        for i in range(rank):
-            a, columns, _ = (f[i][member].double() for f in of_state)
-            _, input_columns, offsets = (f[i][member].double() for f in of_input)
-            score = (blocks * columns).sum(-1) + (x_t * input_columns[:, 0]).sum(-1, True) + offsets[:, 0]
-            gates = gates + sized.view(-1, 1, 1) * score.unsqueeze(-1) * a
+        score = (blocks * columns).sum(-1) + (x_t * input_columns[:, 0]).sum(-1, True) + offsets[:, 0]
+        gates = gates + sized.view(-1, 1, 1) * score.unsqueeze(-1) * a
         i, f, o, u = gates.view(rows, heads, 4, d).unbind(2)
         cell = (f.sigmoid() * cell.view(i.shape) + i.sigmoid() * u.tanh()).flatten(1)
         hidden = (o.sigmoid().flatten(1) * cell.tanh()).to(x.dtype).double()
@@ -50,17 +48,17 @@ def equations(x, h, c, weights, scale, lanes, of_input, of_state):
     return torch.stack(outputs), cell
 
 
-SIZES = [  # inputs, heads, units a head, rank, members, sequences of a member, steps
-    (40, 1, 40, 1, 19, 1, 4),
-    (33, 2, 17, 2, 3, 11, 3),
-    (5, 3, 64, 3, 2, 40, 1),
-    (256, 1, 256, 1, 70, 1, 2),  # weights of more than CACHE
+SIZES = [  # inputs, heads, units a head, members, sequences of a member, steps
+    (40, 1, 40, 19, 1, 4),
+    (33, 2, 17, 3, 11, 3),
+    (5, 3, 64, 2, 40, 1),
+    (256, 1, 256, 70, 1, 2),  # weights of more than CACHE
 ]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_it_is_the_lstm_of_the_equations_under_noise(sizes, dtype):
-    inputs, heads, d, rank, members, group, time = sizes
+    inputs, heads, d, members, group, time = sizes
     generator, rows = torch.Generator().manual_seed(inputs), 2 * members * group
     time = max(time, -(-rollouts.FEWEST_VECTORS // rows))
 
@@ -74,20 +72,14 @@ def test_it_is_the_lstm_of_the_equations_under_noise(sizes, dtype):
         normal(heads * 4 * d),
     )
     scale = torch.tensor([0.03, -0.03])
-    factors = [
-        [signs(generator, members, blocks, size).to(dtype) for _ in range(rank)]
+    a, of_h, of_x, offsets = (
+        signs(generator, members, blocks, size).to(dtype)
         for blocks, size in ((heads, 4 * d), (heads, d), (1, inputs), (1, 1))
-    ]
-    a, of_h, of_x, offsets = factors
-    noise = (
-        LaneNoise(scale, [f.view(members, 1, -1) for f in a], of_x, offsets),
-        LaneNoise(scale, a, of_h, None),
     )
+    noise = LaneNoise(scale, a.view(members, 1, -1), of_x, offsets), LaneNoise(scale, a, of_h, None)
     done = lstm_rollout(x, h, c, weights, noise)
     assert done is not None
-    wanted, cell = equations(
-        x, h, c, weights, scale, 2 * members, (a, of_x, offsets), (a, of_h, [t[:, :, :1] for t in of_h])
-    )
+    wanted, cell = equations(x, h, c, weights, scale, 2 * members, (a, of_h, of_x, offsets))
     half = dtype == torch.bfloat16
     assert_close(done[0].double(), wanted, rtol=0, atol=0.01 if half else 5e-6)
     # A bfloat16 h may round the other way, and be felt one step later; in one step sums are of float32.

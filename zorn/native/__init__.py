@@ -7,7 +7,7 @@ ZORN_CPU_KERNELS=baseline or avx2 caps the instructions that it uses: one machin
 
 from zorn.native.arguments import LaneNoise, Summands
 from zorn.native.loading import available, usable
-from zorn.native.rollout import has_rollout, lstm_rollout, rollout_bytes
+from zorn.native.rollout import has_rollout, lstm_rollout
 from zorn.native.steps import add_rank_one_, gru_step, lstm_step, scores
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "has_rollout",
     "lstm_rollout",
     "lstm_step",
-    "rollout_bytes",
     "scores",
     "usable",
 ]

@@ -45,34 +45,6 @@ def has_rollout(dtype: torch.dtype) -> bool:
     return found
 
 
-def packed_bytes(dtype: torch.dtype, inputs: int, heads: int, size: int) -> int:
-    """Bytes of an LSTM's packed weights, for d = `size` units a head; 0 where they are not packed: too large,
-    or another processor.
-
-    >>> packed_bytes(torch.float64, 64, 1, 64)
-    0
-    """
-    bytes_ = 4 * heads * size * (inputs + size) * dtype.itemsize
-    return bytes_ if bytes_ <= LARGEST_PACKED_BYTES and has_rollout(dtype) else 0
-
-
-def rollout_bytes(
-    dtype: torch.dtype, inputs: int, heads: int, size: int, *, rows: int, time: int, factors: int = 0
-) -> int:
-    """Bytes that `lstm_rollout` takes beside input, outputs and states: packed weights, `factors` (members ×
-    rank) packed row factors of noise and its coefficients, a row's input and states in float32; 0 where it
-    does not apply.
-
-    >>> rollout_bytes(torch.float64, 64, 1, 64, rows=32, time=32)
-    0
-    """
-    packed = packed_bytes(dtype, inputs, heads, size) if time * rows >= FEWEST_VECTORS else 0
-    if not packed:
-        return 0
-    noise = (factors + 15) * 4 * heads * size * 4 + rows * heads * 64 if factors else 0
-    return packed + noise + rows * (inputs + 2 * heads * size) * 4
-
-
 def lstm_rollout(
     x: Tensor,
     hidden: Tensor,
@@ -109,9 +81,11 @@ def lstm_rollout(
         and x.stride(2) == 1
         and (of_state is None or (of_state.fits(dtype, rows, heads, size) and of_state.outputs == 4 * size))
         and (of_input is None or (of_state is not None and of_input.fits(dtype, rows, 1, inputs)))
-        and (of_input is None or of_state is None or of_input.rank == of_state.rank)
+        and (weight_input.numel() + weight_state.numel()) * dtype.itemsize <= LARGEST_PACKED_BYTES
+        and time * rows >= FEWEST_VECTORS
+        and has_rollout(dtype)
     )
-    if not fits or not rollout_bytes(dtype, inputs, heads, size, rows=rows, time=time):
+    if not fits:
         return None
     outputs, next_cell = x.new_empty(time, rows, width), torch.empty_like(cell)
     arguments = RolloutStructure(

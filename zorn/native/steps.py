@@ -2,12 +2,13 @@
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zorn.errors import ConfigError
-from zorn.native.arguments import AffineStructure, LaneNoise, StepStructure, Summands
+from zorn.native.arguments import AffineStructure, LaneNoise, StepStructure, Summands, address
 from zorn.native.loading import compiled
 
 
@@ -71,13 +72,13 @@ def gru_step(drive: Tensor, summands: Summands, hidden: Tensor, state: Tensor) -
 
 
 def scores(x: Tensor, noise: LaneNoise) -> Tensor:
-    """b_i·x + c_i, unscaled: `[time, rows, rank]` float32 for x `[time, rows, inputs]`, noise of one block.
+    """b·x + c, unscaled: `[time, rows, 1]` float32 for x `[time, rows, inputs]`, noise of one block.
 
     Raises:
         ConfigError: tensors that do not fit each other.
     """
     time, rows, _ = x.shape
-    x, y = x.contiguous(), x.new_empty(time, rows, noise.rank, dtype=torch.float32)
+    x, y = x.contiguous(), x.new_empty(time, rows, 1, dtype=torch.float32)
     _call("zorn_scores", _affine(x, y, noise, rows=rows, inner=1))
     return y
 
@@ -105,7 +106,7 @@ def add_rank_one_(y: Tensor, x: Tensor, noise: LaneNoise) -> Tensor:
     return y
 
 
-def _step(drive: Tensor, summands: Summands, hidden: Tensor, state: Tensor, gates: int) -> StepStructure:
+def _step(drive: Tensor, summands: Summands, hidden: Tensor, state: Tensor, gates: int) -> Any:
     """The arguments of a step but for its results; raises unless every address reaches what it should."""
     product, bias, noise, carried = summands
     rows, width = hidden.shape
@@ -125,8 +126,7 @@ def _step(drive: Tensor, summands: Summands, hidden: Tensor, state: Tensor, gate
         and (bias is None or (bias.shape == drive.shape[1:] and bias.dtype == drive.dtype))
         and (noise is None or (noise.fits(drive.dtype, rows, heads, size) and noise.outputs == gates * size))
         and (
-            carried is None
-            or (noise is not None and carried.shape == (rows, noise.rank) and carried.is_contiguous())
+            carried is None or (noise is not None and carried.shape == (rows, 1) and carried.is_contiguous())
         )
     )
     if not fits:
@@ -136,27 +136,26 @@ def _step(drive: Tensor, summands: Summands, hidden: Tensor, state: Tensor, gate
             f"{state.dtype} {tuple(state.shape)} do not fit: expected one dtype, a float32 state, the same "
             f"rows everywhere and {gates} gates a unit"
         )
-    row_strides = product.stride()
     return StepStructure(
         is_bfloat16=drive.dtype == torch.bfloat16,
         rows=rows,
         heads=heads,
         size=size,
         product=product.data_ptr(),
-        product_row=row_strides[1],
-        product_head=row_strides[0],
+        product_row=product.stride(1),
+        product_head=product.stride(0),
         drive=drive.data_ptr(),
         drive_row=drive.stride(0),
-        bias=None if bias is None else bias.data_ptr(),
+        bias=address(bias),
         hidden=hidden.data_ptr(),
         state=state.data_ptr(),
         noise=None if noise is None else noise.address,
-        carried=None if carried is None else carried.data_ptr(),
+        carried=address(carried),
         group=0 if noise is None else rows // noise.lanes,
     )
 
 
-def _affine(x: Tensor, y: Tensor, noise: LaneNoise, *, rows: int, inner: int) -> AffineStructure:
+def _affine(x: Tensor, y: Tensor, noise: LaneNoise, *, rows: int, inner: int) -> Any:
     """The arguments of a pass over the vectors of x, which is contiguous."""
     inputs = x.shape[-1] // noise.blocks
     if not noise.fits(x.dtype, rows, noise.blocks, inputs) or x.shape[-1] % noise.blocks:

@@ -113,7 +113,7 @@ class MemberNoise:
     def lanes(self, x: Tensor, weight: str, bias: str | None = None, rows: Tensor | None = None) -> LaneNoise:
         """The noise of W x + b as the compiled kernels take it; x: [rows, …].
 
-        `rows` are the a_i, [members, blocks, rows], where they are not those of the weight or the bias.
+        `rows` is a, [members, blocks, rows], where it is not that of the weight or the bias.
 
         Raises:
             ConfigError: the first dimension does not hold the rows.
@@ -125,9 +125,9 @@ class MemberNoise:
             owner = column or offset or next(iter(self.factors.values()))
             found = self._lane_noise[weight, bias] = LaneNoise(
                 self._scales[torch.float32],
-                [owner.rows if rows is None else rows],
-                None if column is None else [column.columns],
-                None if offset is None else [offset.columns],
+                owner.rows if rows is None else rows,
+                None if column is None else column.columns,
+                None if offset is None else offset.columns,
             )
         return found
 
