@@ -9,7 +9,7 @@ import torch
 import zorn
 from zorn.config import BudgetConfig, Choice, Config, RunConfig, resolve
 from zorn.errors import ConfigError
-from zorn.kernels.flashrnn import FlashRollout, from_flashrnn, to_flashrnn, use_flashrnn
+from zorn.kernels.flashrnn import FlashRollout, use_flashrnn
 from zorn.models import LSTMCell, LSTMState, run
 from zorn.noise import Draw
 from zorn.training.build import build_task
@@ -99,12 +99,6 @@ def test_a_copy_runs_on_its_own_weights():
     with torch.no_grad():
         twin.map.bias += 1
         assert not torch.allclose(run(flash, x, state)[0], run(twin, x, state)[0])
-
-
-def test_layouts_there_and_back():
-    weight, bias = torch.randn(3, 8, 2), torch.randn(24)
-    for found, expected in zip(from_flashrnn(*to_flashrnn(weight, bias)), (weight, bias), strict=True):
-        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ call takes its `kernel` or its `reference`, whichever serves the first argument.
 """
 
 from zorn.kernels.availability import available
-from zorn.kernels.dense_linear import perturbed_linear
+from zorn.kernels.dense_linear import DenseNoise, perturbed_linear
 from zorn.kernels.fold import fold_dense_, fold_rank_one_
 from zorn.kernels.fold_kernels import Fold
 from zorn.kernels.fused_step import gru_step, lstm_step
@@ -14,6 +14,7 @@ from zorn.kernels.rank_one_noise import RankOneNoise
 from zorn.kernels.twins import Twins
 
 __all__ = [
+    "DenseNoise",
     "Fold",
     "RankOneNoise",
     "Twins",

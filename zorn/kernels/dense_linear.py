@@ -9,6 +9,8 @@ What a tile costs beside the plain product is two calls of Philox for each 128 w
 and the rounding of W ± ε Z to the dtype of W.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -19,20 +21,31 @@ from zorn.kernels.twins import Function, twins
 from zorn.random import signs as draw_signs
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenseNoise:
+    """The dense noise of members on one map: s ε Z on its weight and s ε z on its bias.
+
+    Args:
+        seed: of the run, 0 to 2**64 - 1.
+        step: 0 to 2**32 - 1.
+        members: at least one, each 0 to 2**32 - 1.
+        stream: the name of the weight's noise, 0 to 2**32 - 1.
+        bias_stream: that of the bias's; None leaves the bias as it is.
+        epsilon: ε, above 0.
+        signs: one or two of +1 and −1.
+    """
+
+    seed: int
+    step: int
+    members: range
+    stream: int
+    bias_stream: int | None = None
+    epsilon: float
+    signs: tuple[int, ...] = (1, -1)
+
+
 @torch.no_grad()
-def perturbed_linear_kernel(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    seed: int,
-    step: int,
-    members: range,
-    stream: int,
-    bias_stream: int | None = None,
-    epsilon: float,
-    signs: tuple[int, ...] = (1, -1),
-) -> Tensor:
+def perturbed_linear_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, noise: DenseNoise) -> Tensor:
     """`perturbed_linear` by its Triton kernel, whatever the device.
 
     A tile has 64 outputs, as many rows of one member as its group has, 16 to 64, and 64 inputs (16 in
@@ -42,28 +55,29 @@ def perturbed_linear_kernel(
     """
     heads, (outputs, inputs) = weight.shape[0] if weight.dim() == 3 else 1, weight.shape[-2:]
     x = x.contiguous()
-    group = len(x) // (len(signs) * len(members))
+    members, signs = len(noise.members), noise.signs
+    group = len(x) // (len(signs) * members)
     y = torch.empty(len(x), heads * outputs, dtype=x.dtype, device=x.device)
     block_rows, block_outputs = power_of_two(group, 16, 64), power_of_two(outputs, 16, 64)
     row_tiles, output_tiles = -(-group // block_rows), -(-outputs // block_outputs)
-    _perturbed_linear[(len(members) * heads * row_tiles * output_tiles,)](
+    _perturbed_linear[(members * heads * row_tiles * output_tiles,)](
         y,
         x,
         weight,
         y if bias is None else bias,
-        **counter_arguments(seed, step, members),
-        stream=signed_word(stream),
-        other_stream=signed_word(bias_stream or 0),
-        first_scale=signs[0] * epsilon,
-        second_scale=signs[-1] * epsilon,
-        members=len(members),
+        **counter_arguments(noise.seed, noise.step, noise.members),
+        stream=signed_word(noise.stream),
+        other_stream=signed_word(noise.bias_stream or 0),
+        first_scale=signs[0] * noise.epsilon,
+        second_scale=signs[-1] * noise.epsilon,
+        members=members,
         group=group,
         heads=heads,
         outputs=outputs,
         inputs=inputs,
         PAIRED=len(signs) == 2,
         BIAS=bias is not None,
-        NOISY_BIAS=bias_stream is not None,
+        NOISY_BIAS=noise.bias_stream is not None,
         PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
         BLOCK_ROWS=block_rows,
         BLOCK_OUTPUTS=block_outputs,
@@ -142,25 +156,13 @@ def _trial(run: Function, device: torch.device, dtype: torch.dtype) -> list[Tens
         torch.randn(*shape, generator=generator).to(device, dtype)
         for shape in ((8, heads * inputs), (heads, outputs, inputs), (heads * outputs,))
     )
-    noise = {"seed": 2**40 + 1, "step": 3, "stream": 2**31 + 5, "bias_stream": 6, "epsilon": 0.5}
-    return [run(x, weight / inputs**0.5, bias, members=members, **noise)]
+    settings = {"seed": 2**40 + 1, "step": 3, "stream": 2**31 + 5, "bias_stream": 6, "epsilon": 0.5}
+    return [run(x, weight / inputs**0.5, bias, DenseNoise(members=members, **settings))]
 
 
 @twins(perturbed_linear_kernel, _trial)
 @torch.no_grad()
-def perturbed_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    seed: int,
-    step: int,
-    members: range,
-    stream: int,
-    bias_stream: int | None = None,
-    epsilon: float,
-    signs: tuple[int, ...] = (1, -1),
-) -> Tensor:
+def perturbed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, noise: DenseNoise) -> Tensor:
     """y = x (W + s ε Z)ᵀ + (b + s ε z), for all rows of several members and one or both signs s.
 
     Z is `zorn.random.signs` of (seed, step, member, stream), element e being that of the flattened weight; z
@@ -173,13 +175,7 @@ def perturbed_linear(
         x: [len(signs) · len(members) · g, heads · inputs], rows in the order signs, members, group.
         weight: [outputs, inputs], or [heads, outputs, inputs] of a block-diagonal map; contiguous.
         bias: [heads · outputs], or None.
-        seed: of the run, 0 to 2**64 - 1.
-        step: 0 to 2**32 - 1.
-        members: at least one, each 0 to 2**32 - 1.
-        stream: the name of the weight's noise, 0 to 2**32 - 1.
-        bias_stream: that of the bias's; None leaves the bias as it is.
-        epsilon: ε, above 0.
-        signs: one or two of +1 and −1.
+        noise: of the members.
 
     Returns:
         [rows, heads · outputs], of the dtype of x.
@@ -188,7 +184,8 @@ def perturbed_linear(
 
     Example:
         >>> x, weight = torch.ones(4, 3), torch.zeros(2, 3)
-        >>> perturbed_linear(x, weight, seed=0, step=0, members=range(2), stream=0, epsilon=0.5)
+        >>> noise = DenseNoise(seed=0, step=0, members=range(2), stream=0, epsilon=0.5)
+        >>> perturbed_linear(x, weight, None, noise)
         tensor([[-0.5000,  0.5000],
                 [ 0.5000,  0.5000],
                 [ 0.5000, -0.5000],
@@ -197,20 +194,19 @@ def perturbed_linear(
     blocks = weight if weight.dim() == 3 else weight.unsqueeze(0)
     wide = torch.promote_types(weight.dtype, torch.float32)
 
-    def moved(parameter: Tensor, name: int, member: int, sign: int) -> Tensor:
-        own = range(member, member + 1)
-        z = draw_signs(seed, step, own, name, parameter.numel(), dtype=wide, device=parameter.device)
-        return torch.add(parameter.to(wide), z.view(parameter.shape), alpha=sign * epsilon).to(
-            parameter.dtype
-        )
+    def moved(parameter: Tensor, stream: int, member: int, sign: int) -> Tensor:
+        vector = noise.seed, noise.step, range(member, member + 1), stream, parameter.numel()
+        z = draw_signs(*vector, dtype=wide, device=parameter.device).view(parameter.shape)
+        return torch.add(parameter.to(wide), z, alpha=sign * noise.epsilon).to(parameter.dtype)
 
-    lanes = x.unflatten(0, (len(signs), len(members), -1)).unflatten(-1, (len(blocks), -1))
+    lanes = x.unflatten(0, (len(noise.signs), len(noise.members), -1)).unflatten(-1, (len(blocks), -1))
     results = []
-    for sign, rows_of_sign in zip(signs, lanes, strict=True):
-        for member, rows in zip(members, rows_of_sign, strict=True):
-            w = moved(blocks, stream, member, sign).to(wide)
+    for sign, rows_of_sign in zip(noise.signs, lanes, strict=True):
+        for member, rows in zip(noise.members, rows_of_sign, strict=True):
+            w = moved(blocks, noise.stream, member, sign).to(wide)
             y = torch.einsum("ghk,hnk->ghn", rows.to(wide), w).flatten(1)
             if bias is not None:
-                y = y + (bias if bias_stream is None else moved(bias, bias_stream, member, sign))
+                own = noise.bias_stream
+                y = y + (bias if own is None else moved(bias, own, member, sign))
             results.append(y.to(x.dtype))
     return torch.cat(results)

@@ -91,17 +91,10 @@ class FlashRollout:
     def __call__(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState] | None:
         """Outputs [T, rows, H] and the last state, for x [T, rows, k]; None where FlashRNN does not apply."""
         map, weight = self._cell.map, self._cell.map.weight_state
-        replaced = {"drive", "step"} & self._cell.__dict__.keys() or {
-            "drive",
-            "forward",
-        } & map.__dict__.keys()
-        hooked = map._forward_hooks or map._forward_pre_hooks
-        if (
-            replaced
-            or hooked
-            or torch.is_grad_enabled()
-            or not _suits(weight, self._backend, x, state.hidden)
-        ):
+        own = {"drive", "step"} & self._cell.__dict__.keys() or {"drive", "forward"} & map.__dict__.keys()
+        if own or map._forward_hooks or map._forward_pre_hooks or torch.is_grad_enabled():
+            return None
+        if not _suits(weight, self._backend, x, state.hidden):
             return None
         heads, _, d = weight.shape
         gates = F.linear(x.contiguous(), map.weight_input).unflatten(-1, (heads, 4, d))[..., _ORDER, :]
@@ -134,20 +127,6 @@ def to_flashrnn(
     heads, _, d = weight_state.shape
     recurrent = weight_state.view(heads, 4, d, d)[:, _ORDER].transpose(0, 1).contiguous()
     return recurrent, bias.view(heads, 4, d)[:, _ORDER].transpose(0, 1).contiguous()
-
-
-def from_flashrnn(
-    recurrent: Float[Tensor, "gates heads d d"], bias: Float[Tensor, "gates heads d"]
-) -> tuple[Float[Tensor, "heads gates_of_head d"], Float[Tensor, " all_gates"]]:
-    """`weight_state` and `bias` of an `LSTMCell` from R and b in the layout of FlashRNN.
-
-    Example:
-        >>> weight, bias = from_flashrnn(torch.zeros(4, 2, 3, 3), torch.zeros(4, 2, 3))
-        >>> weight.shape, bias.shape
-        (torch.Size([2, 12, 3]), torch.Size([24]))
-    """
-    weight = recurrent.transpose(0, 1)[:, _ORDER].flatten(1, 2)
-    return weight.contiguous(), bias.transpose(0, 1)[:, _ORDER].flatten().contiguous()
 
 
 def _suits(weight: Tensor, backend: str, *tensors: Tensor) -> bool:

@@ -47,31 +47,19 @@ def compiled() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
     paths = [path for suffix in EXTENSION_SUFFIXES for path in folder.glob(f"_recurrent{suffix}")]
     if not paths:
-        _logger.warning(
-            "zorn: the compiled CPU kernels were not built (no C compiler at installation?), so recurrent "
-            "cells step in plain torch: %s; %s",
-            _COST,
-            _FIX,
-        )
+        _warn("were not built (no C compiler at installation?)", f"{_COST}; {_FIX}")
         return None
     try:
         _check_whole(paths[0])
         loaded = ctypes.CDLL(str(paths[0]))
     except OSError as error:
-        _logger.warning(
-            "zorn: the compiled CPU kernels do not load (%s), so recurrent cells step in plain torch: %s; on "
-            "this machine, %s",
-            error,
-            _COST,
-            _FIX,
-        )
+        _warn(f"do not load ({error})", f"{_COST}; on this machine, {_FIX}")
         return None
     if not hasattr(loaded, "zorn_interface") or loaded.zorn_interface() != INTERFACE:
-        _logger.warning(
-            "zorn: the compiled CPU kernels %s are of another version of zorn, so recurrent cells step in "
-            "plain torch: reinstall zorn, which needs a C compiler (apt install gcc, then pip install . in "
-            "its source, or pip install -e . for a checkout)",
-            paths[0],
+        _warn(
+            f"{paths[0]} are of another version of zorn",
+            "reinstall zorn, which needs a C compiler (apt install gcc, then pip install . in its source, or "
+            "pip install -e . for a checkout)",
         )
         return None
     for name in ("zorn_lstm", "zorn_gru", "zorn_scores", "zorn_add_rank_one"):
@@ -91,6 +79,12 @@ def compiled() -> ctypes.CDLL | None:
             _COST,
         )
     return loaded
+
+
+def _warn(reason: str, advice: str) -> None:
+    _logger.warning(
+        "zorn: the compiled CPU kernels %s, so recurrent cells step in plain torch: %s", reason, advice
+    )
 
 
 def available() -> str | None:

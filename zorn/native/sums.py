@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zorn.models import BlockLinear, RecurrentMap
-from zorn.models.maps import Drive, has_hooks
+from zorn.models.maps import has_hooks
 from zorn.native.arguments import LaneNoise, Summands
 
 LaneNoises = tuple[LaneNoise | None, LaneNoise | None]
@@ -60,16 +60,7 @@ def products(weight: Float[Tensor, "heads outside inside"], x: Float[Tensor, "ro
     return torch.bmm(x.unflatten(-1, (heads, inside)).transpose(0, 1), weight.mT)
 
 
-def _of_block_linear(map: BlockLinear, x: Tensor) -> Summands:
-    return Summands(products(map.weight, x), map.bias, None, None)
-
-
-def _of_recurrent_map(map: RecurrentMap, drive_t: Drive, h: Tensor) -> Summands:
-    (_,) = drive_t
-    return Summands(products(map.weight_state, h), None, None, None)
-
-
 _PLAIN: dict[type[nn.Module], Callable[..., Summands]] = {
-    BlockLinear: _of_block_linear,
-    RecurrentMap: _of_recurrent_map,
+    BlockLinear: lambda map, x: Summands(products(map.weight, x), map.bias, None, None),
+    RecurrentMap: lambda map, drive_t, h: Summands(products(map.weight_state, h), None, None, None),
 }

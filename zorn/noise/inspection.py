@@ -1,6 +1,5 @@
 """A report of the noise that each parameter of a model would get, made without running the model."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from torch import nn
 
 from zorn.errors import ConfigError
 from zorn.noise.rules.memberwise import MemberwiseRule
-from zorn.noise.targets import StructuredTarget, Survey, check_materialised, survey
+from zorn.noise.targets import StructuredTarget, check_materialised, survey
 from zorn.noise.weights.dense import Dense
 from zorn.noise.weights.rank_one import RankOne
 from zorn.noise.weights.structure import Perturbation
@@ -98,29 +97,24 @@ _Fate = tuple[Literal["perturbed", "frozen", "uncovered"], str, int]
 
 def _plan(model: nn.Module, perturbation: Perturbation) -> dict[int, _Fate]:
     """Status, structure and drawn numbers of every parameter, by its `id`."""
-    plan: dict[int, _Fate] = {id(parameter): ("frozen", "", 0) for parameter in model.parameters()}
     if isinstance(perturbation, Dense):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                plan[id(parameter)] = ("perturbed", "dense", parameter.numel())
-        return plan
+        return {
+            id(p): ("perturbed", "dense", p.numel()) if p.requires_grad else ("frozen", "", 0)
+            for p in model.parameters()
+        }
     if not isinstance(perturbation, RankOne):
         raise ConfigError(
             f"inspect_model: got {type(perturbation).__name__} as the perturbation, expected RankOne() or "
             "Dense()"
         )
-    return plan | _rank_one_plan(model, survey(model))
-
-
-def _rank_one_plan(model: nn.Module, found: Survey) -> dict[int, _Fate]:
-    names = [name for name, _ in model.named_parameters()]
+    found, names = survey(model), [name for name, _ in model.named_parameters()]
+    plan: dict[int, _Fate] = {id(parameter): ("frozen", "", 0) for parameter in model.parameters()}
     memberwise = {
         target.number
         for site in found.sites
         if isinstance(site.rule, MemberwiseRule)
         for target in site.targets.values()
     }
-    plan: dict[int, _Fate] = {}
     for target, numbers in zip(found.targets, _drawn(found.targets), strict=True):
         how = "member by member" if target.number in memberwise else _structure(target, names)
         plan[id(target.parameter)] = ("perturbed", how, numbers)
@@ -144,18 +138,17 @@ def _structure(target: StructuredTarget, names: list[str]) -> str:
     return f"rank-one, {blocks}{layout.rows} × {layout.columns}{rows}"
 
 
-def _drawn(targets: Iterable[StructuredTarget]) -> list[int]:
+def _drawn(targets: list[StructuredTarget]) -> list[int]:
     """Numbers drawn for each target; a shared row factor once, for its owner or else the first to borrow."""
-    targets = list(targets)
-    perturbed = {target.number for target in targets}
-    counted: set[int] = set()
-    drawn: list[int] = []
+    drawers: dict[int, int] = {}  # of each row factor
     for target in targets:
-        layout, owner = target.layout, target.row_number
-        mine = owner == target.number or (owner not in perturbed and owner not in counted)
-        if mine:
-            counted.add(owner)
-        rows = layout.blocks * layout.rows if mine else 0
-        columns = layout.blocks * layout.columns if layout.has_column_factor else 0
-        drawn.append(rows + columns)
-    return drawn
+        drawers.setdefault(target.row_number, target.number)
+    drawers |= {target.number: target.number for target in targets if target.number in drawers}
+    return [
+        target.layout.blocks
+        * (
+            (target.layout.rows if drawers[target.row_number] == target.number else 0)
+            + (target.layout.columns if target.layout.has_column_factor else 0)
+        )
+        for target in targets
+    ]

@@ -23,16 +23,16 @@ class OutputLayer:
         module: the layer.
         clean: the first rows of its input, which have no noise.
         draws: rows under noise for each of them, which follow in that order.
+
+    Attributes:
+        gradients: those received so far, by the names of the layer's parameters.
     """
 
     def __init__(self, module: nn.Linear, *, clean: int, draws: int) -> None:
-        self._module = module
-        self._clean = clean
-        self._draws = draws
+        self._module, self._clean, self._draws = module, clean, draws
         self._x: Tensor | None = None
         self._y: Tensor | None = None
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
+        self.gradients: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """In place of the layer's own: y of the clean rows, and room for the others', which nobody reads."""
@@ -69,17 +69,11 @@ class OutputLayer:
         x, self._x, self._y = self._x, None, None
         clean, noisy = x[: self._clean], x[self._clean :].unflatten(0, (self._clean, self._draws))
         flat = gradient.flatten(0, 1)
-        weight, bias = (flat.mT @ clean.flatten(0, 1)).mul_(share), flat.sum(0).mul_(share)
-        self._weight = weight if self._weight is None else self._weight + weight
-        self._bias = bias if self._bias is None else self._bias + bias
+        own = {"weight": (flat.mT @ clean.flatten(0, 1)).mul_(share), "bias": flat.sum(0).mul_(share)}
+        earlier = self.gradients
+        self.gradients = {name: earlier[name] + own[name] for name in own} if earlier else own
         slope = (gradient @ self._module.weight).unsqueeze(1)  # [clean, 1, time, inputs]
         return torch.linalg.vecdot(noisy - clean.unsqueeze(1), slope)
-
-    def gradients(self) -> dict[str, Tensor]:
-        """The gradients received so far, by the names of the layer's parameters."""
-        assert self._weight is not None
-        assert self._bias is not None
-        return {"weight": self._weight, "bias": self._bias}
 
 
 def is_output(layer: nn.Linear, x: Tensor, y: Tensor) -> bool:

@@ -56,21 +56,17 @@ class NoiseTape:
         members: the sequences × draws that run side by side, by their numbers in the whole batch.
         stream: the site's.
         steps: of the whole sequence; no noise is made beyond them.
+
+    Attributes:
+        rows: sequences × draws.
     """
 
     def __init__(self, kind: NoiseKind, draw: Draw, members: range, stream: int, steps: int) -> None:
         self._kind: NoiseKind = kind
-        self._draw = draw
-        self._members = members
-        self._stream = stream
-        self._steps = steps
+        self._draw, self._stream, self._steps = draw, stream, steps
+        self._members, self.rows = members, len(members)
         self._start = 0
         self._made: Tensor | None = None
-
-    @property
-    def rows(self) -> int:
-        """Sequences × draws."""
-        return len(self._members)
 
     def read(self, start: int, steps: int, like: Tensor, units: int) -> Tensor:
         """ξ of steps start … start + steps, [members, steps, units], in the dtype and on the device of
@@ -78,18 +74,10 @@ class NoiseTape:
         made, end = self._made, start + steps
         if made is None or start < self._start or end > self._start + made.shape[1]:
             ahead = max(steps, min(STEPS_AHEAD, self._steps - start))
-            flat = noise(
-                self._kind,
-                self._draw,
-                self._members,
-                self._stream,
-                ahead * units,
-                offset=start * units,
-                dtype=like.dtype,
-                device=like.device,
-            )
-            self._start, self._made = start, flat.unflatten(1, (ahead, units))
-            made = self._made
+            vector, first = (self._draw, self._members, self._stream, ahead * units), start * units
+            flat = noise(self._kind, *vector, offset=first, dtype=like.dtype, device=like.device)
+            self._start = start
+            self._made = made = flat.unflatten(1, (ahead, units))
         first = start - self._start
         return made[:, first : first + steps]
 
@@ -106,10 +94,7 @@ class Perturbing(SiteActivity):
 
     def __init__(self, tape: NoiseTape, clean: int, signs: tuple[int, ...], scale: float) -> None:
         super().__init__()
-        self._tape = tape
-        self._clean = clean
-        self._signs = signs
-        self._scale = scale
+        self._tape, self._clean, self._signs, self._scale = tape, clean, signs, scale
 
     def _pass(self, y: Tensor, inputs: tuple[Tensor, ...], start: int, steps: int, dimension: int) -> Tensor:
         expected = self._clean + len(self._signs) * self._tape.rows
@@ -179,18 +164,10 @@ class Replaying(Measuring):
     """
 
     def __init__(
-        self,
-        tape: NoiseTape,
-        credit: Tensor,
-        pullback: Callable[..., dict[str, Tensor]],
-        *,
-        keep: bool,
+        self, tape: NoiseTape, credit: Tensor, pullback: Callable[..., dict[str, Tensor]], *, keep: bool
     ) -> None:
         super().__init__()
-        self._keep = keep
-        self._tape = tape
-        self._credit = credit
-        self._pullback = pullback
+        self._tape, self._credit, self._pullback, self._keep = tape, credit, pullback, keep
         self._pending: list[tuple[Tensor, ...]] = []
         self._pending_like: Tensor | None = None
         self.gradients: dict[str, Tensor] = {}

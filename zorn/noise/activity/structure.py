@@ -213,7 +213,7 @@ class BoundActivity:
         for name, found in self._steps.items():
             check_steps(name, found, steps)
         if output is not None:
-            self._add(output[0], output[1].gradients())
+            self._add(output[0], output[1].gradients)
 
     @contextmanager
     def replay(

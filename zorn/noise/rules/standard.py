@@ -64,8 +64,7 @@ class LinearRule(AffineRule):
 
         def sliced(x: Tensor) -> Callable[[int, int], Tensor]:
             owner = noise.factors.get("weight") or noise.factors["bias"]
-            plain = x.new_zeros(*x.shape[:-1], 1)  # in place of y, of which only the rows are looked at
-            scores = noise.add_bias_(noise.scores(x, "weight"), plain, "bias")
+            scores = noise.scores(x, "weight", "bias")
 
             def outputs(first: int, last: int) -> Tensor:
                 plain = linear_slice(module, x, first, last)
@@ -180,7 +179,7 @@ def _input_scores(x: Tensor, noise: MemberNoise) -> Tensor:
         if of_input.fits(x.dtype, x.shape[1], 1, x.shape[2]):
             return scores(x, of_input)
     # Step by step: the product of a whole chunk with the signs would fall out of the cache.
-    steps = [noise.add_bias_(noise.scores(x_t, "weight_input"), x_t, "bias") for x_t in x]
+    steps = [noise.scores(x_t, "weight_input", "bias") for x_t in x]
     return torch.stack([found.view(x.shape[1], 1) for found in steps if found is not None])
 
 

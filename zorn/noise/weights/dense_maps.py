@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zorn.errors import ConfigError
-from zorn.kernels import perturbed_linear
+from zorn.kernels import DenseNoise, perturbed_linear
 from zorn.kernels.availability import SWITCH, available
 from zorn.models import BlockLinear, RecurrentMap
 from zorn.models.maps import Drive
@@ -59,14 +59,8 @@ def _serves(map: nn.Module, uses: Counter[int]) -> bool:
 def perturb_map(
     map: Any, numbers: dict[int, int], draw: Draw, members: range, sign: int, replace: Replace
 ) -> None:
-    """Put a map under s ε z of one member for the length of a block.
-
-    Args:
-        map: of `maps_in_kernels`.
-        numbers: of the model's trained parameters, by their `id`.
-        draw, members, sign: of the block.
-        replace: of the block.
-    """
+    """Put a map of `maps_in_kernels` under s ε z of one member for the length of a block; `numbers` are those
+    of the model's trained parameters, by their `id`."""
 
     def linear(x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> Tensor:
         if torch.is_grad_enabled():
@@ -74,10 +68,7 @@ def perturb_map(
                 "a dense direction made inside a GPU kernel has no derivative, and gradients are recorded: "
                 f"call the model under torch.no_grad(), or set {SWITCH}=0 to have a moved copy of the weights"
             )
-        y = perturbed_linear(
-            x.reshape(-1, x.shape[-1]),
-            weight.detach(),
-            None if bias is None else bias.detach(),
+        noise = DenseNoise(
             seed=draw.seed,
             step=draw.step,
             members=members,
@@ -86,6 +77,8 @@ def perturb_map(
             epsilon=draw.epsilon,
             signs=(sign,),
         )
+        own = None if bias is None else bias.detach()
+        y = perturbed_linear(x.reshape(-1, x.shape[-1]), weight.detach(), own, noise)
         return y.view(*x.shape[:-1], -1)
 
     replace(map, _methods(map, linear))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zorn.kernels import RankOneNoise, gru_step, lstm_step, min_gru_steps
+from zorn.kernels import RankOneNoise, Twins, gru_step, lstm_step, min_gru_steps
 from zorn.models import (
     BlockLinear,
     GRUCell,
@@ -66,52 +66,41 @@ def fuse_cells(
     signs: tuple[int, ...],
     replace: Replace,
 ) -> None:
-    """Put the kernels in place of the methods of the model's cells, on devices that have them.
-
-    Args:
-        model: within a block in which the rules have attached the noise of rank one, of signs.
-        attached: the sites, and the noise of each.
-        draw, members, signs: of the block.
-        replace: of the block.
-    """
+    """Put the kernels in place of the methods of the model's cells, on devices that have them, within a block
+    in which the rules have attached the noise: rank-one, of signs."""
     sites = {id(site.module): (site, noise) for site, noise in attached}
-
-    def found(module: Any, weight: Tensor) -> _Map | None:
-        """The map with its tables; None where its parameters are frozen or its rule is not zorn's own."""
+    for cell in model.modules():
+        fused = _FUSED.get(type(cell))
+        if fused is None or {"drive", "step"} & cell.__dict__.keys():
+            continue
+        module = cell.get_submodule(fused.map)
+        weight = getattr(module, fused.weight)
         site, noise = sites.get(id(module), (None, None))
         if site is None or noise is None or _RULES.get(type(module)) is not type(site.rule):
-            return None
-        if not weight.is_contiguous():
-            return None
-        target = next(iter(site.targets.values()))  # all have the same row factor
-        own = next((t for t in site.targets.values() if t.parameter is weight), None)
-        outputs, inputs = weight.shape[-2:]
-        heads = weight.numel() // (outputs * inputs)
-        scales = torch.tensor(signs, dtype=torch.float64) * draw.epsilon
-
-        def table(stream: int, count: int) -> Tensor:
-            return sign_words(draw.seed, draw.step, members, stream, count, device=weight.device)
-
-        columns = None if own is None else table(own.column_stream, heads * inputs)
-        rows = table(target.row_stream, heads * outputs)
-        words = RankOneNoise(rows, columns, scales.to(weight.device, torch.float32))
-        return _Map(module, weight.detach(), noise, words)
-
-    for cell in model.modules():
-        fuse = _FUSED.get(type(cell))
-        if fuse is not None and not {"drive", "step"} & cell.__dict__.keys():
-            replace(cell, fuse(cell, found))
+            continue  # its parameters are frozen, or its rule is not zorn's own
+        if weight.is_contiguous() and fused.twins.serves(weight):
+            words = _words(site, weight, draw, members, signs)
+            replace(cell, fused.methods(cell, _Map(module, weight.detach(), noise, words)))
 
 
-Find = Callable[[Any, Tensor], _Map | None]
+def _words(site: Site, weight: Tensor, draw: Draw, members: range, signs: tuple[int, ...]) -> RankOneNoise:
+    """The signs of a map as the kernels read them."""
+    targets = list(site.targets.values())  # all have the same row factor
+    own = next((target for target in targets if target.parameter is weight), None)
+    outputs, inputs = weight.shape[-2:]
+    heads = weight.numel() // (outputs * inputs)
+    scales = torch.tensor(signs, dtype=torch.float64) * draw.epsilon
+
+    def table(stream: int, count: int) -> Tensor:
+        return sign_words(draw.seed, draw.step, members, stream, count, device=weight.device)
+
+    columns = None if own is None else table(own.column_stream, heads * inputs)
+    rows = table(targets[0].row_stream, heads * outputs)
+    return RankOneNoise(rows, columns, scales.to(weight.device, torch.float32))
 
 
-def _lstm(cell: LSTMCell, find: Find) -> Methods:
+def _lstm(cell: LSTMCell, map: _Map) -> Methods:
     """`step`; the drive of a noisy map carries the scores of the input."""
-    weight = cell.map.weight_state
-    map = find(cell.map, weight) if lstm_step.serves(weight) else None
-    if map is None:
-        return {}
     plain = LSTMCell.step
 
     def step(drive_t: Drive, state: LSTMState) -> tuple[Tensor, State]:
@@ -126,13 +115,11 @@ def _lstm(cell: LSTMCell, find: Find) -> Methods:
     return {"step": step}
 
 
-def _gru(cell: GRUCell, find: Find) -> Methods:
+def _gru(cell: GRUCell, map: _Map) -> Methods:
     """`step`; the drive has the noise of its own map in it."""
-    weight, bias = cell.state_map.weight, cell.state_map.bias
-    map = find(cell.state_map, weight) if gru_step.serves(weight) else None
-    if map is None or bias is None:
+    if cell.state_map.bias is None:
         return {}
-    plain, bias = GRUCell.step, bias.detach()
+    plain, bias = GRUCell.step, cell.state_map.bias.detach()
     offsets = map.noise.factors.get("bias")
 
     def step(drive_t: Drive, state: GRUState) -> tuple[Tensor, State]:
@@ -150,12 +137,11 @@ def _gru(cell: GRUCell, find: Find) -> Methods:
     return {"step": step}
 
 
-def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
+def _min_gru(cell: MinGRUCell, map: _Map) -> Methods:
     """`rollout`, chunk by chunk: no gate reads the state, so that noise and recurrence are one pass."""
-    weight, bias = cell.input_map.weight, cell.input_map.bias
-    map = find(cell.input_map, weight) if min_gru_steps.serves(weight) else None
-    if map is None or {"rollout", "parallel"} & cell.__dict__.keys():
+    if {"rollout", "parallel"} & cell.__dict__.keys():
         return {}
+    weight, bias = cell.input_map.weight, cell.input_map.bias
 
     def rollout(x: Tensor, state: MinGRUState) -> tuple[Tensor, State] | None:
         if not map.takes(x):
@@ -164,7 +150,7 @@ def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
         for steps in x.split(DRIVE_STEPS):
             gates = F.linear(steps.contiguous(), weight, bias)
             rows_first = steps.transpose(0, 1)
-            scores = map.noise.add_bias_(map.noise.scores(rows_first, "weight"), rows_first, "bias")
+            scores = map.noise.scores(rows_first, "weight", "bias")
             assert scores is not None
             scores = scores.flatten(0, 2).squeeze(-1).t()  # [time, rows]
             y, hidden = min_gru_steps(gates, hidden, map.words, scores)
@@ -174,10 +160,19 @@ def _min_gru(cell: MinGRUCell, find: Find) -> Methods:
     return {"rollout": rollout}
 
 
-_FUSED: dict[type[nn.Module], Callable[[Any, Find], Methods]] = {
-    LSTMCell: _lstm,
-    GRUCell: _gru,
-    MinGRUCell: _min_gru,
+class _Fused(NamedTuple):
+    """The kernel of a type of cell, the names of its map and of that map's weight, and the methods."""
+
+    twins: Twins
+    map: str
+    weight: str
+    methods: Callable[[Any, _Map], Methods]
+
+
+_FUSED: dict[type[nn.Module], _Fused] = {
+    LSTMCell: _Fused(lstm_step, "map", "weight_state", _lstm),
+    GRUCell: _Fused(gru_step, "state_map", "weight", _gru),
+    MinGRUCell: _Fused(min_gru_steps, "input_map", "weight", _min_gru),
 }
 
 _RULES: dict[type[nn.Module], type] = {

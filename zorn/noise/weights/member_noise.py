@@ -66,14 +66,10 @@ class MemberNoise:
         epsilon: float,
         site: str,
     ) -> None:
-        self.factors = factors
-        self.members = members
-        self.signs = len(signs)
-        self.visited = False
-        self._group = group
-        self.site = site
-        scale = signs.double() * epsilon
+        self.factors, self.members, self.signs, self.site = factors, members, len(signs), site
+        self.visited, self._group = False, group
         self._lane_noise: dict[tuple[str, str | None], LaneNoise] = {}
+        scale = signs.double() * epsilon
         self._scales = {dtype: scale.to(dtype) for dtype in (torch.float32, torch.float64)}
 
     def rows_of(self, index: Tensor) -> Tensor:
@@ -149,15 +145,22 @@ class MemberNoise:
         wide = torch.promote_types(scores.dtype, torch.float32)
         return (scores * self._scales[wide].view(-1, *(1,) * (2 + trailing))).to(scores.dtype)
 
-    def scores(self, x: Tensor, weight: str) -> Tensor | None:
-        """b · x: x [rows, rest.., blocks·columns] to [S, M, g, rest.., blocks]; None if `weight` is
-        frozen."""
-        if weight not in self.factors:
+    def scores(self, x: Tensor, weight: str, bias: str | None = None) -> Tensor | None:
+        """b · x + b₀: x [rows, rest.., blocks·columns] to [S, M, g, rest.., blocks], without what is frozen;
+        None if both are."""
+        column, offset = self.factors.get(weight), self.factors.get(bias or "")
+        if column is None and offset is None:
             return None
-        layout, b = self.factors[weight].layout, self.factors[weight].columns
-        x = self.split(x).unflatten(-1, (layout.blocks, layout.columns))
-        rest = x.dim() - 5
-        return (x * b.view(self.members, *(1,) * (1 + rest), *b.shape[1:])).sum(-1)
+        lanes, found = self.split(x), None
+        spread = self.members, *(1,) * (lanes.dim() - 3)  # the members' factors over g and rest
+        if column is not None:
+            parts = lanes.unflatten(-1, (column.layout.blocks, column.layout.columns))
+            found = (parts * column.columns.view(*spread, *column.columns.shape[1:])).sum(-1)
+        if offset is not None:
+            blocks = offset.layout.blocks
+            found = x.new_zeros(*lanes.shape[:-1], blocks) if found is None else found
+            found.add_(offset.columns.view(*spread, blocks))
+        return found
 
     def add_rows_(self, y: Tensor, scores: Tensor | None, a: Tensor) -> Tensor:
         """Add s ε score a to `y` [rows, rest.., blocks·rows], in place; None adds nothing."""
@@ -186,20 +189,8 @@ class MemberNoise:
             noise = self.lanes(y, weight, bias)
             if noise.fits(y.dtype, len(y), noise.blocks, x.shape[-1] // noise.blocks):
                 return add_rank_one_(y, x, noise)
-        scores = self.add_bias_(self.scores(x, weight), y, bias)
         owner = self.factors[weight] if weight in self.factors else self.factors[bias or ""]
-        return self.add_rows_(y, scores, owner.rows)
-
-    def add_bias_(self, scores: Tensor | None, y: Tensor, bias: str | None) -> Tensor | None:
-        """Add the bias's column sign b₀ to the scores; where the weight is frozen, b₀ alone is the score."""
-        if bias is None or bias not in self.factors:
-            return scores
-        b, blocks = self.factors[bias].columns, self.factors[bias].layout.blocks
-        if scores is None:
-            shape = (*self.split(y).shape[:-1], blocks)
-            scores = torch.zeros(shape, dtype=y.dtype, device=y.device)
-        rest = scores.dim() - 4
-        return scores.add_(b.view(self.members, *(1,) * (1 + rest), blocks))
+        return self.add_rows_(y, self.scores(x, weight, bias), owner.rows)
 
     def lookup_(self, y: Tensor, index: Tensor, weight: str) -> Tensor:
         """Add to y = W[index] its perturbation s ε a[index] b, in place. y: [rows, …, columns], index: [rows,
