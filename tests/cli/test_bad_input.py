@@ -108,10 +108,10 @@ BAD_CD_RGE = [
     ("--population 0", "population must be a whole number of at least 1, got 0"),
     (
         "--population 6",
-        "population: got 6 members for a batch of 4 sequences in groups of 1, expected a multip",
+        "population must be a multiple of 4 for a batch of 4 sequences in groups of 1, so that all",
     ),
     ("--final-population 6", "final_population must be a multiple of 4"),
-    ("--group-size 3", "group_size: got 3 for a batch of 4 sequences, expected a divisor of 4"),
+    ("--group-size 3", "group_size must be a divisor of the batch, 4 sequences"),
     ("--epsilon 0", "epsilon must be a number above 0, got 0.0: 0.001 to 0.1 suits most models"),
     ("--epsilon -0.1", "epsilon must be a number above 0, got -0.1"),
     ("--epsilon=nan", "epsilon must be a number above 0, got nan"),

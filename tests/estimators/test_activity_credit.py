@@ -298,7 +298,12 @@ def test_what_does_not_fit_together_is_refused_before_any_work():
         ({"exact_output": True}, score, batch, "has no output_gradient"),
         ({"discount": 0.5}, score, batch, "one score a sequence"),
         ({}, OBJECTIVE, Batch(batch.inputs, batch.targets[:, 0]), "one target a time step"),
-        ({}, OBJECTIVE, Batch(batch.inputs, batch.targets[:, :3]), "3 time steps for inputs of 4"),
+        (
+            {},
+            OBJECTIVE,
+            Batch(batch.inputs, batch.targets[:, :3]),
+            "one target a time step of the inputs, 4, got 3",
+        ),
         ({}, OBJECTIVE, Batch(batch.inputs[:, :0], batch.targets[:, :0]), "at least one time step"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -67,8 +67,17 @@ def test_carry_is_a_switch(kind):
 
 @pytest.mark.parametrize("perturbation", ["dense", Dense()])
 def test_a_noise_that_is_none_whatever_the_structure_is_given_by(perturbation):
-    with without_type_checks(), pytest.raises(ConfigError, match=r"^noise: got 'uniform'"):
+    with without_type_checks(), pytest.raises(ConfigError, match=r"^noise must be one of .*, got 'uniform'"):
         CDRGE(perturbation=perturbation, noise="uniform", group_size=None)
+
+
+@pytest.mark.parametrize("structure", [RankOne, Dense])
+def test_the_noise_is_told_of_a_structure_that_is_given(structure):
+    given = structure(noise="gaussian")
+    assert CDRGE(perturbation=given).settings()["noise"] == "gaussian"
+    assert CDRGE(perturbation=given, noise="gaussian").settings()["noise"] == "gaussian"
+    with pytest.raises(ConfigError, match=r"^noise must be 'rademacher' .*, got 'gaussian': leave it out"):
+        CDRGE(perturbation=structure(), noise="gaussian")
 
 
 @pytest.mark.parametrize(
@@ -125,10 +134,10 @@ def test_epsilon_is_checked_when_a_schedule_sets_it(value):
 @pytest.mark.parametrize(
     ("population", "group", "message"),
     [
-        (4, 3, "group_size: got 3 for a batch of 4 sequences, expected a divisor"),
-        (4, 8, "group_size: got 8 for a batch of 4 sequences"),
-        (6, 1, "population: got 6 members .* multiple of 4"),
-        (3, 2, "population: got 3 members .* multiple of 2"),
+        (4, 3, "group_size must be a divisor of the batch, 4 sequences .*, got 3"),
+        (4, 8, "group_size must be a divisor of the batch, 4 sequences .*, got 8"),
+        (6, 1, "population must be a multiple of 4 .*, got 6"),
+        (3, 2, "population must be a multiple of 2 .*, got 3"),
     ],
 )
 @pytest.mark.parametrize("perturbation", [RankOne(), Dense()])
@@ -158,13 +167,13 @@ def test_the_micro_batch_of_bptt(value):
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, float("nan"), float("inf")])
 def test_the_rate_of_the_fused_update(rate):
-    with pytest.raises(ConfigError, match="learning_rate: got"):
+    with pytest.raises(ConfigError, match="learning_rate must be a number above 0, got"):
         FusedSGD(learning_rate=rate)
 
 
 @pytest.mark.parametrize(("rate", "decay"), [(0.1, -1.0), (0.1, 10.0), (0.1, float("nan")), (2.0, 0.5)])
 def test_the_decay_of_the_fused_update(rate, decay):
-    with pytest.raises(ConfigError, match="weight_decay: got"):
+    with pytest.raises(ConfigError, match=r"weight_decay must be a number .*, got"):
         FusedSGD(learning_rate=rate, weight_decay=decay)
 
 

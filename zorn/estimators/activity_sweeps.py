@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError
-from zorn.estimators.carry import state_tensors
+from zorn.checks import wrong
 from zorn.estimators.population import Objective
-from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens
+from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state
 from zorn.models.rollout import as_row_losses
 from zorn.noise import BoundActivity, Draw
 from zorn.noise.activity.output_layer import OutputLayer
@@ -94,8 +93,9 @@ class Sweep:
 
     @property
     def steps(self) -> int:
-        """T, time steps of every sequence."""
-        return sequence_steps(self.batch, self.objective)
+        """T, time steps of every sequence: of the targets where the objective looks at tokens."""
+        tensor = self.batch.targets if isinstance(self.objective, TokenObjective) else self.batch.inputs
+        return tensor.shape[1] if tensor.ndim > 1 else 1
 
     @property
     def share(self) -> float:
@@ -202,56 +202,24 @@ class Sweep:
         assert isinstance(self.objective, TokenObjective)
         losses = self.objective.token_losses(outputs, targets)
         if losses.shape != targets.shape[:2]:
-            raise ConfigError(
-                f"{type(self.objective).__name__}.token_losses returned the shape {tuple(losses.shape)}, "
-                f"expected {tuple(targets.shape[:2])} [rows, time]: one loss a token, not their mean"
-            )
+            name, shape = f"{type(self.objective).__name__}.token_losses", tuple(targets.shape[:2])
+            fix = "one loss a token, not their mean"
+            raise wrong(name, f"of shape {shape}, [rows, time]", f"shape {tuple(losses.shape)}", fix)
         return losses
-
-
-def has_output_gradient(objective: object) -> bool:
-    """True where an objective tells its derivative by the model's outputs."""
-    return isinstance(objective, OutputGradient)
-
-
-def token_normaliser(batch: Batch, objective: Objective) -> float:
-    """Divisor of a sequence's sum of token losses; 1 for a score."""
-    return mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else 1.0
-
-
-def sequence_steps(batch: Batch, objective: Objective) -> int:
-    """T: of the targets where the objective looks at tokens, else of the inputs."""
-    tensor = batch.targets if isinstance(objective, TokenObjective) else batch.inputs
-    return tensor.shape[1] if tensor.ndim > 1 else 1
 
 
 def check_sequences(model: nn.Module, batch: Batch, objective: Objective, time_chunk: int | None) -> None:
     """Raise `ConfigError` where model, batch and objective do not fit together."""
     tokens, recurrent = isinstance(objective, TokenObjective), isinstance(model, RecurrentModel)
     if tokens and batch.targets.ndim < 2:
-        raise ConfigError(
-            f"batch.targets: got {tuple(batch.targets.shape)} for {type(objective).__name__}, expected "
-            "[rows, time, …], one target a time step"
-        )
+        expected = f"[rows, time, …] for {type(objective).__name__}, one target a time step"
+        raise wrong("batch.targets", expected, f"shape {tuple(batch.targets.shape)}")
     if recurrent and (batch.inputs.ndim < 2 or batch.inputs.shape[1] == 0):
-        raise ConfigError(
-            f"batch.inputs: got {tuple(batch.inputs.shape)} for a recurrent model, expected [rows, time, …] "
-            "with at least one time step"
-        )
+        expected = "[rows, time, …] for a recurrent model, with at least one time step"
+        raise wrong("batch.inputs", expected, f"shape {tuple(batch.inputs.shape)}")
     if tokens and recurrent and batch.inputs.shape[1] != batch.targets.shape[1]:
-        raise ConfigError(
-            f"batch.targets: got {batch.targets.shape[1]} time steps for inputs of {batch.inputs.shape[1]}, "
-            "expected one target a time step"
-        )
+        expected = f"one target a time step of the inputs, {batch.inputs.shape[1]}"
+        raise wrong("batch.targets", expected, batch.targets.shape[1])
     if time_chunk is not None and not recurrent:
-        raise ConfigError(
-            f"time_chunk: got {time_chunk} for {type(model).__name__}, expected None: it has no "
-            "initial_state(rows) and takes the sequence in one call"
-        )
-
-
-def joined_states(states: list[State]) -> State:
-    """The states of all portions, rows one after another."""
-    first, *others = states
-    further = [iter(state_tensors(state)) for state in others]
-    return map_state(lambda tensor: torch.cat([tensor, *(next(more) for more in further)]), first)
+        fix = "it has no initial_state(rows) and takes the sequence in one call"
+        raise wrong("time_chunk", f"None for {type(model).__name__}", time_chunk, fix)
