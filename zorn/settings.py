@@ -288,9 +288,10 @@ def _help_of(component: Any) -> dict[str, str]:
     owners = component.__mro__[-2::-1] if isinstance(component, type) else [component]
     found: dict[str, str] = {}
     for owner in owners:
-        found |= _arguments_in(owner.__doc__ or "")
-        if "__dataclass_fields__" in vars(owner):
-            found |= _strings_under_fields(owner)
+        described = _arguments_in(owner.__doc__ or "")
+        if not described and "__dataclass_fields__" in vars(owner) and vars(owner).get("__annotations__"):
+            described = _strings_under_fields(owner)
+        found |= described
     return found
 
 

@@ -122,7 +122,7 @@ BRIDGE = {"estimator": "bridge", "truncation": 2}
 CONTRADICTIONS = [
     ({"truncation": 4}, "(--truncation is of bridge, tbptt, e-prop)"),
     ({"population": 256, "draws": 2}, "--draws is of activity, bridge; --population is of cd-rge"),
-    ({"population": 3}, "population must be a multiple of 64 for a batch of 64 sequences in groups of 1"),
+    ({"population": 3}, "population must be a multiple of 256 for a batch of 256 sequences"),
     (
         {"estimator": "cd-rge", "batch": 8, "group_size": 3},
         "group_size must be a divisor of the batch, 8 sequences",

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, dataclass_transform
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zorn.checks import checked, described, wrong
-from zorn.errors import ConfigError
+from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.arguments import check_call
 from zorn.estimators.carry import Carry
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.fold import Fold
 from zorn.estimators.population import Objective
-from zorn.estimators.update import FusedSGD
+from zorn.estimators.update import FusedSGD, applied
 from zorn.estimators.workers import ALONE, Workers
 from zorn.models import Batch
+from zorn.noise import Draw, GradientBlock
 from zorn.noise.targets import trainable_targets
 from zorn.settings import Choice, annotations_of, docstring_of, settings_of, takes
 
@@ -154,6 +155,20 @@ class Estimator(ABC):
     ) -> Estimate:
         """Do the work of `estimate`, whose arguments are checked, and count `step` up. Several processes do
         it together through `workers`; an estimator that does not use them does the whole on each."""
+
+    @torch.no_grad()
+    def _fill(self, model: nn.Module, gradient: Tensor, update: FusedSGD | None) -> float:
+        """Fill `.grad`, or apply `update`, from a gradient of all trained parameters in one vector; returns
+        its norm. NonFiniteLossError for one that is not finite, which changes nothing."""
+        if not gradient.isfinite().all():
+            raise NonFiniteLossError(f"step {self.step}: the gradient is not finite: check the objective")
+        targets = trainable_targets(model)
+        if update is not None:
+            update.check(targets)
+        parts = gradient.split([target.parameter.numel() for target in targets])
+        wide = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
+        blocks = [GradientBlock(target, 0, part) for target, part in zip(targets, wide, strict=True)]
+        return applied(blocks, targets, update, Draw(seed=0, step=self.step, epsilon=1.0))
 
     @abstractmethod
     def passes(self, batch: int, steps: int) -> int | float:

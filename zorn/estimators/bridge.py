@@ -23,7 +23,6 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 """
 
 import math
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +30,7 @@ from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from zorn.checks import BelowOne, Count, Positive, Seed, Share, check_number, wrong
 from zorn.errors import NonFiniteLossError
@@ -141,7 +141,7 @@ class Bridge(ChunkedGradient):
         if self.credit_every > 1 and not self.separate:
             fix = "in one gradient, the credit of some steps is too little of it"
             raise wrong("credit_every", "1 unless separate=True", self.credit_every, fix)
-        self._aliases: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
+        self._aliases = WeakTensorKeyDictionary()  # by the parameter itself, as long as it lives
         self._mean_squares: list[float] = []
         self._seen = MeanSquares()
         self._further_passes = self._dropped = 0
@@ -195,17 +195,14 @@ class Bridge(ChunkedGradient):
     def _alias(self, parameter: nn.Parameter, *, anew: bool) -> nn.Parameter:
         """The parameter that shares the memory of this one; where it lies elsewhere by now, another one with
         `anew`, else ConfigError."""
-        of, alias = self._aliases.get(id(parameter), (lambda: None, parameter))
-        known = of() is parameter
-        if known and alias.data_ptr() == parameter.data_ptr():
+        alias = self._aliases.get(parameter)
+        if alias is not None and alias.data_ptr() == parameter.data_ptr():
             return alias
-        if known and not anew:
+        if alias is not None and not anew:
             expected = "where its weights were when credit_parameters(model) was called"
             fix = "call credit_parameters again, and make its optimizer anew"
             raise wrong("model", expected, "one that was moved since", fix)
-        self._aliases = {key: pair for key, pair in self._aliases.items() if pair[0]() is not None}
-        alias = nn.Parameter(parameter.detach())
-        self._aliases[id(parameter)] = weakref.ref(parameter), alias
+        alias = self._aliases[parameter] = nn.Parameter(parameter.detach())
         return alias
 
     def own_optimizers(self, model: nn.Module, learning_rate: float | None) -> list[torch.optim.Optimizer]:
