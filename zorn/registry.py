@@ -44,12 +44,7 @@ you mean large?
     """
 
     def __init__(
-        self,
-        kind: str,
-        entries: Mapping[str, Component],
-        base: type | None = None,
-        *,
-        outside: bool = True,
+        self, kind: str, entries: Mapping[str, Component], base: type | None = None, *, outside: bool = True
     ) -> None:
         self.kind = kind
         self._entries = dict(entries)

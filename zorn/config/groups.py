@@ -10,16 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from zorn.checks import (
-    Count,
-    NotNegative,
-    Positive,
-    Seed,
-    Share,
-    check_fields,
-    check_whole_number,
-    wrong,
-)
+from zorn.checks import Count, NotNegative, Positive, Seed, Share, check_fields, check_whole_number, wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,12 +114,7 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
     check_batch(batch)
     check_estimator(estimator)
     epsilon = getattr(estimator, "epsilon", None)
-    with (
-        torch.inference_mode(mode=False),
-        torch.no_grad(),
-        evaluation_mode(model),
-        estimator.diagnosed(),
-    ):
+    with torch.inference_mode(mode=False), torch.no_grad(), evaluation_mode(model), estimator.diagnosed():
         tensors = [*model.parameters(), *model.buffers()]
         values = [tensor.detach().clone() for tensor in tensors]
         parameters = list(model.parameters())

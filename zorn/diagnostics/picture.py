@@ -24,12 +24,12 @@ def draw_diagnosis(path: Path, diagnosis: Diagnosis) -> None:
 
     figure = Figure(figsize=(11, 8), dpi=150, layout="constrained")
     signal, panels = diagnosis.signal, figure.subplots(2, 2).flat
-    draw: tuple[tuple[Callable[..., tuple[str, str]], Any], ...] = (
+    draw: list[tuple[Callable[..., tuple[str, str]], Any]] = [
         (_draw_ladder, signal),
         (_draw_layers, signal),
         (_draw_sweep, diagnosis.epsilon),
         (_draw_step, diagnosis.step),
-    )
+    ]
     for axes, (drawn, found) in zip(panels, draw, strict=True):
         if found is None:
             axes.set_axis_off()

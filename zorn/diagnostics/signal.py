@@ -235,10 +235,8 @@ def size_of(estimator: Any) -> tuple[int, str]:
     >>> size_of(zorn.CDRGE(population=8, epsilon=0.1)), size_of(zorn.BPTT())
     ((8, 'members'), (1, 'estimates'))
     """
-    for attribute, unit in (("population", "members"), ("draws", "draws")):
-        size = getattr(estimator, attribute, None)
-        if size is not None:
-            return int(size), unit
+    for name in estimator.sizes:
+        return getattr(estimator, name), "members" if name == "population" else name
     return 1, "estimates"
 
 

@@ -14,13 +14,7 @@ from zorn.estimators.workers import ALONE
 Shared = TypeVar("Shared", bound=Estimator)
 
 
-def share(
-    estimator: Shared,
-    group: Any,
-    *,
-    partial: bool = False,
-    check_every: int = 100,
-) -> Shared:
+def share(estimator: Shared, group: Any, *, partial: bool = False, check_every: int = 100) -> Shared:
     """Let the processes of a group do each estimate together: every one of them has a replica of the model,
     is given the whole batch, and ends with the whole gradient.
 

@@ -25,13 +25,7 @@ from torch import Tensor, nn
 
 from zorn.checks import Count, Seed, Share, check_number, wrong
 from zorn.errors import NonFiniteLossError
-from zorn.estimators.activity_sweeps import (
-    Lanes,
-    OutputGradient,
-    Part,
-    Sweep,
-    check_sequences,
-)
+from zorn.estimators.activity_sweeps import Lanes, OutputGradient, Part, Sweep, check_sequences
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.carry import Carry
 from zorn.estimators.credit import reward_to_go
@@ -207,7 +201,7 @@ class ActivityCredit(Estimator):
         found_sizes = dict(zip(sizes, means, strict=True))
         return int(dropped), loss, infinite == 0, total[len(head) :], found_sizes
 
-    def _sweep(self, model: nn.Module, batch: Batch, objective: Objective) -> Sweep:
+    def _sweep(self, model: nn.Module, batch: Batch, objective: Any) -> Sweep:
         """The common part of the step's sweeps; raises for things that do not fit together."""
         check_sequences(model, batch, objective, self.time_chunk)
         tokens = isinstance(objective, TokenObjective)

@@ -108,29 +108,29 @@ class Sweep:
 
     def rollout(self, rows: slice, lanes: Lanes) -> Iterator[Chunk]:
         """Run the model over time, on some of the sequences."""
-
-        def spread(tensor: Tensor, first: int = 0) -> Tensor:
-            some = tensor[rows.start - first : rows.stop - first]
-            if lanes is Lanes.CLEAN:
-                return some
-            draws = some.repeat_interleave(self.draws, 0)
-            return torch.cat([draws, draws] if lanes is Lanes.PAIRS else [some, draws])
-
         inputs, targets = self.batch
         if not isinstance(self.model, RecurrentModel):
-            yield Chunk(self.model(spread(inputs)), targets[rows], None)
+            yield Chunk(self.model(self._spread(inputs[rows], lanes)), targets[rows], None)
             return
+        own = slice(rows.start - self.first, rows.stop - self.first)
         if self.state is None:
-            copies = {Lanes.CLEAN: 1, Lanes.PAIRS: len(SIGNS) * self.draws, Lanes.ONE_SIDED: 1 + self.draws}
-            state = self.model.initial_state(copies[lanes] * (rows.stop - rows.start))
+            state = self.model.initial_state(rows.stop - rows.start)
         else:
-            state = map_state(lambda tensor: spread(tensor, self.first), self.state)
+            state = map_state(lambda tensor: tensor[own], self.state)
+        state = map_state(lambda tensor: self._spread(tensor, lanes), state)
         first, by_time = 0, targets.dim() > 1 and targets.shape[1] == inputs.shape[1]
         for chunk in inputs.split(self.time_chunk or inputs.shape[1], dim=1):
-            outputs, state = self.model(spread(chunk), state)
+            outputs, state = self.model(self._spread(chunk[rows], lanes), state)
             last = first + chunk.shape[1]
             yield Chunk(outputs, targets[rows, first:last] if by_time else targets[rows], state)
             first = last
+
+    def _spread(self, tensor: Tensor, lanes: Lanes) -> Tensor:
+        """Rows of sequences, each as many times as the lanes have it."""
+        if lanes is Lanes.CLEAN:
+            return tensor
+        draws = tensor.repeat_interleave(self.draws, 0)
+        return torch.cat([draws, draws] if lanes is Lanes.PAIRS else [tensor, draws])
 
     def under_noise(self, bound: BoundActivity, rows: slice, output: str | None) -> Noisy:
         """The sweep under noise; with an output layer its gradient is added up in `bound`."""
@@ -183,19 +183,14 @@ class Sweep:
     def _losses(self, rows: slice) -> Tensor:
         """Under antithetic noise: a row for each sign, sequence and draw."""
         chunks = self.rollout(rows, Lanes.PAIRS)
-        copies = len(SIGNS) * self.draws
-
-        def spread(targets: Tensor) -> Tensor:
-            draws = targets.repeat_interleave(self.draws, 0)
-            return draws.repeat(len(SIGNS), *(1,) * (targets.dim() - 1))
-
         if isinstance(self.objective, TokenObjective):
-            found = [self._token_losses(chunk.outputs, spread(chunk.targets)) for chunk in chunks]
+            losses = self._token_losses
+            found = [losses(each.outputs, self._spread(each.targets, Lanes.PAIRS)) for each in chunks]
             return torch.cat(found, dim=1)
         outputs = [chunk.outputs for chunk in chunks]
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        losses = self.objective(whole, spread(self.batch.targets[rows]))
-        return as_row_losses(losses, rows=copies * (rows.stop - rows.start)).unsqueeze(1)
+        targets = self._spread(self.batch.targets[rows], Lanes.PAIRS)
+        return as_row_losses(self.objective(whole, targets), rows=len(targets)).unsqueeze(1)
 
     def _token_losses(self, outputs: Any, targets: Tensor) -> Tensor:
         """[rows, time] losses, checked."""

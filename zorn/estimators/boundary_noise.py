@@ -70,8 +70,16 @@ class BoundaryNoise:
         size, first = sum(self.sizes), boundary - boundary % self._together
         if len(self._drawn) == 0 or first != self._first:
             self._first, count = first, min(self._together, self.boundaries - first) * size
-            place = {"offset": first * size, "dtype": torch.float32, "device": self.device}
-            self._drawn = noise(self.kind, self.draw, self.members, STREAM, count, **place)
+            self._drawn = noise(
+                self.kind,
+                self.draw,
+                self.members,
+                STREAM,
+                count,
+                offset=first * size,
+                dtype=torch.float32,
+                device=self.device,
+            )
         return self._drawn[:, (boundary - first) * size : (boundary - first + 1) * size]
 
     def added(self, state: State, boundary: int) -> State:
