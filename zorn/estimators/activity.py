@@ -201,30 +201,29 @@ class ActivityCredit(Estimator):
         found_sizes = dict(zip(sizes, means, strict=True))
         return int(dropped), loss, infinite == 0, total[len(head) :], found_sizes
 
-    def _sweep(self, model: nn.Module, batch: Batch, objective: Any) -> Sweep:
+    def _sweep(self, model: nn.Module, batch: Batch, objective: Objective) -> Sweep:
         """The common part of the step's sweeps; raises for things that do not fit together."""
         check_sequences(model, batch, objective, self.time_chunk)
         tokens = isinstance(objective, TokenObjective)
         if not tokens and self.discount != 1:
             expected = "1.0 for an objective with one score a sequence"
             raise wrong("discount", expected, self.discount, "nothing tells which step earned it")
-        if self.exact_output and not isinstance(objective, OutputGradient):
-            expected = f"None or False with {type(objective).__name__}, which has no output_gradient"
-            raise wrong("exact_output", expected, "True", "or take an objective such as TokenCrossEntropy")
         rows = self.workers.rows(len(batch.inputs))
-        return Sweep(
+        sweep = Sweep(
             model=model,
             batch=batch,
             objective=objective,
-            normaliser=mean_tokens(objective, batch.targets)
-            if isinstance(objective, TokenObjective)
-            else 1.0,
+            normaliser=mean_tokens(objective, batch.targets) if tokens else 1.0,
             draws=self.draws,
             draw=Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
             time_chunk=self.time_chunk,
             state=self._carry.start(model, len(rows)) if self._carry else None,
             first=rows.start,
         )
+        if self.exact_output and not isinstance(sweep.objective, OutputGradient):
+            expected = f"None or False with {type(objective).__name__}, which has no output_gradient"
+            raise wrong("exact_output", expected, "True", "or take an objective such as TokenCrossEntropy")
+        return sweep
 
     def _measure(self, bound: BoundActivity, sweep: Sweep) -> int:
         """Measure the size of each site's output, and find the output layer; at the first step only.
