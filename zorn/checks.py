@@ -192,10 +192,11 @@ def checked(name: str, value: Any, annotation: Any) -> Any:
 
 def check_fields(made: object) -> None:
     """Raise ConfigError unless each field of a dataclass is as its annotation says, see `checked`."""
-    for name, annotation in _hints(type(made)).items():
+    for name, annotation in annotations_of(type(made)).items():
         checked(name, getattr(made, name), annotation)
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def annotations_of(kind: type) -> dict[str, Any]:
+    """The annotations of a class and its bases by name, with the ranges that are in them."""
     return typing.get_type_hints(kind, include_extras=True)

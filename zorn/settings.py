@@ -148,12 +148,6 @@ def fields_of(component: Callable[..., Any]) -> dict[str, Setting]:
 
 
 @functools.cache
-def annotations_of(component: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a component's constructor by name, as they are annotated."""
-    return {name: annotation for name, (annotation, _) in _arguments(component)}
-
-
-@functools.cache
 def takes(component: Callable[..., Any], argument: str) -> bool:
     """True where a component's constructor takes an argument of this name."""
     return any(name == argument for name, _ in _arguments(component))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_language import language_batch, language_model, without_type_checks
 
+from zorn.checks import Count, Positive
 from zorn.errors import ConfigError, UncoveredParameterError
 from zorn.estimators import (
     BPTT,
@@ -15,6 +16,7 @@ from zorn.estimators import (
     ActivityCredit,
     Bridge,
     EProp,
+    Estimator,
 )
 from zorn.estimators.update import FusedSGD
 from zorn.noise import Dense, RankOne
@@ -190,3 +192,42 @@ def test_a_batch_in_which_nothing_counts(estimator):
     batch.targets.fill_(-100)
     with pytest.raises(ValueError, match="no token"):
         estimator.estimate(language_model(), batch, TokenCrossEntropy())
+
+
+class Fields(Estimator):
+    """An estimator whose settings are fields."""
+
+    draws: Count = 2
+    rate: Positive | None = None
+    carry: bool = False
+
+    def passes(self, batch, steps):
+        return batch
+
+    def _estimate(self, model, batch, objective, update):
+        raise AssertionError
+
+
+def test_a_field_is_a_setting_and_checked_whenever_it_is_set():
+    made = Fields(draws=3, rate=1)
+    assert made.settings() == {"draws": 3, "rate": 1.0}  # carry is the run's to give
+    assert type(made.rate) is float
+    for name, wrong in (("draws", 0), ("draws", 2.0), ("rate", 0.0), ("rate", "1"), ("carry", "no")):
+        with pytest.raises(ConfigError, match=rf"^{name} must be "):
+            setattr(made, name, wrong)
+        with pytest.raises(ConfigError, match=rf"^{name} must be "):
+            Fields(**{name: wrong})
+    assert (made.draws, made.rate, made.carry) == (3, 1.0, False)
+
+
+def test_a_constructor_of_its_own_stays_that_of_a_class_and_of_those_below():
+    class Own(Fields):
+        def __init__(self, *, draws: int = 5) -> None:
+            super().__init__(draws=draws, rate=0.5)
+
+    class Below(Own):
+        label: str = "kept as a class attribute"
+
+    assert Below().settings() == Own().settings() == {"draws": 5}
+    with pytest.raises(ConfigError, match=r"^draws must be "):
+        Below(draws=0)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, dataclass_transform
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import checked, described, wrong
+from zorn.checks import annotations_of, checked, described, wrong
 from zorn.errors import ConfigError, NonFiniteLossError
 from zorn.estimators.arguments import check_call
 from zorn.estimators.carry import Carry
@@ -27,7 +27,7 @@ from zorn.estimators.workers import ALONE, Workers
 from zorn.models import Batch
 from zorn.noise import Draw, GradientBlock
 from zorn.noise.targets import trainable_targets
-from zorn.settings import Choice, annotations_of, docstring_of, settings_of, takes
+from zorn.settings import Choice, docstring_of, settings_of, takes
 
 
 class Need(enum.Enum):
@@ -119,8 +119,9 @@ class Estimator(ABC):
         cls.__doc__ = docstring_of(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        annotation = annotations_of(type(self)).get(name)
-        super().__setattr__(name, value if annotation is None else checked(name, value, annotation))
+        if name in getattr(type(self), "__dataclass_fields__", ()):
+            value = checked(name, value, annotations_of(type(self))[name])
+        super().__setattr__(name, value)
 
     def estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
