@@ -51,7 +51,7 @@ BAD_COPY = [
     ("--maximum-length 0", "maximum_length must be a whole number of at least 1, got 0"),
     ("--learning-rate 0", "learning_rate must be a number above 0 and at most 1e+30, got 0.0"),
     ("--learning-rate 1e300", "learning_rate must be a number above 0 and at most 1e+30"),
-    ("--momentum 0.9", "momentum: optimizer adam has no such setting, it has learning_rate"),
+    ("--momentum 0.9", "auto, which is adam here and has no momentum: take --optimizer sgd"),
     ("--optimizer fused-sgd --clip-norm 1", "clip_norm must be None with fused-sgd"),
     ("--dtype bfloat16 --optimizer adam", "dtype must be float32 with adam"),
     ("--dtype float16", "--dtype must be one of float32, bfloat16"),
