@@ -140,9 +140,8 @@ class _Search:
         costs = f"{step:.2g} s a step, {self.evaluation:.2g} s an evaluation"
         if needed > self.budget:
             fix = f"for example --tune-seconds {math.ceil(3 * needed)}"
-            raise wrong(
-                "the tuning budget", f"at least {needed:.2g} seconds here ({costs})", self.budget, fix
-            )
+            expected = f"at least {needed:.2g} seconds here ({costs})"
+            raise wrong("the tuning budget", expected, f"{self.budget:g}", fix)
         self.report(f"start: held-out loss {loss:.4g}, {costs}")
         return loss
 
