@@ -97,8 +97,10 @@ def smoothed_loss(
     sequences = len(batch.inputs)
     groups, rest = divmod(sequences, group_size or sequences)
     if not rest and (members % groups or members < 2 * groups):
-        expected = f"a multiple of {groups} and at least {2 * groups}, so that each group has two or more"
-        raise wrong("members", f"{expected}, for {sequences} sequences in {groups} groups", members)
+        expected = (
+            f"a multiple of {groups} and at least {2 * groups} for {sequences} sequences in {groups} groups"
+        )
+        raise wrong("members", f"{expected}, so that each has two or more", members)
     losses, passes = estimator.evaluate(model, estimator.ask(model), batch, objective)
     pairs = losses.mean(0)
     if not pairs.isfinite().all():
