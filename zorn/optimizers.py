@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zorn.checks import check_number
-from zorn.errors import ConfigError
+from zorn.checks import check_number, wrong
 from zorn.estimators.update import FusedSGD
 from zorn.registry import Registry
 
@@ -101,9 +100,7 @@ def fused_sgd(
 def _checked(learning_rate: float | None, weight_decay: float) -> float:
     """The learning rate, if both are in their ranges."""
     if learning_rate is None:
-        raise ConfigError(
-            "learning_rate must be chosen here, got None: choose it with zorn.config.resolve, or give one"
-        )
+        raise wrong("learning_rate", "a number", None, "choose it with zorn.config.resolve, or give one")
     check_number("learning_rate", learning_rate, above=True, maximum=LARGEST_RATE)
     check_number("weight_decay", weight_decay, maximum=LARGEST_RATE)
     return learning_rate
