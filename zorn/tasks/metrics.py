@@ -30,8 +30,8 @@ class TokenMetrics:
 
     Example:
         >>> metrics = TokenMetrics(rows=2)
-        >>> metrics.update(torch.zeros(2, 1, 4), torch.tensor([[0], [1]]))  # ties go to token 0
-        >>> metrics.update(torch.zeros(2, 1, 4), torch.tensor([[0], [-100]]))
+        >>> _ = metrics.token_losses(torch.zeros(2, 1, 4), torch.tensor([[0], [1]]))  # ties go to token 0
+        >>> _ = metrics.token_losses(torch.zeros(2, 1, 4), torch.tensor([[0], [-100]]))
         >>> metrics.tokens, round(metrics.token_accuracy, 3), metrics.sequence_accuracy
         (3, 0.667, 0.5)
         >>> round(metrics.perplexity, 3)
@@ -44,16 +44,10 @@ class TokenMetrics:
         self._counted = torch.zeros(rows, dtype=torch.int64)
         self._wrong = torch.zeros(rows, dtype=torch.int64)
 
-    def update(
-        self, logits: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-    ) -> None:
-        """Adds the next chunk of the same rows."""
-        self.token_losses(logits, targets)
-
     def token_losses(
         self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
     ) -> Float[Tensor, "rows time"]:
-        """Adds the next chunk; returns the loss of each token in nats, as `TokenCrossEntropy` does."""
+        """Adds the next chunk of the same rows; returns each token's loss in nats, as `TokenCrossEntropy`."""
         return self._added(self._objective.token_losses(outputs, targets), outputs.argmax(-1), targets)
 
     def sliced_token_losses(
@@ -124,7 +118,7 @@ class TokenMetrics:
     def _some(count: int) -> int:
         if count == 0:
             raise ZornError(
-                "no token was counted, so there is no mean: update() with targets other than -100 first"
+                "no token was counted, so there is no mean: give token_losses targets other than -100 first"
             )
         return count
 
