@@ -241,7 +241,7 @@ def test_sizes_are_checked(cell_class: type[Cell]) -> None:
         cell_class(INPUT, 8, 3)
     with pytest.raises(ConfigError, match="input_size must be a whole number of at least 1, got 0"):
         cell_class(0, 8)
-    with pytest.raises(ConfigError, match="hidden_size is -8"):
+    with pytest.raises(ConfigError, match="hidden_size must be a whole number of at least 1, got -8"):
         cell_class(INPUT, -8)
 
 

@@ -312,5 +312,5 @@ def test_sizes_are_checked() -> None:
         DNCCell(INPUT, HIDDEN, 4)
     with pytest.raises(ConfigError, match="input_size must be a whole number of at least 1, got 0"):
         DNCCell(0, HIDDEN)
-    with pytest.raises(ConfigError, match="hidden_size is -4"):
+    with pytest.raises(ConfigError, match="hidden_size must be a whole number of at least 1, got -4"):
         DNCCell(INPUT, -4)
