@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from zorn.errors import ZornError
-from zorn.tasks.objectives import TokenCrossEntropy
+from zorn.tasks.objectives import Logits, Losses, Targets, TokenCrossEntropy
 
 
 @final
@@ -44,15 +44,13 @@ class TokenMetrics:
         self._counted = torch.zeros(rows, dtype=torch.int64)
         self._wrong = torch.zeros(rows, dtype=torch.int64)
 
-    def token_losses(
-        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-    ) -> Float[Tensor, "rows time"]:
+    def token_losses(self, outputs: Logits, targets: Targets) -> Losses:
         """Adds the next chunk of the same rows; returns each token's loss in nats, as `TokenCrossEntropy`."""
         return self._added(self._objective.token_losses(outputs, targets), outputs.argmax(-1), targets)
 
     def sliced_token_losses(
         self, outputs: Callable[[int, int], Tensor], count: int, targets: Tensor, *, at_once: int
-    ) -> Float[Tensor, "rows time"]:
+    ) -> Losses:
         """`token_losses` from slices of the logits, each of which is read once; the arguments are those of
         `TokenCrossEntropy.sliced_token_losses`."""
         largest, places = [], []
@@ -68,7 +66,7 @@ class TokenMetrics:
         best = torch.stack(largest).argmax(0, keepdim=True)  # of equal ones the first, as of whole logits
         return self._added(losses, torch.stack(places).gather(0, best)[0], targets)
 
-    def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+    def counts(self, targets: Targets) -> Bool[Tensor, "rows time"]:
         """Mask of the tokens that count: those whose target is not -100."""
         return self._objective.counts(targets)
 
