@@ -91,7 +91,10 @@ def _mistake(kind: type, words: Sequence[str]) -> str | None:
         if not word.startswith("-"):
             if not places:
                 return f"unexpected word {word!r}"
-            places.pop(0)
+            place = places.pop(0).name
+            wanted, *_ = typing.get_args(hints[place])
+            if not _fits(word, wanted):
+                return f"{place} must be {described(wanted)}, got {word!r}"
         elif flags.get(name.replace("--no-", "--", 1)) is bool:
             if equals:
                 return f"{word} takes no value, got {value!r}"
