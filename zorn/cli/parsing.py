@@ -131,5 +131,6 @@ def _fits(word: str, annotation: Any) -> bool:
 
 def _unboxed(report: str) -> str:
     """Tyro's boxed report in one line: the text above its first rule."""
-    lines = (line.strip("│ ") for line in report.splitlines() if line.startswith("│"))
-    return " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
+    lines = (line.strip("│| ") for line in report.splitlines()[1:])
+    body = itertools.takewhile(lambda line: line.strip("─-╰╯+"), lines)
+    return " ".join(body) or "the command line could not be read"
