@@ -41,11 +41,8 @@ from rich.table import Table
 import zorn.training.trainer
 from zorn.cli import main as zorn_main
 from zorn.run.checkpoint import latest_checkpoint
-from zorn.run.journal import HEADER_BYTES, read_journal
+from zorn.run.journal import read_journal
 from zorn.run.loggers import read_metrics
-
-ENTRY_BYTES = 132
-"""Of a step of these runs in the journal."""
 
 RESTARTS = 5
 """Of the workers by their launcher."""
@@ -105,12 +102,12 @@ class End:
                 {name: value for name, value in line.items() if name != "seconds"}
                 for line in read_metrics(out / "metrics.jsonl")
             ],
-            [replace(entry, seconds=0.0).encoded() for entry in read_journal(out / "journal.bin")],
+            [replace(entry, seconds=0.0).encoded() for entry in read_journal(out / "journal.jsonl")],
         )
 
     def differences(self, other: "End") -> list[str]:
         """What is not the same."""
-        names = {"weights or optimizer": "tensors", "metrics.jsonl": "metrics", "journal.bin": "entries"}
+        names = {"weights or optimizer": "tensors", "metrics.jsonl": "metrics", "journal.jsonl": "entries"}
         return [name for name, part in names.items() if getattr(self, part) != getattr(other, part)]
 
 
@@ -304,12 +301,10 @@ def go_on(plan: Plan, folder: Folder) -> list[str]:
 
 def train_by_torchrun(plan: Plan, folder: Folder) -> None:
     """The same by the real torchrun; each kill comes after its `call` steps are in the journal."""
-    words, journal = plan.words(folder.out), folder.out / "journal.bin"
+    words, journal = plan.words(folder.out), folder.out / "journal.jsonl"
     for kill in (*plan.kills, None):
         launcher = fork(partial(torchrun, words, plan, folder))
-        while kill is not None and not (
-            journal.exists() and journal.stat().st_size >= HEADER_BYTES + kill.call * ENTRY_BYTES
-        ):
+        while kill is not None and not (journal.exists() and journal.read_bytes().count(b"\n") > kill.call):
             if launcher not in children(os.getpid()):
                 break
             time.sleep(PAUSE)

@@ -13,7 +13,7 @@ from rich.table import Table
 from zorn.cli.parsing import parse
 from zorn.errors import CheckpointError
 from zorn.run.folder import RunFolder
-from zorn.run.journal import Damage, journal_pieces, read_header, read_journal
+from zorn.run.journal import Damage, base_step, journal_pieces, read_journal
 from zorn.run.journal_entry import JournalEntry
 from zorn.training.replay import check_journal_of
 
@@ -53,7 +53,7 @@ def command(words: Sequence[str]) -> int:
 
 
 def _show(path: Path, console: Console) -> None:
-    base, latest = read_header(path).base_step, deque[JournalEntry](maxlen=SHOWN)
+    base, latest = base_step(path), deque[JournalEntry](maxlen=SHOWN)
     count = 0
     lowest, highest = float("inf"), float("-inf")
     for entry in read_journal(path):
@@ -76,20 +76,20 @@ def _show(path: Path, console: Console) -> None:
 
 def _cells(entry: JournalEntry) -> Iterator[str]:
     """The columns of a step; the rate is a share of the first learning rate."""
-    yield from (str(entry.step), str(len(entry.fold.coded)), str(entry.nbytes))
+    yield from (str(entry.step), str(len(entry.fold.coded)), str(len(entry.encoded())))
     yield from (f"{entry.fold.draw.epsilon:.4g}", f"{entry.rate_factor:.4g}", f"{entry.loss:.4f}")
     yield from (f"{entry.gradient_norm:.4g}", str(entry.dropped), f"{entry.seconds:.1f}")
 
 
 def _verify(path: Path, console: Console) -> int:
-    header, steps, damaged = read_header(path), 0, False
+    base, steps, damaged = base_step(path), 0, False
     for piece in journal_pieces(path):
         if isinstance(piece, Damage):
             damaged = True
             _say(console, f"{path}: byte {piece.start}: {_told(piece)}")
         else:
             steps += 1
-    _say(console, f"{path}: {steps} whole steps after step {header.base_step}")
+    _say(console, f"{path}: {steps} whole steps after step {base}")
     return 2 if damaged else 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zorn.config import Config, from_json, to_json
 from zorn.errors import ConfigError
+from zorn.run.files import write_whole
 from zorn.run.lock import LOCK, locked
 from zorn.tasks import Tokenizer, tokenizer_from_json
 
@@ -53,7 +54,7 @@ class RunFolder:
     @property
     def journal(self) -> Path:
         """The numbers that make every step again, see `zorn.run.journal`."""
-        return self.path / "journal.bin"
+        return self.path / "journal.jsonl"
 
     @property
     def summary(self) -> Path:
@@ -127,14 +128,8 @@ class RunFolder:
             ) from error
 
     def write_config(self, asked: Config, config: Config) -> None:
-        """Write `config.json`, what was asked and what was resolved, in one move, so that it is never half
-        there."""
-        temporary = self.config.with_suffix(".tmp")
-        try:
-            temporary.write_text(to_json(asked, config), encoding="utf-8")
-            temporary.replace(self.config)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write `config.json`, what was asked and what was resolved, in one move."""
+        write_whole(self.config, to_json(asked, config))
 
     def read_config(self) -> Config:
         """All settings of the run; ConfigError when this is no run's folder or the file does not fit."""

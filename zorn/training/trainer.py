@@ -322,11 +322,11 @@ class Trainer:
                 if journal.dropped:
                     self._say(journal.dropped)
                 return journal
-            path.replace(path.with_name(f"journal-to-{self._journal_last}.bin"))
+            path.replace(path.with_name(f"journal-to-{self._journal_last}.jsonl"))
             self._say(
                 f"{path} ends at step {self._journal_last}, before the checkpoint of step {self.step}: a new "
                 "one begins, and steps up to there cannot be made again from it; the former is kept as "
-                f"journal-to-{self._journal_last}.bin"
+                f"journal-to-{self._journal_last}.jsonl"
             )
         return Journal.create(path, self._identity, base_step=self.step, **sync)
 
