@@ -87,8 +87,8 @@ def test_verify_refuses_the_journal_of_another_run(tmp_path, capsys):
     error = capsys.readouterr().err
     assert re.fullmatch(
         r"zorn: .*/one/journal\.jsonl is the journal of another run: its settings, seed, text or first "
-        r"weights are not this run's \(got identity [0-9a-f]{12}…, expected [0-9a-f]{12}…\); put the right one back, "
-        r"or move it away to resume from the newest checkpoint\n",
+        r"weights are not this run's \(got identity [0-9a-f]{12}…, expected [0-9a-f]{12}…\); put the "
+        r"right one back, or move it away to resume from the newest checkpoint\n",
         error,
     )
 

@@ -38,6 +38,7 @@ from processes import free_port
 from rich.console import Console
 from rich.table import Table
 
+import zorn.training.learner
 import zorn.training.trainer
 from zorn.cli import main as zorn_main
 from zorn.run.checkpoint import latest_checkpoint
@@ -199,13 +200,13 @@ def work(rank: int, words: Sequence[str], kill: Kill | None, folder: Folder) -> 
 
 def note_steps(folder: Folder) -> None:
     """Let this process note each training step that it begins."""
-    original = zorn.training.trainer.prepare_step
+    original = zorn.training.learner.prepare_step
 
     def noted(*arguments: Any, **options: Any) -> Any:
         folder.note("steps", options.get("step", arguments[3] if len(arguments) > 3 else -1))
         return original(*arguments, **options)
 
-    zorn.training.trainer.prepare_step = noted
+    zorn.training.learner.prepare_step = noted
 
 
 def strike(kill: Kill, folder: Folder, worker: int, launcher: int) -> None:

@@ -164,12 +164,7 @@ def newest_mark(folder: Path) -> tuple[Path, int] | None:
 
 def read_progress(path: Path) -> Progress:
     """The content of a checkpoint beside weights and states; CheckpointError unless its manifest is whole."""
-    manifest = _read_manifest(path)
-    if manifest is None:
-        raise CheckpointError(
-            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
-        )
-    return Progress(**manifest["progress"])
+    return Progress(**_manifest(path)["progress"])
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -197,7 +192,9 @@ def load_checkpoint(
     against the model's names, shapes and dtypes. Raises CheckpointError saying which file or weight is wrong,
     and what to do.
     """
-    manifest = _verified_manifest(path)
+    manifest = _manifest(path)
+    if (damage := _damage(path, manifest)) is not None:
+        raise CheckpointError(f"{damage}{_way_out(path)}")
     _check_table(path, manifest["model"], _table(model))
     if optimizers and manifest["optimizers"] is None:
         raise CheckpointError(
@@ -227,14 +224,13 @@ def _read_all(path: Path, manifest: dict[str, Any], name: str) -> dict[str, Tens
     return {tensor: files.read(tensor) for tensor in files.names}
 
 
-def _verified_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all intact; CheckpointError names the damaged one."""
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; CheckpointError unless it is whole."""
     manifest = _read_manifest(path)
-    damage = f"{path} is no checkpoint: its {MANIFEST} is missing or damaged"
-    if manifest is not None:
-        damage = _damage(path, manifest)
-    if manifest is None or damage is not None:
-        raise CheckpointError(f"{damage}{_way_out(path)}")
+    if manifest is None:
+        raise CheckpointError(
+            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
+        )
     return manifest
 
 

@@ -61,11 +61,13 @@ class JournalEntry:
     def encoded(self) -> bytes:
         """The line of the entry: its fields; those of the draw; the coefficients' bytes, little-endian, in
         base64."""
-        numbers = self.fold.coded.cpu().numpy()
-        fields = {name: value for name, value in vars(self).items() if name != "fold"}
-        fields |= {"draw": asdict(self.fold.draw), "origin": self.fold.origin, "draws": self.fold.draws}
-        little = numbers.astype(numbers.dtype.newbyteorder("<"))
-        return sealed(fields | {"coded": base64.b64encode(little).decode(), "dtype": numbers.dtype.name})
+        fold, numbers = self.fold, self.fold.coded.cpu().numpy()
+        little = numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+        return sealed(
+            {name: value for name, value in vars(self).items() if name != "fold"}
+            | {"draw": asdict(fold.draw), "origin": fold.origin, "draws": fold.draws}
+            | {"coded": base64.b64encode(little).decode(), "dtype": numbers.dtype.name}
+        )
 
     @classmethod
     def decoded(cls, line: bytes) -> JournalEntry | None:

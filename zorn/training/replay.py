@@ -26,7 +26,6 @@ from zorn.run.identity import check_settings, check_tokenizer, run_settings
 from zorn.run.journal import base_step, check_identity, read_journal, run_identity
 from zorn.run.journal_entry import JournalEntry
 from zorn.run.lock import locked
-from zorn.tasks import ByteTokenizer
 from zorn.training.build import (
     build_estimator,
     build_model,
@@ -234,5 +233,4 @@ def _vocabulary(config: Config, folder: RunFolder) -> int:
     """The number of tokens of a run, without reading its text."""
     if "tokenizer" not in config.task.given:
         return build_task(config).vocabulary
-    learned = config.task.tokenizer != "bytes"
-    return (folder.read_tokenizer() if learned else ByteTokenizer()).vocabulary
+    return folder.read_tokenizer(config.task.tokenizer).vocabulary

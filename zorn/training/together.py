@@ -11,10 +11,9 @@ from typing import Any, Literal, final
 
 import torch
 
-from zorn.config import Config, RunConfig
-from zorn.distributed import Group, share
+from zorn.config import Config
+from zorn.distributed import Group
 from zorn.errors import ConfigError
-from zorn.estimators import Estimator
 from zorn.run.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
 from zorn.run.folder import RunFolder
 from zorn.run.identity import run_settings
@@ -36,20 +35,6 @@ def on_device_of(group: Group, config: Config) -> Config:
     if group.size == 1 or config.run.device != group.device.type:
         return config
     return dataclasses.replace(config, run=dataclasses.replace(config.run, device=str(group.device)))
-
-
-def shared(estimator: Estimator, group: Group, settings: RunConfig) -> Estimator:
-    """The estimator whose work the processes share, as the settings say.
-
-    Raises:
-        ConfigError: a way to share it that the estimator does not have.
-    """
-    return share(
-        estimator,
-        group,
-        partial=settings.partial_steps,
-        check_every=settings.check_replicas,
-    )
 
 
 def fetch_run(group: Group, folder: RunFolder) -> None:
