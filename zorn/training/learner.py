@@ -18,7 +18,7 @@ from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
 from zorn.training.build import build_estimator, build_model, build_optimizers
 from zorn.training.schedules import rate_factor_at
-from zorn.training.step import prepare_step, update_weights
+from zorn.training.step import move_weights, prepare_step
 
 HELD_OUT_WINDOW = 128
 """Fewest tokens of a window that a text's validation split is cut into."""
@@ -69,10 +69,6 @@ class Learner:
         estimator = build_estimator(config)
         return cls(config, task, model, estimator, build_optimizers(config, model, estimator))
 
-    def next_batch(self) -> Batch:
-        """The batch of the next step, on the model's device."""
-        return Batch(*(part.to(self.config.run.device) for part in self.task.training_batch(self.step)))
-
     def train_step(self, share: float) -> Estimate:
         """Do one step on the task's next batch.
 
@@ -84,8 +80,14 @@ class Learner:
         """
         self.scheduled = prepare_step(self.config, self.task, self.estimator, self.step, share)
         factor = rate_factor_at(self.config.schedule, self.step, share)
-        parts = self.model, self.estimator, self.optimizers
-        estimate = update_weights(self.config, self.task, *parts, self.next_batch(), factor)
+        batch = Batch(*(part.to(self.config.run.device) for part in self.task.training_batch(self.step)))
+        estimate = move_weights(
+            self.config,
+            self.model,
+            self.optimizers,
+            factor,
+            lambda update: self.estimator.estimate(self.model, batch, self.task.objective, update=update),
+        )
         self.step += 1
         return estimate
 

@@ -165,31 +165,26 @@ def _digest(folder: Path, names: list[str]) -> str:
 
 
 def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
-    """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so."""
+    """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so, as
+    the others go on meanwhile."""
     size = torch.tensor([path.stat().st_size if group.is_main else 0])
     group.broadcast(size, 0)
-    temporary = path.with_name(path.name + ".fetched")
-    failure = _write(temporary, b"", "wb") if write else None
+    temporary, failure = path.with_name(path.name + ".fetched"), None
     with path.open("rb") if group.is_main else nullcontext() as source:
         for start in range(0, int(size), SENT_AT_ONCE):
             count = min(SENT_AT_ONCE, int(size) - start)
             data = bytearray(count) if source is None else bytearray(source.read(count))
             group.broadcast(torch.frombuffer(data, dtype=torch.uint8), 0)
-            if write and failure is None:
-                failure = _write(temporary, data, "ab")
-    if write and failure is None:
-        temporary.replace(path)
-    elif write:
+            if not write or failure is not None:
+                continue
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("ab" if start else "wb") as file:
+                    file.write(data)
+            except OSError as error:
+                failure = OSError(f"{path} of rank 0 cannot be written here ({error}): make room for it")
+    if failure is not None:
         temporary.unlink(missing_ok=True)
-    return failure and OSError(f"{path} of rank 0 cannot be written here ({failure}): make room for it")
-
-
-def _write(path: Path, data: bytes | bytearray, mode: Literal["wb", "ab"]) -> OSError | None:
-    """Write a file, or more of it; returns why the disk refused, if so, as the others wait meanwhile."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode) as file:
-            file.write(data)
-    except OSError as error:
-        return error
-    return None
+    elif write:
+        temporary.replace(path)
+    return failure
