@@ -1,4 +1,4 @@
-"""One run in several processes: a shared estimator, files for a new process, a log that writes nothing."""
+"""One run in several processes: the device of each, files for a new one, and what all have to agree on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,6 @@ from zorn.run.folder import RunFolder
 from zorn.run.identity import run_settings
 from zorn.run.journal import last_step
 from zorn.run.lock import locked
-from zorn.run.loggers import Record
 
 SENT_AT_ONCE = 1 << 24
 """Bytes of a file that are sent at once."""
@@ -104,24 +103,6 @@ def check_same_settings(group: Group, config: Config) -> None:
     facts = run_settings(config) | {name: getattr(config.run, name) for name in shared_by_all}
     facts |= {"steps": config.budget.steps, "seconds": config.budget.seconds}
     group.message(facts={name: repr(value) for name, value in facts.items()})
-
-
-@final
-class SilentLog:
-    """In place of a `MetricsLog`, in processes that write nothing.
-
-    >>> with SilentLog() as log:
-    ...     log.write({"kind": "train", "step": 1})
-    """
-
-    def __enter__(self) -> SilentLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, record: Record) -> None:
-        """Nothing."""
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:

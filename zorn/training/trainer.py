@@ -46,7 +46,7 @@ from zorn.training.limits import is_finite, memory_of
 from zorn.training.replay import after_entry, journal_identity, replay_steps
 from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics, used
 from zorn.training.schedules import rate_factor_at
-from zorn.training.together import SilentLog, check_same_settings, fetch_run, is_orphan, on_device_of
+from zorn.training.together import check_same_settings, fetch_run, is_orphan, on_device_of
 
 SAMPLE_PROMPT = "The "
 SAMPLE_LENGTH = 600
@@ -235,7 +235,9 @@ class Trainer:
             forward_passes=self.forward_passes,
             objective=self.config.objective,
         )
-        with self._open_log() as log, display:
+        places = self.folder.metrics, self.folder.tensorboard
+        log = MetricsLog(*places, self._logged_step) if self.group.is_main else nullcontext()
+        with log as log, display:
             if self._resumed:
                 self._catch_up(log, display)
             else:
@@ -258,11 +260,6 @@ class Trainer:
                 raise KeyboardInterrupt
             self._evaluate_once(log, display)
 
-    def _open_log(self) -> MetricsLog | SilentLog:
-        if not self.group.is_main:
-            return SilentLog()
-        return MetricsLog(self.folder.metrics, self.folder.tensorboard, self._logged_step)
-
     def _agreed(self, interruption: Interruption) -> tuple[float, bool, bool]:
         """The share of the budget that is used, whether to save, and whether to stop: the same in all
         processes, by the clock of rank 0 and the signals to any."""
@@ -273,9 +270,9 @@ class Trainer:
         share, save = notes[0].values.tolist()
         return share, bool(save), self.group.interrupted
 
-    def _catch_up(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _catch_up(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         """Log what is in the journal alone, and evaluate where that was due, as a crash came in between."""
-        if not self.group.is_main:
+        if log is None:
             return
         rate = self.config.optimizer.learning_rate
         if self._journal is not None and rate is not None and self._logged_step < self.step:
@@ -287,12 +284,10 @@ class Trainer:
         if int(self._share_used() * evaluations) > int(share * evaluations):
             self._evaluate_once(log, display)
 
-    def _evaluate_once(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _evaluate_once(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         """Evaluate unless this step is in the log already."""
-        if not self.group.is_main:
-            return
-        records = read_metrics(self.folder.metrics)
-        if not any(record["kind"] == "evaluation" and record["step"] == self.step for record in records):
+        lines = read_metrics(self.folder.metrics) if log is not None else []
+        if not any(line["kind"] == "evaluation" and line["step"] == self.step for line in lines):
             self._evaluate(log, display)
 
     def _open_folder(self) -> None:
@@ -330,7 +325,7 @@ class Trainer:
             )
         return Journal.create(path, self._identity, base_step=self.step, **sync)
 
-    def _train_step(self, share: float, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _train_step(self, share: float, log: MetricsLog | None, display: ProgressDisplay) -> None:
         try:
             estimate = self._update(share)
         except NonFiniteLossError as error:
@@ -353,16 +348,17 @@ class Trainer:
         if self._journal is not None and estimate.fold is not None:
             factor = rate_factor_at(self.config.schedule, self.step - 1, share)
             self._journal.append(entry_of(record, estimate.fold, factor))  # before all that tells of it
-        log.write(record)
+        if log is not None:
+            log.write(record)
         display.trained(record, self._share_used())
 
     def _update(self, share: float) -> Estimate:
         return self.learner.train_step(share)
 
-    def _evaluate(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _evaluate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         """Evaluate all validation splits, on rank 0 while the others wait; what is shown while training is
         the first's."""
-        if not self.group.is_main:
+        if log is None:
             return
         evaluations = [self.task.evaluate(self.model, split) for split in self.task.validation_splits]
         place = {"step": self.step, "seconds": self._seconds(), "forward_passes": self.forward_passes}
