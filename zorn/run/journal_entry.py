@@ -86,7 +86,7 @@ def sealed(content: dict[str, Any]) -> bytes:
     """A line of JSON whose last field is the CRC-32 of all before it.
 
     >>> sealed({"step": 5})
-    b'{"step": 5, "crc32": "f6574d7c"}\\n'
+    b'{"step": 5, "crc32": "3ac74723"}\\n'
     """
     return _with_checksum(json.dumps(content).encode()[:-1])
 

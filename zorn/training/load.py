@@ -28,6 +28,7 @@ class TextCodec:
     """Text to tokens and back, as `TextTask` does it, without the text that was learned.
 
     Example:
+        >>> from zorn.tasks import ByteTokenizer
         >>> codec = TextCodec(ByteTokenizer())
         >>> codec.decode(codec.encode("né"))
         'né'

@@ -147,7 +147,7 @@ def _digest(folder: Path, names: list[str]) -> str:
 
 def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
     """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so, as
-    the others go on meanwhile."""
+    the others continue meanwhile."""
     size = torch.tensor([path.stat().st_size if group.is_main else 0])
     group.broadcast(size, 0)
     temporary, failure = path.with_name(path.name + ".fetched"), None
