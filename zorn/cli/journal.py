@@ -14,7 +14,7 @@ from zorn.cli.output import console
 from zorn.cli.parsing import parse
 from zorn.errors import CheckpointError
 from zorn.run.folder import RunFolder
-from zorn.run.journal import Damage, journal_pieces, read_header, read_journal
+from zorn.run.journal import Damage, base_step, journal_pieces, read_journal
 from zorn.run.journal_entry import JournalEntry
 from zorn.training.replay import check_journal_of
 
@@ -54,7 +54,7 @@ def command(words: Sequence[str]) -> int:
 
 
 def _show(path: Path, out: Console) -> None:
-    base, latest = read_header(path).base_step, deque[JournalEntry](maxlen=SHOWN)
+    base, latest = base_step(path), deque[JournalEntry](maxlen=SHOWN)
     count, lowest, highest = 0, float("inf"), float("-inf")
     for entry in read_journal(path):
         count += 1
@@ -70,7 +70,7 @@ def _show(path: Path, out: Console) -> None:
     for name in ("step", "members", "bytes", "epsilon", "rate", "loss", "gradient", "dropped", "seconds"):
         table.add_column(name, justify="right")
     for entry in latest:  # the rate is a share of the first learning rate
-        cells = [str(entry.step), str(len(entry.fold.coded)), str(entry.nbytes)]
+        cells = [str(entry.step), str(len(entry.fold.coded)), str(len(entry.encoded()))]
         cells += [f"{entry.fold.draw.epsilon:.4g}", f"{entry.rate_factor:.4g}", f"{entry.loss:.4f}"]
         cells += [f"{entry.gradient_norm:.4g}", str(entry.dropped), f"{entry.seconds:.1f}"]
         table.add_row(*cells)
@@ -80,7 +80,7 @@ def _show(path: Path, out: Console) -> None:
 def _verify(path: Path, out: Console) -> bool:
     """Report every damage and the whole steps; returns True where nothing is damaged."""
     steps, whole = 0, True
-    base = read_header(path).base_step
+    base = base_step(path)
     for piece in journal_pieces(path):
         if isinstance(piece, Damage):
             whole = False

@@ -224,7 +224,7 @@ def read_source(source: str | Path) -> bytes:
         raise ConfigError(f"{wrong} is empty; {advice}")
     if (encoding := _wide_encoding(text)) is not None:
         raise ConfigError(
-            f"{wrong} is {encoding} (it begins with its byte order mark), of which "
+            f"{wrong} is {encoding} (its byte order mark or its zeros say so), of which "
             f"every second byte or more would say nothing: convert it, for example with iconv -f {encoding} "
             f"-t UTF-8"
         )
@@ -232,13 +232,24 @@ def read_source(source: str | Path) -> bytes:
 
 
 def _wide_encoding(text: bytes) -> str | None:
-    """The encoding of more than one byte a letter whose mark a text begins with, if it is such a text."""
-    marks = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
-    marks |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-    for mark, encoding in marks.items():
+    """The encoding of more than one byte a letter that a text is in; None where it is no such text.
+
+    It begins with the encoding's mark; or a third of its bytes are zeros, and in that encoding it is
+    printable and most of its letters are Latin.
+    """
+    marks = {
+        "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+        "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    }
+    names = [name for name, own in marks.items() if text.startswith(own)]
+    if 3 * text.count(0) > len(text):
+        names += ["UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"]
+    for name in names:
         with contextlib.suppress(UnicodeDecodeError):  # a file of another kind that begins alike
-            if text.startswith(mark) and text.decode(encoding):
-                return encoding
+            letters = "".join(text.decode(name).split())
+            latin = len(letters.encode("latin-1", "ignore")) * 2 > len(letters)
+            if name in marks or (latin and letters.isprintable()):
+                return name
     return None
 
 
