@@ -27,14 +27,14 @@ PARTS = ("weights", "optimizer", "gradients", "working")
 """Uses of memory. optimizer: its state. working: all that lives only during a step, and the batch's
 tokens: noise, states, activations, logits."""
 
-SHORTEST = 16
+SHORTEST = 32
 """Time steps of the shorter of two lengths, at least."""
 
-LONGEST = 36
+LONGEST = 72
 """Time steps that a step is done at as it is, at least: one length takes as long as two shorter ones."""
 
 PIECES = 2
-"""Micro-batches that a step is cut to: the second shows what lives beside the next."""
+"""Micro-batches that a step is cut to, and pieces of time: the second shows what lives beside the next."""
 
 MUCH = 2**34
 """Rows × weights: a step of more is done with fewer rows, as every second would become many."""
@@ -170,7 +170,7 @@ def _lengths(config: Config, steps: int) -> tuple[int, int]:
     """The two lengths that a step is done at; the second is `steps` where that is short."""
     estimator = config.estimator
     period = min(steps, estimator.get("time_chunk") or estimator.get("truncation") or 1)
-    least = period * math.ceil(SHORTEST / period)
+    least = period * max(PIECES, math.ceil(SHORTEST / period))
     first, second = least + steps % period, 2 * least + steps % period
     return first, steps if steps <= LONGEST else min(second, steps)
 
