@@ -7,6 +7,7 @@ import pytest
 
 from zorn.cli import main
 from zorn.cli.train import settings as train_settings
+from zorn.config import resolve
 from zorn.estimators import AUTOMATIC
 from zorn.plan.fit import needed_bytes
 from zorn.plan.plan import time_steps
@@ -68,6 +69,7 @@ def test_the_proposed_command_fits_what_was_asked(fit, capsys):
     assert not [word for word in command if word.startswith(("--memory", "--no-calibration"))]
     config, _ = train_settings(command[2:])
     assert config.estimator.population == 256
+    config, _ = resolve(config)
     assert needed_bytes(config, build_task(config).vocabulary, time_steps(config)) <= int(fit[0]) * 2**30
 
 
