@@ -43,6 +43,9 @@ COPIED = ("zorn", "tests", "benchmarks", "examples", "docs", "README.md", "Makef
 PATIENCE = 5
 """A mutant's tests take too long at this many times their seconds in the map, and half a minute more."""
 
+PRELOADED = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
+"""What pytest says of modules that were imported before it."""
+
 OTHERS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -329,7 +332,8 @@ def attempt(tree: Path, tests: list[str], seconds: float, options: list[str]) ->
         os.dup2(printed, 2)
         code = 99
         try:
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *options, *tests]))
+            words = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *PRELOADED, *options, *tests]
+            code = int(pytest.main(words))
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -363,6 +367,9 @@ def run(options: argparse.Namespace) -> int:
     preload()
     tree = copy_tree(options.tests)
     try:
+        quick = sorted(tests, key=lambda name: tests[name]["seconds"])[:50]
+        if (result := attempt(tree, quick, 120, [])) != "survived":
+            sys.exit(f"the package as it is {result}: {(tree / 'printed.txt').read_text()[-2000:]}")
         for number, mutant in enumerate(wanted):
             if (mutant.file, mutant.start, mutant.new) in known:
                 continue
