@@ -75,6 +75,12 @@ def trainable_targets(model: nn.Module) -> list[Target]:
         for number, (name, p) in enumerate(model.named_parameters())
         if p.requires_grad
     ]
+    for target in targets:
+        if target.parameter.is_complex():
+            raise ConfigError(
+                f"{target.name} is complex, and noise is real: hold it as real numbers "
+                "(torch.view_as_real) and view them as complex in forward, or freeze it"
+            )
     if not targets:
         raise UncoveredParameterError(
             f"{type(model).__name__} has no parameter that requires a gradient: nothing to perturb; "
@@ -157,6 +163,38 @@ def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dic
                 f"{type(module).__name__} does not have: name one of {', '.join(own)}"
             )
     return found
+
+
+def layout_without_rule(parameter: nn.Parameter) -> Layout:
+    """Rank-one over the first dimension and the others; dense for a vector."""
+    if parameter.dim() < 2 or parameter.numel() == 0:
+        return Layout(rows=parameter.numel())
+    return Layout(rows=len(parameter), columns=parameter.numel() // len(parameter))
+
+
+def every_target(model: nn.Module) -> tuple[list[StructuredTarget], list[Site] | None]:
+    """All parameters to train with their layouts, and the modules to attach to where rules serve all of them,
+    else None.
+
+    A layout is its rule's, or that of its shape where no rule covers the parameter, or rules disagree.
+
+    Raises:
+        UncoveredParameterError: nothing requires a gradient.
+        ConfigError: a rule refuses its module, or a parameter is complex.
+    """
+    targets, found = trainable_targets(model), survey(model)
+    for error in found.refused.values():
+        if not isinstance(error, UncoveredParameterError):
+            raise error
+    known = {target.number: target for target in found.targets if target.number not in found.refused}
+    for target in targets:
+        if target.number not in known:
+            layout = layout_without_rule(target.parameter)
+            known[target.number] = StructuredTarget(
+                target.name, target.number, target.parameter, layout, target.number
+            )
+    complete = not found.uncovered and not found.refused
+    return [known[target.number] for target in targets], found.sites if complete else None
 
 
 def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:

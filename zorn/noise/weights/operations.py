@@ -9,6 +9,7 @@ tensors. It makes no difference which module owns a parameter, how often it is r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from types import FunctionType
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
-from zorn.noise.weights.member_noise import Factors
+from zorn.noise.weights.lanes import Inputs, Lanes, Outputs
 from zorn.noise.weights.recurrent_forms import STEPS, run_cell, run_layers
 
 Reads = dict[int, tuple[Tensor, Tensor]]
@@ -39,7 +41,11 @@ class NoisyReads(TorchFunctionMode):
         self.reads = reads
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if not (self._noisy(args) or self._noisy(tuple(kwargs.values()))):
@@ -78,50 +84,52 @@ class NoisyReads(TorchFunctionMode):
         a, b = self.reads[id(value)]
         return value + (a.unsqueeze(-1) * b.unsqueeze(-2)).reshape(value.shape)
 
+    def matrix(self, value: Any) -> tuple[Tensor, Tensor] | None:
+        """s ε a and b of a matrix whose noise is the one of its rows and columns; None for anything else."""
+        a, b = self.reads.get(id(value), (None, None))
+        if a is None or b is None or tuple(value.shape) != (a.shape[-1], b.shape[-1]) or len(a) != 1:
+            return None
+        return a[0], b[0]
+
 
 def _linear(reads: NoisyReads, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """W x + b."""
-    if id(input) in reads.reads:
+    factors = reads.matrix(weight)
+    if id(input) in reads.reads or (factors is None and id(weight) in reads.reads):
         return None
     y = F.linear(input, weight, reads.moved(bias))
-    if id(weight) not in reads.reads or weight.dim() != 2:
-        return y if id(weight) not in reads.reads else None
-    a, b = reads.reads[id(weight)]
-    return y + (input @ b[0]).unsqueeze(-1) * a[0]
+    return y if factors is None else y + (input @ factors[1]).unsqueeze(-1) * factors[0]
 
 
 def _matmul(reads: NoisyReads, left: Tensor, right: Tensor) -> Tensor | None:
     """x W, or W x."""
-    if id(left) in reads.reads and id(right) in reads.reads:
+    if id(left) not in reads.reads:
+        factors = reads.matrix(right)
+        return factors and left @ right + (left @ factors[0]).unsqueeze(-1) * factors[1]
+    factors = reads.matrix(left)
+    if factors is None or id(right) in reads.reads or right.dim() > 2:
         return None
-    if id(right) in reads.reads:
-        if right.dim() != 2:
-            return None
-        a, b = reads.reads[id(right)]
-        return left @ right + (left @ a[0]).unsqueeze(-1) * b[0]
-    if left.dim() != 2 or right.dim() > 2:
-        return None
-    a, b = reads.reads[id(left)]
-    scores = b[0] @ right
-    return left @ right + (a[0] * scores if right.dim() == 1 else a[0].unsqueeze(-1) * scores)
+    scores = factors[1] @ right
+    return left @ right + (factors[0] * scores if right.dim() == 1 else factors[0].unsqueeze(-1) * scores)
 
 
 def _addmm(
     reads: NoisyReads, bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor | None:
     """β b + α x W."""
-    product = _matmul(reads, left, right) if reads._noisy((left, right)) else left @ right
+    noisy = id(left) in reads.reads or id(right) in reads.reads
+    product = _matmul(reads, left, right) if noisy else left @ right
     return None if product is None else beta * reads.moved(bias) + alpha * product
 
 
 def _embedding(
-    reads: NoisyReads, input: Tensor, weight: Tensor, padding_idx: int | None = None, *further: Any, **options: Any
+    reads: NoisyReads, input: Tensor, weight: Tensor, *further: Any, **options: Any
 ) -> Tensor | None:
     """W[i]."""
-    if weight.dim() != 2:
+    factors = reads.matrix(weight)
+    if factors is None:
         return None
-    a, b = reads.reads[id(weight)]
-    return F.embedding(input, weight, padding_idx, *further, **options) + a[0][input].unsqueeze(-1) * b[0]
+    return F.embedding(input, weight, *further, **options) + factors[0][input].unsqueeze(-1) * factors[1]
 
 
 def _recurrent(func: Any, reads: NoisyReads, *args: Any, **options: Any) -> Any:
@@ -151,7 +159,9 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
 }
 """Operations that take the noise as a term of their own; None from one of them: it does not serve this call."""
 
-_METADATA = frozenset("size dim stride numel element_size is_floating_point is_complex data_ptr __len__".split())
+_METADATA = frozenset(
+    "size dim stride numel element_size is_floating_point is_complex data_ptr __len__".split()
+)
 
 
 @cache
@@ -160,68 +170,30 @@ def _body_of(func: FunctionType) -> Callable[..., Any]:
     never = dict.fromkeys(
         ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), lambda *_: False
     )
-    found = FunctionType(func.__code__, func.__globals__ | never, func.__name__, func.__defaults__, func.__closure__)
+    found = FunctionType(
+        func.__code__, func.__globals__ | never, func.__name__, func.__defaults__, func.__closure__
+    )
     found.__kwdefaults__ = func.__kwdefaults__
     return found
 
 
-def run_side_by_side(
-    forward: Callable[..., Any],
-    inputs: tuple[tuple[Any, ...], dict[str, Any]],
-    factors: dict[int, Factors],
-    scales: Tensor,
-    members: int,
-    group: int | None,
-) -> Any:
-    """A model on rows [signs, members, group], each lane under its own noise.
+def side_by_side(forward: Callable[..., Any], lanes: Lanes) -> Callable[..., Any]:
+    """A model's forward on rows [signs, members, group], each member and sign under its own noise."""
+    numbers = [id(parameter) for parameter, _ in lanes.parameters]
 
-    Args:
-        forward: the model's.
-        inputs: its arguments; tensors whose first dimension is that of the first one hold rows.
-        factors: of each parameter, by its id.
-        scales: s ε of each sign.
-        members: M.
-        group: g, None: as the rows give it.
-    """
-    lanes = len(scales) * members
-    leaves, spec = tree_flatten(inputs)
-    rows = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
-    group = rows // lanes
-    split = [
-        leaf.unflatten(0, (lanes, group)) if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == rows else leaf
-        for leaf in leaves
-    ]
-    dims = [0 if mine is not leaf else None for mine, leaf in zip(split, leaves, strict=True)]
-    signed = scales.repeat_interleave(members)
-    numbers = list(factors)
-    a = [(factor.rows.repeat(len(scales), 1, 1) * signed.view(-1, 1, 1).to(factor.rows.dtype)) for factor in factors.values()]
-    b = [factor.columns.repeat(len(scales), 1, 1) for factor in factors.values()]
-    tensors = [index for index, leaf in enumerate(split) if isinstance(leaf, Tensor)]
-    outside: list[Any] = []
+    def run(*arguments: Any, **options: Any) -> Any:
+        inputs = Inputs(arguments, options, len(lanes))
+        last: list[Outputs] = []
 
-    def lane(a: list[Tensor], b: list[Tensor], *own: Tensor) -> tuple[Tensor, ...]:
-        all_leaves = list(split)
-        for index, tensor in zip(tensors, own, strict=True):
-            all_leaves[index] = tensor
-        arguments, options = tree_unflatten(all_leaves, spec)
-        with NoisyReads(dict(zip(numbers, zip(a, b, strict=True), strict=True))):
-            outputs = forward(*arguments, **options)
-        found, found_spec = tree_flatten(outputs)
-        outside[:] = [found_spec, [None if isinstance(leaf, Tensor) else leaf for leaf in found]]
-        return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
+        def lane(a: list[Tensor], b: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+            mine, named = inputs.of(own)
+            with NoisyReads(dict(zip(numbers, zip(a, b, strict=True), strict=True))):
+                last[:] = [Outputs(forward(*mine, **named))]
+            return last[0].tensors
 
-    own = [split[index] for index in tensors]
-    results = torch.vmap(lane, in_dims=(0, 0, *(dims[index] for index in tensors)), randomness="different")(a, b, *own)
-    found_spec, others = outside
-    it = iter(results)
-    merged = [
-        leaf if leaf is not None else _rows_of(next(it), lanes, group) for leaf in others
-    ]
-    return tree_unflatten(merged, found_spec)
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # others know no axis of members
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            found = torch.vmap(lane, randomness="different")(*lanes.stacked(), inputs.split)
+        return last[0].joined(found, inputs.group)
 
-
-def _rows_of(output: Tensor, lanes: int, group: int) -> Tensor:
-    """An output [lanes, group, …], or [lanes] where each lane gave one number, with its rows in front."""
-    if output.dim() == 1:
-        return output.repeat_interleave(group)
-    return output.flatten(0, 1)
+    return run

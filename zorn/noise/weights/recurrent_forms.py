@@ -57,7 +57,12 @@ Layer: TypeAlias = Callable[[int, Tensor, State, bool], tuple[Tensor, State]]
 
 
 def run_stack(
-    layer: Layer, x: Tensor, hx: Tensor | Sequence[Tensor], layers: int, bidirectional: bool, batch_first: bool
+    layer: Layer,
+    x: Tensor,
+    hx: Tensor | Sequence[Tensor],
+    layers: int,
+    bidirectional: bool,
+    batch_first: bool,
 ) -> tuple[Tensor, ...]:
     """The outputs of the last layer, and each last state, in the layouts of torch; directions are numbered one
     after another, layer by layer."""
@@ -77,7 +82,9 @@ def run_stack(
     return (x, *(torch.stack(states) for states in zip(*finals, strict=True)))
 
 
-def in_time(step: Callable[[int, State], State], steps: int, state: State, reverse: bool) -> tuple[Tensor, State]:
+def in_time(
+    step: Callable[[int, State], State], steps: int, state: State, reverse: bool
+) -> tuple[Tensor, State]:
     """The outputs [time, rows, units] of a layer whose output is the first tensor of its state."""
     outputs: list[Tensor] = []
     for t in reversed(range(steps)) if reverse else range(steps):
