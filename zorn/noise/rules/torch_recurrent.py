@@ -83,16 +83,16 @@ class _Steps:
         owner = next((noise.factors[name] for name in parts.layouts() if name in noise.factors), None)
         self._a = None if owner is None else owner.rows
         weight, bias, recurrent_bias = parts[parts.weight], parts[parts.bias], parts[parts.recurrent_bias]
-        rows_first = x.transpose(0, 1).contiguous()
+        rows_first, self._scores = x.transpose(0, 1).contiguous(), None
         if self._of_gru:  # its reset gate acts on R h + b' alone, so that the two sums stay apart
             drive = noise.affine_(F.linear(rows_first, weight, bias), rows_first, parts.weight, parts.bias)
-            self._scores = None
         else:
-            both = bias if recurrent_bias is None else bias + recurrent_bias
-            drive = F.linear(rows_first, weight, both)
-            scores = noise.add_bias_(noise.scores(rows_first, parts.weight), rows_first, parts.bias)
-            scores = noise.add_bias_(scores, rows_first, parts.recurrent_bias)
-            self._scores = None if scores is None else scores.flatten(0, 2).transpose(0, 1).contiguous()
+            drive = F.linear(rows_first, weight, bias if recurrent_bias is None else bias + recurrent_bias)
+            found = noise.scores(rows_first, parts.weight, parts.bias)
+            more = noise.scores(rows_first, "", parts.recurrent_bias)
+            both = found if more is None else more if found is None else found + more
+            if both is not None:
+                self._scores = both.flatten(0, 2).transpose(0, 1).contiguous()
         self.drive = drive.transpose(0, 1)
         noise.visited = True
 
@@ -123,7 +123,7 @@ class _Steps:
     def _compiled(self, t: int, state: State) -> State | None:
         """A step of an LSTM or a GRU by the compiled kernels; None where they do not serve."""
         parts, noise, h = self._parts, self._noise, state[0]
-        serves = self._of_gru
+        serves = self._of_gru or self._operation in (torch.lstm, torch.lstm_cell)
         if not serves or self._a is None or h.dtype != torch.float32 or not usable(h, self.drive):
             return None
         if parts[parts.projection] is not None:
@@ -135,7 +135,7 @@ class _Steps:
             return (gru_step(self.drive[t], summands, h, h)[1],)
         of_state = noise.lanes(h, parts.recurrent, rows=self._a)
         carried = None if self._scores is None else self._scores[t]
-        return lstm_step(self.drive[t], Summands(product, None, of_state, carried), h, state[1])
+        return lstm_step(self.drive[t], Summands(product, None, of_state, carried), *state, output_last=True)
 
 
 class TorchRecurrentRule(Rule):
