@@ -34,7 +34,7 @@ from zorn.config import BudgetConfig, Choice, Config, RunConfig
 from zorn.estimators.fold import Fold
 from zorn.noise import Draw
 from zorn.run import checkpoints
-from zorn.run.journal import HEADER_BYTES, Journal, JournalEntry
+from zorn.run.journal import Journal, JournalEntry
 from zorn.training import Trainer
 from zorn.training.replay import replay
 
@@ -94,7 +94,8 @@ def replayed(run: Path, out: Path) -> tuple[float, bool]:
 
 def bytes_per_step(run: Path, steps: int) -> float:
     """Of the journal, its header left out."""
-    return ((run / "journal.bin").stat().st_size - HEADER_BYTES) / steps
+    _, *lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    return sum(map(len, lines)) / steps
 
 
 def entry_seconds(folder: Path) -> Seconds:

@@ -1,4 +1,4 @@
-"""An estimator of your own, in one file: its arguments are flags, and every command of zorn knows it.
+"""An estimator of your own, in one file: its fields are flags, and every command of zorn knows it.
 
     zorn train --task copy --estimator examples/own_estimator.py:Sphere --draws 64 --steps 200
     zorn diagnose --task copy --estimator examples/own_estimator.py:Sphere
@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import zorn
+from zorn.checks import Count, Positive, Seed
 from zorn.models import row_losses
 from zorn.random import normals
 
@@ -25,17 +26,12 @@ class Sphere(zorn.Estimator):
     scheduled = ("epsilon",)
     sizes = ("draws",)
 
-    def __init__(self, *, draws: int = 32, epsilon: float = 0.02, seed: int = 0) -> None:
-        if draws < 1 or not epsilon > 0:
-            raise zorn.errors.ConfigError(f"draws and epsilon must be above 0, got {draws} and {epsilon}")
-        self.draws, self.epsilon, self.seed = draws, epsilon, seed
+    draws: Count = 32
+    epsilon: Positive = 0.02
+    seed: Seed = 0
 
     @torch.no_grad()
     def _estimate(self, model, batch, objective, update) -> zorn.estimators.Estimate:
-        if update is not None:
-            raise zorn.errors.ConfigError(
-                "Sphere fills .grad: take --optimizer adam or sgd, not one in place"
-            )
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         start, losses = parameters_to_vector(weights), []
         gradient, size = torch.zeros_like(start), len(start)
@@ -49,15 +45,10 @@ class Sphere(zorn.Estimator):
                 gradient += (losses[-2] - losses[-1]) / (2 * self.epsilon * self.draws) * z
         finally:
             vector_to_parameters(start, weights)
-        if not gradient.isfinite().all():
-            raise zorn.errors.NonFiniteLossError(f"step {self.step}: a loss is not finite")
-        for parameter, part in zip(weights, gradient.split([p.numel() for p in weights]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        norm = self._fill(model, gradient, update)
         self.step += 1
         loss, passes = sum(losses) / len(losses), len(losses) * len(batch.inputs)
-        return zorn.estimators.Estimate(
-            loss=loss, gradient_norm=float(gradient.norm()), forward_passes=passes
-        )
+        return zorn.estimators.Estimate(loss=loss, gradient_norm=norm, forward_passes=passes)
 
     def passes(self, batch: int, steps: int) -> int | float:
         """Both signs of each direction, on every sequence."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from zorn.checks import check_number
-from zorn.errors import ConfigError
+from zorn.checks import check_number, wrong
 from zorn.estimators.update import FusedSGD
 from zorn.registry import Registry
 
@@ -21,6 +20,9 @@ scale."""
 
 LARGEST_RATE = 1e30
 """Beyond it float32 overflows."""
+
+
+Weights: TypeAlias = Iterable[nn.Parameter]
 
 
 @dataclass(frozen=True)
@@ -38,40 +40,34 @@ class Kind:
     in_place: bool = False
 
 
-def adam(
-    parameters: Iterable[nn.Parameter], /, *, learning_rate: float | None = None, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
+def adam(parameters: Weights, /, *, learning_rate: float | None = None, weight_decay: float = 0.0) -> Any:
     """Adam (Kingma and Ba 2015).
 
     Args:
         learning_rate: step size, above 0. None: chosen for the estimator and the optimizer.
         weight_decay: pull towards zero, at least 0, part of the gradient.
     """
-    rate = _checked(learning_rate, weight_decay)
-    return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay)
+    return torch.optim.Adam(parameters, **_checked(learning_rate, weight_decay))
 
 
-def adamw(
-    parameters: Iterable[nn.Parameter], /, *, learning_rate: float | None = None, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
+def adamw(parameters: Weights, /, *, learning_rate: float | None = None, weight_decay: float = 0.0) -> Any:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
     Args:
         learning_rate: step size, above 0. None: chosen for the estimator and the optimizer.
         weight_decay: pull towards zero, at least 0, decoupled from the gradient.
     """
-    rate = _checked(learning_rate, weight_decay)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
+    return torch.optim.AdamW(parameters, **_checked(learning_rate, weight_decay))
 
 
 def sgd(
-    parameters: Iterable[nn.Parameter],
+    parameters: Weights,
     /,
     *,
     learning_rate: float | None = None,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
-) -> torch.optim.Optimizer:
+) -> Any:
     """Stochastic gradient descent.
 
     Args:
@@ -79,34 +75,28 @@ def sgd(
         momentum: share of the last update that is kept, from 0 up to 1.
         weight_decay: pull towards zero, at least 0, part of the gradient.
     """
-    rate = _checked(learning_rate, weight_decay)
     check_number("momentum", momentum, below=1.0)
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.SGD(parameters, momentum=momentum, **_checked(learning_rate, weight_decay))
 
 
-def fused_sgd(
-    parameters: Iterable[nn.Parameter], /, *, learning_rate: float | None = None, weight_decay: float = 0.0
-) -> FusedSGD:
+def fused_sgd(_: Weights, /, *, learning_rate: float | None = None, weight_decay: float = 0.0) -> FusedSGD:
     """Stochastic gradient descent in place, without a gradient buffer: least memory.
 
     Args:
         learning_rate: step size, above 0. None: chosen for the estimator and the optimizer.
         weight_decay: pull towards zero, at least 0, decoupled from the gradient.
     """
-    del parameters
-    rate = _checked(learning_rate, weight_decay)
-    return FusedSGD(learning_rate=rate, weight_decay=weight_decay)
+    rate, decay = _checked(learning_rate, weight_decay).values()
+    return FusedSGD(learning_rate=rate, weight_decay=decay)
 
 
-def _checked(learning_rate: float | None, weight_decay: float) -> float:
-    """The learning rate, if both are in their ranges."""
+def _checked(learning_rate: float | None, weight_decay: float) -> dict[str, Any]:
+    """Both as arguments of torch's optimizers, if they are in their ranges."""
     if learning_rate is None:
-        raise ConfigError(
-            "learning_rate must be chosen here, got None: choose it with zorn.config.resolve, or give one"
-        )
+        raise wrong("learning_rate", "a number", None, "choose it with zorn.config.resolve, or give one")
     check_number("learning_rate", learning_rate, above=True, maximum=LARGEST_RATE)
     check_number("weight_decay", weight_decay, maximum=LARGEST_RATE)
-    return learning_rate
+    return {"lr": learning_rate, "weight_decay": weight_decay}
 
 
 OPTIMIZERS: Registry[Any] = Registry(

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, final
 
+from zorn.checks import wrong
 from zorn.errors import ConfigError
 
 Component = TypeVar("Component")
@@ -43,12 +44,7 @@ you mean large?
     """
 
     def __init__(
-        self,
-        kind: str,
-        entries: Mapping[str, Component],
-        base: type | None = None,
-        *,
-        outside: bool = True,
+        self, kind: str, entries: Mapping[str, Component], base: type | None = None, *, outside: bool = True
     ) -> None:
         self.kind = kind
         self._entries = dict(entries)
@@ -69,10 +65,8 @@ you mean large?
             return self._from_outside(name)
         near = closest(name, list(self))
         hint = f"did you mean {near}?" if near else "choose one of these"
-        raise ConfigError(
-            f"{self.kind} must be one of {', '.join(self)}{', or path/to/file.py:Name' * self._outside}, got "
-            f"{name!r}: {hint}"
-        )
+        outside = ", or path/to/file.py:Name" * self._outside
+        raise wrong(self.kind, f"one of {', '.join(self)}{outside}", repr(name), hint)
 
     def items(self) -> Iterator[tuple[str, Component]]:
         """Names and components of the package's own."""
@@ -80,14 +74,10 @@ you mean large?
 
     def _from_outside(self, name: str) -> Any:
         found = load_object(name, self.kind)
-        fits = (
-            callable(found)
-            if self._base is None
-            else isinstance(found, type) and issubclass(found, self._base)
-        )
-        if not fits:
-            wanted = "callable" if self._base is None else f"a class that extends {self._base.__name__}"
-            raise ConfigError(f"{self.kind} {name} must be {wanted}, got {found!r}")
+        if self._base is None and not callable(found):
+            raise wrong(f"{self.kind} {name}", "callable", repr(found))
+        if self._base is not None and not (isinstance(found, type) and issubclass(found, self._base)):
+            raise wrong(f"{self.kind} {name}", f"a class that extends {self._base.__name__}", repr(found))
         return found
 
 

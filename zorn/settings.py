@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
+from zorn.checks import wrong
 from zorn.errors import ConfigError
 
 FROM_THE_RUN = frozenset({"seed", "carry", "device", "dtype", "generator"})
@@ -61,7 +62,8 @@ class Choice:
         try:
             return self.given[name]
         except KeyError:
-            raise AttributeError(f"{self.name} has no setting {name!r} here, but {self._names()}") from None
+            known = ", ".join(self.given) or "none"
+            raise AttributeError(f"{self.name} has no setting {name!r} here, but {known}") from None
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a choice does not change: make another with choice.but({name}=…)")
@@ -76,7 +78,7 @@ class Choice:
         return f"Choice({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.given.items())])})"
 
     def __reduce__(self) -> Any:
-        return _remade, (self.name, dict(self.given))
+        return functools.partial(Choice, self.name, **self.given), ()
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a setting, or `default` where it is not given."""
@@ -85,13 +87,6 @@ class Choice:
     def but(self, **changes: Any) -> Choice:
         """The same choice with some settings changed or added."""
         return Choice(self.name, **{**self.given, **changes})
-
-    def _names(self) -> str:
-        return ", ".join(self.given) or "none"
-
-
-def _remade(name: str, given: dict[str, Any]) -> Choice:
-    return Choice(name, **given)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,15 +153,6 @@ def takes(component: Callable[..., Any], argument: str) -> bool:
     return any(name == argument for name, _ in _arguments(component))
 
 
-def signature_of(component: type) -> inspect.Signature:
-    """The constructor's signature with the arguments that it hands on to base classes."""
-    parameters = {
-        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in reversed(list(_arguments(component, hints=False)))
-    }
-    return inspect.Signature([*parameters.values()][::-1])
-
-
 def docstring_of(component: type) -> str:
     """The docstring of a class with the arguments that it hands on to base classes, as these describe them.
 
@@ -231,7 +217,7 @@ def check_setting(name: str, value: Any, settings: Mapping[str, Setting], of: st
         known = ", ".join(settings) or "none"
         raise ConfigError(f"{name}: {of} has no such setting, it has {known}: leave it out")
     if not fits(value, settings[name].type):
-        raise ConfigError(f"{name} must be {described(settings[name].type)} with {of}, got {value!r}")
+        raise wrong(name, f"{described(settings[name].type)} with {of}", repr(value))
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -280,7 +266,7 @@ def _arguments(component: Any, hints: bool = True) -> Iterator[tuple[str, tuple[
         functions = [vars(base)["__init__"] for base in component.__mro__[:-1] if "__init__" in vars(base)]
     seen = set()
     for function in functions:
-        annotations = typing.get_type_hints(function) if hints else {}
+        annotations = typing.get_type_hints(function, include_extras=True) if hints else {}
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind in PUBLIC_KINDS and parameter.name not in ("self", *seen):
@@ -296,9 +282,10 @@ def _help_of(component: Any) -> dict[str, str]:
     owners = component.__mro__[-2::-1] if isinstance(component, type) else [component]
     found: dict[str, str] = {}
     for owner in owners:
-        found |= _arguments_in(owner.__doc__ or "")
-        if "__dataclass_fields__" in vars(owner):
-            found |= _strings_under_fields(owner)
+        described = _arguments_in(owner.__doc__ or "")
+        if not described and "__dataclass_fields__" in vars(owner) and vars(owner).get("__annotations__"):
+            described = _strings_under_fields(owner)
+        found |= described
     return found
 
 
@@ -336,6 +323,8 @@ def _arguments_in(docstring: str) -> dict[str, str]:
 
 def _readable(annotation: Any) -> Any:
     """A type without the members that no word can be read as; None where nothing is left."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _readable(typing.get_args(annotation)[0])
     if _is_union(annotation):
         members = [each for each in map(_readable, typing.get_args(annotation)) if each is not None]
         if Path in members and str in members:

@@ -139,7 +139,7 @@ def test_ctrl_c_outside_training_is_one_line(capsys, monkeypatch):
 def test_help_lists_the_commands(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert tuple(re.findall(r"^  (\w+)  ", out, re.MULTILINE)) == COMMANDS
+    assert tuple(re.findall(r"^  (\w+)  ", out, re.MULTILINE)) == tuple(COMMANDS)
 
 
 def test_help_of_a_command_is_complete_and_loads_no_heavy_extras(tmp_path):

@@ -85,6 +85,21 @@ def test_a_text_in_two_or_four_bytes_a_letter_is_refused(tmp_path, encoding):
         TextTask(source=path, batch=1, length=2, seed=0)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16le", "utf-16be", "utf-32le", "utf-32be"])
+def test_latin_letters_of_two_or_four_bytes_without_a_mark_are_refused(tmp_path, encoding):
+    path = tmp_path / "text.txt"
+    path.write_bytes("Letters, néw lines\r\n\tand 12 € – no mark.\n".encode(encoding))
+    name = encoding.upper()
+    with pytest.raises(ConfigError, match=rf"is {name} .*iconv -f {name} -t UTF-8"):
+        read_source(path)
+
+
+@pytest.mark.parametrize("content", [bytes(100), b"\1\0\2\0\3\0" * 9, b"a\0" * 9 + b"\0\xd8", b"\0abc\0" * 9])
+def test_numbers_with_zeros_are_read(tmp_path, content):
+    (tmp_path / "numbers.bin").write_bytes(content)
+    assert read_source(tmp_path / "numbers.bin") == content
+
+
 def test_other_bytes_that_begin_like_a_mark_are_read(tmp_path):
     path = tmp_path / "noise.bin"
     path.write_bytes(b"\xff\xfe" + b"\x00\xd8" * 8)  # half a pair of surrogates: no UTF-16

@@ -1,5 +1,6 @@
 """`zorn replay` and `zorn journal`, from words to what is printed."""
 
+import itertools
 import re
 import shutil
 
@@ -36,26 +37,30 @@ def test_replay_says_where_the_weights_are(run, capsys):
 def test_show_has_the_last_steps(run, capsys):
     assert main(["journal", "show", str(run)]) == 0
     out = capsys.readouterr().out
-    assert f"{run / 'journal.bin'}: 404 bytes, steps 1 to 3\n" in out
-    assert re.search(r"135 bytes a step; loss from \d\.\d{4} to \d\.\d{4}", out)
-    assert re.search(r"│ +3 │ +4 │ +116 │", out)
+    whole = (run / "journal.jsonl").read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    assert f"{run / 'journal.jsonl'}: {len(whole):,} bytes, steps 1 to 3\n" in out
+    assert re.search(rf"{len(whole) / 3:.0f} bytes a step; loss from \d\.\d{{4}} to \d\.\d{{4}}", out)
+    assert re.search(rf"│ +3 │ +4 │ +{last} │", out)
 
 
 def test_verify_tells_damage_by_its_exit_code(run, capsys):
-    file = run / "journal.bin"
+    file = run / "journal.jsonl"
     whole = file.read_bytes()
+    *_, second, third = itertools.accumulate(map(len, whole.splitlines(keepends=True)[:-1]))
     assert main(["journal", "verify", str(run)]) == 0
     assert capsys.readouterr().out == f"{file}: 3 whole steps after step 0\n"
     file.write_bytes(whole[:-1])
     assert main(["journal", "verify", str(run)]) == 2
-    assert "byte 288: step 3 is cut short, as by a crash; zorn resume drops it\n" in capsys.readouterr().out
-    file.write_bytes(whole[:200] + b"?" + whole[201:])
+    said = f"byte {third}: step 3 is cut short, as by a crash; zorn resume drops it\n"
+    assert said in capsys.readouterr().out
+    file.write_bytes(whole[: second + 20] + b"?" + whole[second + 21 :])
     assert main(["journal", "verify", str(run)]) == 2
     out = capsys.readouterr().out
-    assert "byte 172: step 2 damaged: restore the file from a copy, or move it away" in out
+    assert f"byte {second}: step 2 damaged: restore the file from a copy, or move it away" in out
     assert "2 whole steps" in out
     assert main(["journal", "show", str(run)]) == 2
-    assert "is damaged at step 2 (byte 172)" in capsys.readouterr().err
+    assert f"is damaged at step 2 (byte {second})" in capsys.readouterr().err
     file.write_bytes(whole)
 
 
@@ -77,13 +82,13 @@ def test_verify_refuses_the_journal_of_another_run(tmp_path, capsys):
     one, other = tmp_path / "one", tmp_path / "other"
     assert main(["journal", "verify", str(one)]) == main(["journal", "verify", str(other)]) == 0
     capsys.readouterr()
-    shutil.copy(other / "journal.bin", one / "journal.bin")
+    shutil.copy(other / "journal.jsonl", one / "journal.jsonl")
     assert main(["journal", "verify", str(one)]) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(
-        r"zorn: .*/one/journal\.bin is the journal of another run: its settings, seed, text or first weights "
-        r"are not this run's \(got identity [0-9a-f]{12}…, expected [0-9a-f]{12}…\); put the right one back, "
-        r"or move it away to resume from the newest checkpoint\n",
+        r"zorn: .*/one/journal\.jsonl is the journal of another run: its settings, seed, text or first "
+        r"weights are not this run's \(got identity [0-9a-f]{12}…, expected [0-9a-f]{12}…\); put the "
+        r"right one back, or move it away to resume from the newest checkpoint\n",
         error,
     )
 

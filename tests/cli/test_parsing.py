@@ -38,7 +38,7 @@ Made = dataclasses.make_dataclass(
 class Words:
     """Some words."""
 
-    group: Group
+    group: Group = dataclasses.field(default_factory=lambda: Group(size=3))
     made: Made = dataclasses.field(default_factory=Made)
     name: str = "x"
     """A name."""
@@ -49,7 +49,7 @@ class Words:
 
 
 def read(*words):
-    return parse(Words, words, prog="zorn words", default=Words(group=Group(size=3)))
+    return parse(Words, words, prog="zorn words")
 
 
 def test_flags_are_flat_and_defaults_stay():
@@ -90,7 +90,7 @@ class Places:
     """A path."""
     name: str = ""
     """A name."""
-    group: Group
+    group: Group = dataclasses.field(default_factory=Group)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,12 @@ class Places:
     ],
 )
 def test_words_without_flags_are_counted_and_paths_are_not_empty(words, message):
-    default = Places(folder=tyro.MISSING, group=Group())
     with pytest.raises(UsageError, match=message):
-        parse(Places, words, prog="zorn places", default=default)
+        parse(Places, words, prog="zorn places")
 
 
 def test_a_word_without_a_flag_can_be_left_out():
-    default = Places(folder=tyro.MISSING, group=Group())
-    found = parse(Places, ["a", "--name", "", "--out", "b"], prog="zorn places", default=default)
+    found = parse(Places, ["a", "--name", "", "--out", "b"], prog="zorn places")
     assert (found.folder, found.other, found.name, found.out) == (Path("a"), "", "", Path("b"))
 
 

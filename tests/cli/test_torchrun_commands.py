@@ -50,7 +50,7 @@ def test_a_run_that_is_done_or_was_cut_short_at_its_first_step_needs_no_other_co
     words = [*TRAIN, "--out", str(run), "--steps", "3"]
     assert main(words) == 0
     assert main(words) == 0
-    for path in (run / "summary.json", run / "journal.bin", run / "metrics.jsonl"):
+    for path in (run / "summary.json", run / "journal.jsonl", run / "metrics.jsonl"):
         path.unlink()
     shutil.rmtree(run / "checkpoints")
     assert main(words) == 0

@@ -122,8 +122,11 @@ BRIDGE = {"estimator": "bridge", "truncation": 2}
 CONTRADICTIONS = [
     ({"truncation": 4}, "(--truncation is of bridge, tbptt, e-prop)"),
     ({"population": 256, "draws": 2}, "--draws is of activity, bridge; --population is of cd-rge"),
-    ({"population": 3}, "population: got 3 members for a batch of"),
-    ({"estimator": "cd-rge", "batch": 8, "group_size": 3}, "group_size: got 3 for a batch of 8 sequences"),
+    ({"population": 3}, "population must be a multiple of 256 for a batch of 256 sequences"),
+    (
+        {"estimator": "cd-rge", "batch": 8, "group_size": 3},
+        "group_size must be a divisor of the batch, 8 sequences",
+    ),
     (
         {"estimator": "cd-rge", "batch": 8, "group_size": 2, "population": 4, "final_population": 6},
         "final_population must be a multiple of 4 (batch / group size)",
@@ -145,6 +148,7 @@ CONTRADICTIONS = [
     ({"estimator": "bptt", "tie_epsilon": True}, "tie_epsilon must be False with estimator bptt"),
     ({"estimator": "bptt", "final_population": 4}, "final_population must be None with estimator bptt"),
     ({"estimator": "bptt", "epsilon_schedule": "cosine"}, "epsilon_schedule must be constant with estimator"),
+    ({"momentum": 0.9}, "auto, which is adam here and has no momentum: take --optimizer sgd"),
     ({"optimizer": "adam", "dtype": "bfloat16"}, "dtype must be float32 with adam"),
     ({"optimizer": "fused-sgd", "clip_norm": 1.0}, "clip_norm must be None with fused-sgd"),
 ]

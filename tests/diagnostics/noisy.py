@@ -35,6 +35,8 @@ class Noisy(Estimator):
     """The gradient, turned by `angle` (radians), with normal noise of power `noise` / population:
     cos(n) = cos(angle) / √(1 + noise / n)."""
 
+    sizes = ("population",)
+
     def __init__(self, noise, population=1, angle=0.0):
         self.noise, self.population, self.angle = noise, population, angle
         self.seen = []

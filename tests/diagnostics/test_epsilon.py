@@ -115,7 +115,7 @@ def test_what_is_swept_is_checked(epsilons, message):
 
 
 def test_an_estimator_without_epsilon_is_refused():
-    with pytest.raises(ConfigError, match="needs an estimator with an epsilon, got BPTT"):
+    with pytest.raises(ConfigError, match="estimator must be one with an epsilon to sweep, got BPTT"):
         sweep(zorn.LanguageModel(7, 6), zorn.BPTT())
 
 

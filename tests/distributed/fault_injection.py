@@ -38,14 +38,12 @@ from processes import free_port
 from rich.console import Console
 from rich.table import Table
 
+import zorn.training.learner
 import zorn.training.trainer
 from zorn.cli import main as zorn_main
 from zorn.run.checkpoint import latest_checkpoint
-from zorn.run.journal import HEADER_BYTES, read_journal
+from zorn.run.journal import read_journal
 from zorn.run.loggers import read_metrics
-
-ENTRY_BYTES = 132
-"""Of a step of these runs in the journal."""
 
 RESTARTS = 5
 """Of the workers by their launcher."""
@@ -105,12 +103,12 @@ class End:
                 {name: value for name, value in line.items() if name != "seconds"}
                 for line in read_metrics(out / "metrics.jsonl")
             ],
-            [replace(entry, seconds=0.0).encoded() for entry in read_journal(out / "journal.bin")],
+            [replace(entry, seconds=0.0).encoded() for entry in read_journal(out / "journal.jsonl")],
         )
 
     def differences(self, other: "End") -> list[str]:
         """What is not the same."""
-        names = {"weights or optimizer": "tensors", "metrics.jsonl": "metrics", "journal.bin": "entries"}
+        names = {"weights or optimizer": "tensors", "metrics.jsonl": "metrics", "journal.jsonl": "entries"}
         return [name for name, part in names.items() if getattr(self, part) != getattr(other, part)]
 
 
@@ -202,13 +200,13 @@ def work(rank: int, words: Sequence[str], kill: Kill | None, folder: Folder) -> 
 
 def note_steps(folder: Folder) -> None:
     """Let this process note each training step that it begins."""
-    original = zorn.training.trainer.prepare_step
+    original = zorn.training.learner.prepare_step
 
     def noted(*arguments: Any, **options: Any) -> Any:
         folder.note("steps", options.get("step", arguments[3] if len(arguments) > 3 else -1))
         return original(*arguments, **options)
 
-    zorn.training.trainer.prepare_step = noted
+    zorn.training.learner.prepare_step = noted
 
 
 def strike(kill: Kill, folder: Folder, worker: int, launcher: int) -> None:
@@ -304,12 +302,10 @@ def go_on(plan: Plan, folder: Folder) -> list[str]:
 
 def train_by_torchrun(plan: Plan, folder: Folder) -> None:
     """The same by the real torchrun; each kill comes after its `call` steps are in the journal."""
-    words, journal = plan.words(folder.out), folder.out / "journal.bin"
+    words, journal = plan.words(folder.out), folder.out / "journal.jsonl"
     for kill in (*plan.kills, None):
         launcher = fork(partial(torchrun, words, plan, folder))
-        while kill is not None and not (
-            journal.exists() and journal.stat().st_size >= HEADER_BYTES + kill.call * ENTRY_BYTES
-        ):
+        while kill is not None and not (journal.exists() and journal.read_bytes().count(b"\n") > kill.call):
             if launcher not in children(os.getpid()):
                 break
             time.sleep(PAUSE)

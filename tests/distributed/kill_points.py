@@ -88,7 +88,7 @@ POINTS = {
     "before the log": Point(((MetricsLog, "write"),)),
     "half a line": Point(((MetricsLog, "write"),), _half_line),
     "checkpoint's files": Point(((zorn.run.checkpoint, "write_tensors"),), _whole),
-    "half a manifest": Point(((zorn.run.checkpoint, "_write_synchronised"),), _half_text),
+    "half a manifest": Point(((zorn.run.checkpoint, "write_whole"),), _half_text),
     "before the rename": Point(((zorn.run.checkpoint, "_write"),), _whole),
     "half deleted": Point(((shutil, "rmtree"),), _first_file, calls=lambda steps: steps - 4),
     "summary": Point(((zorn.training.trainer, "write_summary"),), _whole, calls=lambda _: 1),

@@ -100,7 +100,7 @@ def test_what_differs_is_named():
     assert one.differences(End({}, [{"step": 1}] * 2, [])) == [
         "weights or optimizer",
         "metrics.jsonl",
-        "journal.bin",
+        "journal.jsonl",
     ]
 
 

@@ -58,8 +58,8 @@ def test_a_group_of_one_needs_no_port(place):
             "LOCAL_RANK must be .* 0 to LOCAL_WORLD_SIZE − 1 = 0, got '1'",
         ),
         ({**TWO, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 99999}, "MASTER_PORT .* 1 to 65535, got '99999'"),
-        ({"RANK": 0, "WORLD_SIZE": 2}, "MASTER_ADDR is not set, but RANK and WORLD_SIZE are: .* torchrun"),
-        ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT is not set"),
+        ({"RANK": 0, "WORLD_SIZE": 2}, "MASTER_ADDR must be set where RANK and WORLD_SIZE are, .* torchrun"),
+        ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT must be set"),
     ],
 )
 def test_an_environment_that_is_not_whole_is_told(place, variables, message):
@@ -89,7 +89,9 @@ def test_an_interface_that_is_not_there_is_named_at_once(monkeypatch):
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9", "RANK": "0", "WORLD_SIZE": "2"}
     for name, value in {**meeting, "GLOO_SOCKET_IFNAME": "lo,wire77"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"GLOO_SOCKET_IFNAME must name .*\(.*lo.*\), got 'lo,wire77'"):
+    with pytest.raises(
+        ConfigError, match=r"GLOO_SOCKET_IFNAME must be network .*\(.*lo.*\), got 'lo,wire77'"
+    ):
         start(timeout=600)
 
 
@@ -98,7 +100,9 @@ def test_a_process_group_that_exists_must_send_what_is_on_the_cpu(monkeypatch):
     there = {"is_initialized": True, "get_rank": 0, "get_world_size": 2, "get_backend_config": "cuda:nccl"}
     for name, value in there.items():
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    with pytest.raises(ConfigError, match=r"exists already has cuda:nccl, .* backend=.cpu:gloo,cuda:nccl"):
+    with pytest.raises(
+        ConfigError, match=r"exists already must be .* got cuda:nccl: .* backend=.cpu:gloo,cuda:nccl"
+    ):
         start()
     monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
     assert start().size == 2
@@ -114,7 +118,7 @@ def test_a_timeout_is_positive():
     [
         (lambda: torch.nn.Linear(1, 1), {}, "estimator must be a zorn.Estimator, got a value of type Lin"),
         (lambda: share(weight_space("pes", "dense"), Group()), {}, "not shared yet, got a PES that is"),
-        (lambda: weight_space("pes", "dense"), {"partial": True}, "partial: got True for PES"),
+        (lambda: weight_space("pes", "dense"), {"partial": True}, "partial must be False for PES"),
         (lambda: weight_space("cd-rge", "dense"), {"check_every": 0}, "check_every must be a whole number"),
     ],
 )
@@ -125,7 +129,7 @@ def test_what_cannot_be_shared_is_told_before_any_work(make, options, message):
 
 def test_a_group_is_what_start_gives():
     with pytest.raises(
-        ConfigError, match=r"group must be what zorn.distributed.start\(\) returned, got a st"
+        ConfigError, match=r"group must be what zorn.distributed.start\(\) returned, got 'gloo"
     ):
         share(BPTT(), "gloo")
 

@@ -298,16 +298,21 @@ def test_what_does_not_fit_together_is_refused_before_any_work():
         ({"exact_output": True}, score, batch, "has no output_gradient"),
         ({"discount": 0.5}, score, batch, "one score a sequence"),
         ({}, OBJECTIVE, Batch(batch.inputs, batch.targets[:, 0]), "one target a time step"),
-        ({}, OBJECTIVE, Batch(batch.inputs, batch.targets[:, :3]), "3 time steps for inputs of 4"),
+        (
+            {},
+            OBJECTIVE,
+            Batch(batch.inputs, batch.targets[:, :3]),
+            "one target a time step of the inputs, 4, got 3",
+        ),
         ({}, OBJECTIVE, Batch(batch.inputs[:, :0], batch.targets[:, :0]), "at least one time step"),
     ):
         with pytest.raises(ConfigError, match=message):
             estimated(model, given, objective, **options)
     plain = nn.Sequential(nn.Linear(3, 7))
     tokens = Batch(torch.randn(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64))
-    with pytest.raises(ConfigError, match="time_chunk: got 2 for Sequential"):
+    with pytest.raises(ConfigError, match="time_chunk must be None for Sequential, got 2"):
         estimated(plain, tokens, time_chunk=2)
-    with pytest.raises(ConfigError, match="carrying state"):
+    with pytest.raises(ConfigError, match=r"one with initial_state\(rows\) for carry=True, got Sequential"):
         estimated(plain, tokens, carry=True)
 
     class Doubled(nn.Sequential):

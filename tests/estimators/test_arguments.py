@@ -47,7 +47,7 @@ def test_an_epsilon_of_any_real_type(value):
     [
         ("sparse", "got 'sparse'"),
         (Dense, "got the class Dense, not an instance of it"),
-        (1, "got a value of type int"),
+        (1, "got 1"),
     ],
 )
 def test_a_perturbation_that_is_none(perturbation, got):
@@ -55,7 +55,7 @@ def test_a_perturbation_that_is_none(perturbation, got):
     with without_type_checks():
         with pytest.raises(ConfigError, match=f"perturbation must be one of rank-one, dense, {message}{got}"):
             CDRGE(population=4, epsilon=0.1, perturbation=perturbation, group_size=None)
-        with pytest.raises(ConfigError, match=f"perturbation must be {message}{got}"):
+        with pytest.raises(ConfigError, match=f"perturbation must be one of rank-one, dense, {message}{got}"):
             smoothed_loss(
                 language_model(),
                 language_batch(),
@@ -71,7 +71,7 @@ def test_a_structure_by_its_name_has_the_noise_that_is_set():
     assert estimator.perturbation == Dense(noise="gaussian")
 
 
-@pytest.mark.parametrize(("shaping", "got"), [("rank", "'rank'"), (3, "a value of type int")])
+@pytest.mark.parametrize(("shaping", "got"), [("rank", "'rank'"), (3, "3")])
 def test_a_shaping_that_is_none(shaping, got):
     message = f"shaping must be one of none, zscore, sign, std, or a function, got {got}"
     with without_type_checks(), pytest.raises(ConfigError, match=message):
@@ -171,10 +171,10 @@ def test_an_optimizer_as_the_update(name):
     once_and_everywhere(
         (
             TokenCrossEntropy,
-            r"got the class TokenCrossEntropy, not an instance of it, .*: write Token",
+            r"got the class TokenCrossEntropy, not an instance of it: write Token",
         ),
-        ("cross-entropy", r"objective: got 'cross-entropy', expected a token objective"),
-        (None, r"objective: got a value of type NoneType"),
+        ("cross-entropy", r"objective must be a token objective .*, got 'cross-entropy'"),
+        (None, r"objective must be .*, got None"),
     ),
 )
 def test_an_objective_that_is_none(call, objective, message):
@@ -202,14 +202,14 @@ def test_a_model_with_a_lazy_layer(call):
         (CDRGE(population=4, epsilon=0.1, group_size=None), "seed, epsilon, population"),
         (TBPTT(truncation=2, carry=True), "carried"),
         (Bridge(truncation=2, epsilon=0.1, draws=1, separate=False), "seed, epsilon, mean_squares"),
-        (ActivityCredit(epsilon=0.1, draws=1), "seed, epsilon, sizes, output, carried"),
+        (ActivityCredit(epsilon=0.1, draws=1), "seed, epsilon, sizes, output"),
     ],
     ids=["cd-rge", "tbptt", "bridge", "activity"],
 )
 def test_a_state_that_is_none(estimator, missing):
     before = estimator.state_dict()
     with without_type_checks():
-        with pytest.raises(ConfigError, match=r"what state_dict\(\) gave, got a value of type int"):
+        with pytest.raises(ConfigError, match=r"what state_dict\(\) gave, got 3"):
             estimator.load_state_dict(3)
         with pytest.raises(ConfigError, match=f"got one without {missing}$"):
             estimator.load_state_dict({"step": 1})

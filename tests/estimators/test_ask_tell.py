@@ -149,7 +149,8 @@ def test_sign_zero_is_the_model_itself():
 
 
 @pytest.mark.parametrize(
-    ("member", "sign", "message"), [(-1, 1, "member"), (4, 1, "0 to 3"), (0, 0, "sign: got 0")]
+    ("member", "sign", "message"),
+    [(-1, 1, "member"), (4, 1, "0 to 3"), (0, 0, "sign must be one of .*, got 0")],
 )
 def test_a_question_that_was_not_asked(member, sign, message):
     _, model, population = ask(CDRGE)
@@ -160,7 +161,7 @@ def test_a_question_that_was_not_asked(member, sign, message):
 @pytest.mark.parametrize("shape", [(4,), (4, 2), (2, 3), (1, 4), (2, 4, 1)])
 def test_losses_of_another_shape(shape):
     estimator, model, population = ask(CDRGE)
-    with pytest.raises(ConfigError, match=r"losses: got shape .* expected \(2, 4\)"):
+    with pytest.raises(ConfigError, match=r"losses must be .* of shape \(2, 4\), got shape"):
         estimator.tell(model, population, torch.zeros(shape))
     assert not gradients(model)
 
@@ -186,10 +187,10 @@ def test_losses_as_sequences_and_arrays(convert):
     [
         (
             torch.zeros(2, POPULATION, dtype=torch.complex64),
-            "losses must be real numbers, got torch.complex64",
+            "losses must be .* real numbers, .* got torch.complex64",
         ),
-        (np.zeros((2, POPULATION), dtype=complex), "losses must be real numbers, got torch.complex128"),
-        ([[1j] * POPULATION] * 2, "losses must be real numbers, got torch.complex128"),
+        (np.zeros((2, POPULATION), dtype=complex), "losses must be .* real numbers, .* got torch.complex128"),
+        ([[1j] * POPULATION] * 2, "losses must be .* real numbers, .* got torch.complex128"),
         ([["low"] * POPULATION] * 2, r"losses must be a table of real numbers.* got a value of type list"),
         ([[1.0] * POPULATION, [1.0]], r"losses must be a table of real numbers"),
         ([[None] * POPULATION] * 2, r"losses must be a table of real numbers"),
@@ -216,7 +217,7 @@ def test_a_parameter_that_the_fused_update_cannot_change_is_refused_before_any_w
     calls = []
     estimator = CDRGE(population=4, epsilon=0.1, group_size=None)
     batch_inputs = torch.zeros(4, 3, dtype=torch.float16)
-    with pytest.raises(ConfigError, match=r"FusedSGD cannot update weight .*float16"):
+    with pytest.raises(ConfigError, match=r"weight must be .* for FusedSGD, got torch.float16"):
         estimator.estimate(
             model,
             Batch(batch_inputs, batch_inputs),
@@ -229,5 +230,5 @@ def test_a_parameter_that_the_fused_update_cannot_change_is_refused_before_any_w
 def test_a_population_of_another_estimator_is_refused():
     model = torch.nn.Linear(3, 1)
     population = CDRGE(population=4, epsilon=0.1, group_size=None).ask(model)
-    with pytest.raises(ConfigError, match=r"signs \(1, -1\), expected \(1, 0\)"):
+    with pytest.raises(ConfigError, match=r"signs \(1, 0\), got \(1, -1\)"):
         FDRGE(population=4, epsilon=0.1, group_size=None).tell(model, population, torch.zeros(2, 4))

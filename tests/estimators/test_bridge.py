@@ -803,10 +803,10 @@ class Stateless(nn.Module):
         (
             nn.Linear(4, 4),
             TokenCrossEntropy(),
-            "Bridge carries a model's state .* Linear has no initial_state",
+            r"one with initial_state\(rows\) for Bridge, got Linear",
         ),
-        (language_model(), no_state, "Bridge needs an objective that adds up over tokens .*, got no_state"),
-        (Stateless(), TokenCrossEntropy(), "the state of Stateless, but none of its tensors is floating"),
+        (language_model(), no_state, "one that adds up over tokens .* for Bridge, got no_state"),
+        (Stateless(), TokenCrossEntropy(), "the state of Stateless must be with floating tensors"),
     ],
 )
 def test_what_it_cannot_bridge(model, objective, message):
@@ -819,12 +819,12 @@ def test_an_objective_without_a_derivative():
         def token_losses(self, outputs, targets):
             return super().token_losses(outputs.detach(), targets)
 
-    with pytest.raises(ConfigError, match="Bridge needs an objective that torch can differentiate"):
+    with pytest.raises(ConfigError, match="objective must be one that torch can differentiate for Bridge"):
         bridge().estimate(language_model(), language_batch(), Constant())
 
 
 def test_streams_of_another_number_of_rows():
     model, estimator = language_model(), bridge(carry=True)
     estimator.estimate(model, long_batch(3, rows=4), TokenCrossEntropy())
-    with pytest.raises(ConfigError, match="the batch has 2 rows"):
+    with pytest.raises(ConfigError, match=r"rows of the batch must be 4, .*, got 2"):
         estimator.estimate(model, long_batch(3, rows=2), TokenCrossEntropy())

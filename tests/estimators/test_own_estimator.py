@@ -175,7 +175,7 @@ def test_a_loss_that_fails_leaves_the_weights_as_they_were():
 
     with pytest.raises(ArithmeticError, match="no such score"):
         load_object(SPHERE)(draws=1).estimate(model, batch, fails)
-    with pytest.raises(zorn.errors.NonFiniteLossError, match="step 0: a loss is not finite"):
+    with pytest.raises(zorn.errors.NonFiniteLossError, match="step 0: the gradient is not finite"):
         load_object(SPHERE)(draws=1).estimate(model, batch, lambda out, _: out.sum((1, 2)) * torch.nan)
     assert all(map(torch.equal, model.parameters(), before))
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_language import language_batch, language_model, without_type_checks
 
+from zorn.checks import Count, Positive
 from zorn.errors import ConfigError, UncoveredParameterError
 from zorn.estimators import (
     BPTT,
@@ -15,6 +16,7 @@ from zorn.estimators import (
     ActivityCredit,
     Bridge,
     EProp,
+    Estimator,
 )
 from zorn.estimators.update import FusedSGD
 from zorn.noise import Dense, RankOne
@@ -67,8 +69,17 @@ def test_carry_is_a_switch(kind):
 
 @pytest.mark.parametrize("perturbation", ["dense", Dense()])
 def test_a_noise_that_is_none_whatever_the_structure_is_given_by(perturbation):
-    with without_type_checks(), pytest.raises(ConfigError, match=r"^noise: got 'uniform'"):
+    with without_type_checks(), pytest.raises(ConfigError, match=r"^noise must be one of .*, got 'uniform'"):
         CDRGE(perturbation=perturbation, noise="uniform", group_size=None)
+
+
+@pytest.mark.parametrize("structure", [RankOne, Dense])
+def test_the_noise_is_told_of_a_structure_that_is_given(structure):
+    given = structure(noise="gaussian")
+    assert CDRGE(perturbation=given).settings()["noise"] == "gaussian"
+    assert CDRGE(perturbation=given, noise="gaussian").settings()["noise"] == "gaussian"
+    with pytest.raises(ConfigError, match=r"^noise must be 'rademacher' .*, got 'gaussian': leave it out"):
+        CDRGE(perturbation=structure(), noise="gaussian")
 
 
 @pytest.mark.parametrize(
@@ -125,10 +136,10 @@ def test_epsilon_is_checked_when_a_schedule_sets_it(value):
 @pytest.mark.parametrize(
     ("population", "group", "message"),
     [
-        (4, 3, "group_size: got 3 for a batch of 4 sequences, expected a divisor"),
-        (4, 8, "group_size: got 8 for a batch of 4 sequences"),
-        (6, 1, "population: got 6 members .* multiple of 4"),
-        (3, 2, "population: got 3 members .* multiple of 2"),
+        (4, 3, "group_size must be a divisor of the batch, 4 sequences .*, got 3"),
+        (4, 8, "group_size must be a divisor of the batch, 4 sequences .*, got 8"),
+        (6, 1, "population must be a multiple of 4 .*, got 6"),
+        (3, 2, "population must be a multiple of 2 .*, got 3"),
     ],
 )
 @pytest.mark.parametrize("perturbation", [RankOne(), Dense()])
@@ -158,13 +169,13 @@ def test_the_micro_batch_of_bptt(value):
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, float("nan"), float("inf")])
 def test_the_rate_of_the_fused_update(rate):
-    with pytest.raises(ConfigError, match="learning_rate: got"):
+    with pytest.raises(ConfigError, match="learning_rate must be a number above 0, got"):
         FusedSGD(learning_rate=rate)
 
 
 @pytest.mark.parametrize(("rate", "decay"), [(0.1, -1.0), (0.1, 10.0), (0.1, float("nan")), (2.0, 0.5)])
 def test_the_decay_of_the_fused_update(rate, decay):
-    with pytest.raises(ConfigError, match="weight_decay: got"):
+    with pytest.raises(ConfigError, match=r"weight_decay must be a number .*, got"):
         FusedSGD(learning_rate=rate, weight_decay=decay)
 
 
@@ -181,3 +192,42 @@ def test_a_batch_in_which_nothing_counts(estimator):
     batch.targets.fill_(-100)
     with pytest.raises(ValueError, match="no token"):
         estimator.estimate(language_model(), batch, TokenCrossEntropy())
+
+
+class Fields(Estimator):
+    """An estimator whose settings are fields."""
+
+    draws: Count = 2
+    rate: Positive | None = None
+    carry: bool = False
+
+    def passes(self, batch, steps):
+        return batch
+
+    def _estimate(self, model, batch, objective, update):
+        raise AssertionError
+
+
+def test_a_field_is_a_setting_and_checked_whenever_it_is_set():
+    made = Fields(draws=3, rate=1)
+    assert made.settings() == {"draws": 3, "rate": 1.0}  # carry is the run's to give
+    assert type(made.rate) is float
+    for name, wrong in (("draws", 0), ("draws", 2.0), ("rate", 0.0), ("rate", "1"), ("carry", "no")):
+        with pytest.raises(ConfigError, match=rf"^{name} must be "):
+            setattr(made, name, wrong)
+        with pytest.raises(ConfigError, match=rf"^{name} must be "):
+            Fields(**{name: wrong})
+    assert (made.draws, made.rate, made.carry) == (3, 1.0, False)
+
+
+def test_a_constructor_of_its_own_stays_that_of_a_class_and_of_those_below():
+    class Own(Fields):
+        def __init__(self, *, draws: int = 5) -> None:
+            super().__init__(draws=draws, rate=0.5)
+
+    class Below(Own):
+        label: str = "kept as a class attribute"
+
+    assert Below().settings() == Own().settings() == {"draws": 5}
+    with pytest.raises(ConfigError, match=r"^draws must be "):
+        Below(draws=0)

@@ -12,6 +12,7 @@ from zorn.errors import ConfigError
 from zorn.kernels.flashrnn import FlashRollout, use_flashrnn
 from zorn.models import LSTMCell, LSTMState, run
 from zorn.noise import Draw
+from zorn.training import Trainer
 from zorn.training.build import build_task
 from zorn.training.learner import Learner
 
@@ -126,6 +127,8 @@ def test_a_run_asks_for_it_by_a_flag(monkeypatch):
     config, _ = resolve(asked)
     with pytest.raises(ConfigError, match=r"FlashRNN cannot be imported.*--kernels own"):
         Learner.build(config, build_task(config))
+    with pytest.raises(ConfigError, match=r"FlashRNN cannot be imported.*--kernels own"):
+        Trainer(asked)
 
 
 def test_it_can_be_turned_off():

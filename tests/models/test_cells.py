@@ -234,11 +234,14 @@ def test_building_a_cell_with_a_generator_leaves_the_global_one_alone(cell_class
 
 @every_cell
 def test_sizes_are_checked(cell_class: type[Cell]) -> None:
-    with pytest.raises(ConfigError, match=r"hidden_size 8 is not a multiple of num_heads 3|num_heads is 3"):
+    with pytest.raises(
+        ConfigError,
+        match=r"hidden_size 8 is not a multiple of num_heads 3|num_heads must be 1 in a minGRU, got 3",
+    ):
         cell_class(INPUT, 8, 3)
-    with pytest.raises(ConfigError, match="input_size is 0"):
+    with pytest.raises(ConfigError, match="input_size must be a whole number of at least 1, got 0"):
         cell_class(0, 8)
-    with pytest.raises(ConfigError, match="hidden_size is -8"):
+    with pytest.raises(ConfigError, match="hidden_size must be a whole number of at least 1, got -8"):
         cell_class(INPUT, -8)
 
 

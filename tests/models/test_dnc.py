@@ -310,7 +310,7 @@ def test_heads_divide_the_controller() -> None:
 def test_sizes_are_checked() -> None:
     with pytest.raises(ConfigError, match="hidden_size 6 is not a multiple of num_heads 4"):
         DNCCell(INPUT, HIDDEN, 4)
-    with pytest.raises(ConfigError, match="input_size is 0"):
+    with pytest.raises(ConfigError, match="input_size must be a whole number of at least 1, got 0"):
         DNCCell(0, HIDDEN)
-    with pytest.raises(ConfigError, match="hidden_size is -4"):
+    with pytest.raises(ConfigError, match="hidden_size must be a whole number of at least 1, got -4"):
         DNCCell(INPUT, -4)

@@ -289,7 +289,7 @@ def test_gradients_of_allocation_are_finite_at_its_corners(usage: list[float]) -
 
 @pytest.mark.parametrize("name", ["memory_slots", "memory_width", "read_heads"])
 def test_sizes_are_checked(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is 0"):
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number of at least 1, got 0"):
         DNCSettings(**{name: 0})
 
 

@@ -73,10 +73,10 @@ def test_every_token_is_read_once_in_evaluation_mode() -> None:
     ("options", "message"),
     [
         ({"prompt": torch.zeros(2, 0, dtype=torch.int64)}, r"prompt \(2, 0\) .rows, time. is empty"),
-        ({"length": 0}, "length is 0"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"length": 0}, "length must be a whole number of at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be a number of at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be a number of at least 0, got nan"),
+        ({"temperature": float("inf")}, "temperature must be a number of at least 0, got inf"),
         ({"model": nn.Linear(2, 2)}, "Linear has no initial_state"),
     ],
 )

@@ -124,14 +124,14 @@ def test_the_dial_refuses_a_target_below_the_smallest_model() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary": 0}, "vocabulary is 0, but it must be an integer of at least 1"),
-        ({"hidden_size": 0}, "embedding_size is 0|hidden_size is 0"),
-        ({"embedding_size": -1}, "embedding_size is -1"),
-        ({"num_layers": 0}, "num_layers is 0"),
+        ({"vocabulary": 0}, "vocabulary must be a whole number of at least 1, got 0"),
+        ({"hidden_size": 0}, "hidden_size must be a whole number of at least 1, got 0"),
+        ({"embedding_size": -1}, "embedding_size must be a whole number of at least 1, got -1"),
+        ({"num_layers": 0}, "num_layers must be a whole number of at least 1, got 0"),
         ({"num_heads": 3}, "hidden_size 16 is not a multiple of num_heads 3"),
         ({"cell": "rnn"}, "cell must be one of lstm, gru, min-gru, dnc, or path/to/file.py:Name, got 'rnn'"),
         ({"tie_embedding": True, "embedding_size": 8}, "embedding_size 8 differs from hidden_size 16"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:
@@ -142,5 +142,5 @@ def test_options_are_checked(options: dict, message: str) -> None:
 def test_the_dial_checks_its_options() -> None:
     with pytest.raises(ConfigError, match="cell must be one of"):
         LanguageModel.with_parameters(10_000, VOCABULARY, cell="rnn")
-    with pytest.raises(ConfigError, match="parameters is 0"):
+    with pytest.raises(ConfigError, match="parameters must be a whole number of at least 1, got 0"):
         LanguageModel.with_parameters(0, VOCABULARY)

@@ -62,9 +62,9 @@ def test_first_values_come_from_the_generator_within_the_bound(make) -> None:
     [
         (lambda: BlockLinear(8, 9, 2), "9 is not a multiple of num_heads 2"),
         (lambda: BlockLinear(7, 8, 2), "7 is not a multiple of num_heads 2"),
-        (lambda: BlockLinear(8, 8, 0), "num_heads is 0, but it must be an integer of at least 1"),
-        (lambda: RecurrentMap(0, 8, 4), "input_size is 0"),
-        (lambda: RecurrentMap(3, 8, 0), "num_gates is 0"),
+        (lambda: BlockLinear(8, 8, 0), "num_heads must be a whole number of at least 1, got 0"),
+        (lambda: RecurrentMap(0, 8, 4), "input_size must be a whole number of at least 1, got 0"),
+        (lambda: RecurrentMap(3, 8, 0), "num_gates must be a whole number of at least 1, got 0"),
         (
             lambda: RecurrentMap(3, 8, 4, 3),
             "hidden_size 8 is not a multiple of num_heads 3.* take hidden_size 9",

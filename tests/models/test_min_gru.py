@@ -170,5 +170,5 @@ def test_the_scan_takes_any_sign_and_is_differentiable_twice(shape: tuple[int, .
 
 
 def test_heads_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_heads is 2, but heads are blocks of a recurrent weight"):
+    with pytest.raises(ConfigError, match="num_heads must be 1 in a minGRU, got 2: heads are blocks of"):
         MinGRUCell(INPUT, 8, 2)

@@ -229,9 +229,9 @@ def test_the_shapes_of_a_batch_are_checked(inputs: Tensor, targets: Tensor, mess
 @pytest.mark.parametrize(
     ("model", "objective", "options", "message"),
     [
-        (None, CrossEntropy(), {"time_chunk": 0}, "time_chunk is 0"),
-        (None, CrossEntropy(), {"normaliser": 0.0}, "normaliser is 0.0"),
-        (None, CrossEntropy(), {"normaliser": float("nan")}, "normaliser is nan"),
+        (None, CrossEntropy(), {"time_chunk": 0}, "time_chunk must be a whole number of at least 1, got 0"),
+        (None, CrossEntropy(), {"normaliser": 0.0}, "normaliser must be a number above 0, got 0.0"),
+        (None, CrossEntropy(), {"normaliser": float("nan")}, "normaliser must be a number above 0, got nan"),
         (None, row_cross_entropy, {"normaliser": 2.0}, "only an objective with token_losses and counts"),
         (
             nn.Embedding(VOCABULARY, VOCABULARY),

@@ -199,16 +199,19 @@ def test_members_side_by_side_equal_each_member_alone(cell: str, norm: str, resi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "batch"}, "norm is 'batch', but it must be one of none, layer, rms"),
+        ({"norm": "batch"}, "norm must be one of 'none', 'layer', 'rms', got 'batch'"),
         ({"residual": True, "embedding_size": 5}, "embedding_size 5 differs from hidden_size 8.*residual"),
         ({"cell_settings": MEMORY}, "memory_slots: cell lstm has no such setting, it has none"),
         (
             {"cell": "dnc", "cell_settings": {"slots": 3}},
             "slots: cell dnc has no such setting, it has me",
         ),
-        ({"cell": "dnc", "cell_settings": {"memory_slots": 0}}, "memory_slots is 0"),
+        (
+            {"cell": "dnc", "cell_settings": {"memory_slots": 0}},
+            "memory_slots must be a whole number of at least 1, got 0",
+        ),
         ({"cell": "rnn"}, "cell must be one of lstm, gru, min-gru, dnc, or .*, got 'rnn'"),
-        ({"cell": "min-gru", "num_heads": 2}, "num_heads is 2"),
+        ({"cell": "min-gru", "num_heads": 2}, "num_heads must be 1 in a minGRU, got 2"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:

@@ -82,6 +82,8 @@ def read(words):
         module.settings(rest)
     elif hasattr(module, "PARTS"):
         command_flags.read(kind, rest, prog=prog, parts=module.PARTS)
+    elif issubclass(kind, command_flags.Start):
+        command_flags.read(kind, rest, prog=prog)
     else:
         parse(kind, rest, prog=prog)
 

@@ -175,9 +175,9 @@ def test_a_tokenizer_that_is_gone_is_an_error(tmp_path):
     with pytest.raises(
         ConfigError, match=r"tokenizer\.json is missing.*restore it from a copy or train again"
     ):
-        folder.read_tokenizer()
+        folder.read_tokenizer("alphabet")
     folder.create(ASKED, CONFIG, overwrite=False, tokenizer=AlphabetTokenizer(b"ab").to_json())
-    assert folder.read_tokenizer().vocabulary == 3
+    assert folder.read_tokenizer("alphabet").vocabulary == 3
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

@@ -216,7 +216,7 @@ def test_too_short_a_budget_names_the_time_that_is_needed(clock):
 
 def test_a_budget_in_steps_cannot_be_compared_at_equal_time(clock):
     config = dataclasses.replace(settings(), budget=BudgetConfig(steps=10))
-    with pytest.raises(ConfigError, match=r"must be in seconds, got steps 10: for example --seconds 180"):
+    with pytest.raises(ConfigError, match=r"must be in seconds, .*, got steps 10: for example --seconds 180"):
         tune(config, seconds=26.0, clock=clock)
     for seconds in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ConfigError, match="seconds must be a number above 0"):

@@ -23,7 +23,7 @@ def _example():
 def test_metrics_of_one_chunk_are_their_definitions():
     logits, targets = _example()
     metrics = TokenMetrics(ROWS)
-    metrics.update(logits, targets)
+    metrics.token_losses(logits, targets)
     counted = targets != IGNORE
     loss = F.cross_entropy(logits[counted].double(), targets[counted]).item()
     accuracy = (logits.argmax(-1) == targets)[counted].double().mean().item()
@@ -40,9 +40,9 @@ def test_metrics_of_one_chunk_are_their_definitions():
 def test_metrics_do_not_depend_on_the_chunks(chunk):
     logits, targets = _example()
     whole, parts = TokenMetrics(ROWS), TokenMetrics(ROWS)
-    whole.update(logits, targets)
+    whole.token_losses(logits, targets)
     for start in range(0, TIME, chunk):
-        parts.update(logits[:, start : start + chunk], targets[:, start : start + chunk])
+        parts.token_losses(logits[:, start : start + chunk], targets[:, start : start + chunk])
     assert parts.nats == pytest.approx(whole.nats, rel=1e-6)
     assert (parts.tokens, parts.token_accuracy, parts.sequence_accuracy) == (
         whole.tokens,
@@ -56,21 +56,21 @@ def test_one_wrong_token_in_any_chunk_spoils_the_sequence():
     right, wrong = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
     metrics = TokenMetrics(1)
     for logits in (right, wrong, right):
-        metrics.update(logits, targets)
+        metrics.token_losses(logits, targets)
     assert metrics.sequence_accuracy == 0.0
     assert metrics.token_accuracy == pytest.approx(2 / 3)
 
 
 def test_perplexity_of_a_hopeless_model_is_infinite_not_an_error():
     metrics = TokenMetrics(1)
-    metrics.update(torch.tensor([[[1e4, 0.0]]]), torch.tensor([[1]]))
+    metrics.token_losses(torch.tensor([[[1e4, 0.0]]]), torch.tensor([[1]]))
     assert metrics.nats_per_token == 1e4
     assert metrics.perplexity == math.inf
 
 
 def test_no_counted_token_is_an_error():
     metrics = TokenMetrics(1)
-    metrics.update(torch.zeros(1, 1, 2), torch.tensor([[IGNORE]]))
+    metrics.token_losses(torch.zeros(1, 1, 2), torch.tensor([[IGNORE]]))
     for result in ("nats_per_token", "perplexity", "token_accuracy", "sequence_accuracy"):
         with pytest.raises(ZornError, match="no token was counted"):
             getattr(metrics, result)

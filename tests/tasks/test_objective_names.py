@@ -10,7 +10,7 @@ def test_the_names_of_the_command_line():
     assert list(OBJECTIVES) == ["cross-entropy", "token-error", "sequence-error", "edit-distance"]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_every_named_objective_trains(name):
     task = zorn.tasks.CopyTask(batch=8, minimum_length=1, maximum_length=3, seed=0)
     model = zorn.LanguageModel(task.vocabulary, 16)

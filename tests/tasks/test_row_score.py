@@ -190,7 +190,7 @@ def test_a_member_whose_score_is_nan_is_dropped_by_the_estimator():
 def test_bptt_says_that_it_needs_a_derivative():
     task = zorn.tasks.CopyTask(batch=4, minimum_length=1, maximum_length=1, seed=0)
     model = zorn.LanguageModel(task.vocabulary, 8)
-    with pytest.raises(ConfigError, match="needs an objective that torch can differentiate"):
+    with pytest.raises(ConfigError, match="objective must be one that torch can differentiate"):
         zorn.BPTT().estimate(model, task.training_batch(0), RowScore(exact_match))
 
 

@@ -28,7 +28,8 @@ from zorn.tasks import (
     TokenCrossEntropy,
     transduction_batch,
 )
-from zorn.tasks.transduction import LETTERS, MARKS
+from zorn.tasks.letters import LETTERS
+from zorn.tasks.transduction import MARKS
 
 every_task = pytest.mark.parametrize("kind", TASKS)
 every_task_and_split = pytest.mark.parametrize(("kind", "split"), each_once(TASKS, TRANSDUCTION_SPLITS))

@@ -141,7 +141,7 @@ def test_a_run_that_is_replayed_can_be_evaluated_and_gone_on_with(tmp_path):
     assert task.evaluate(model).loss > 0
     resume(tmp_path / "branch").run()
     assert newest(tmp_path / "branch") == newest(tmp_path / "run")
-    assert [entry.step for entry in read_journal(tmp_path / "branch" / "journal.bin")] == [4, 5, 6]
+    assert [entry.step for entry in read_journal(tmp_path / "branch" / "journal.jsonl")] == [4, 5, 6]
 
 
 RESUMED = ["cd-rge, adamw, clipped", "fd-rge, sgd with momentum", "fd-rge, dense, fused bfloat16"]
@@ -189,8 +189,9 @@ def test_a_crash_between_two_writes_neither_loses_nor_doubles_a_line(tmp_path):
         shutil.copytree(whole, run)
         step = max([step for _, step in kinds[:cut]], default=0)
         written = step + 1 if kinds[cut : cut + 1] == [("train", step + 1)] else step
-        torn = 56 + written * (100 + 4 * 8) + 9
-        (run / "journal.bin").write_bytes((whole / "journal.bin").read_bytes()[:torn])
+        entries = (whole / "journal.jsonl").read_bytes().splitlines(keepends=True)
+        torn = b"".join(entries[: written + 1]) + b'{"step": '
+        (run / "journal.jsonl").write_bytes(torn)
         (run / "metrics.jsonl").write_text("".join(text[:cut]) + ("" if cut % 2 else '{"kind": "tr'))
         resume(run).run()
         assert lines(run) == expected, f"after {kinds[:cut]}"
@@ -215,24 +216,23 @@ def test_a_torn_entry_is_dropped_and_said(tmp_path):
     train(settings(tmp_path / "run"))
     expected = newest(tmp_path / "run")
     crash(tmp_path / "run")
-    file = tmp_path / "run" / "journal.bin"
+    file = tmp_path / "run" / "journal.jsonl"
     file.write_bytes(file.read_bytes()[:-5])
+    torn = len(file.read_bytes().splitlines()[-1])
     again = resume(tmp_path / "run")
     assert again.step == 5
     again.run()
-    assert "its last 127 bytes were no whole entry" in again.console.file.getvalue()
+    assert f"its last {torn} bytes were no whole line" in again.console.file.getvalue()
     assert newest(tmp_path / "run") == expected
 
 
 def test_damage_in_the_middle_stops_a_resume_until_the_journal_is_moved_away(tmp_path):
     train(settings(tmp_path / "run", steps=4, keep=2, checkpoint_seconds=0.0))
-    file = tmp_path / "run" / "journal.bin"
-    data = bytearray(file.read_bytes())
-    data[56 + 132 + 60] ^= 4
-    file.write_bytes(data)
+    file = tmp_path / "run" / "journal.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"step": 2', b'"step": 6'))
     with pytest.raises(JournalError, match=r"damaged at step 2 .* move it away"):
         resume(tmp_path / "run", steps=6)
-    file.rename(tmp_path / "damaged.bin")
+    file.rename(tmp_path / "damaged.jsonl")
     resume(tmp_path / "run", steps=6).run()
     assert [entry.step for entry in read_journal(file)] == [5, 6]
     with pytest.raises(JournalError, match=r"step must be at least 4, got 2: the journal of .* begins there"):
@@ -247,22 +247,22 @@ def test_damage_in_the_middle_stops_a_resume_until_the_journal_is_moved_away(tmp
 def test_a_journal_of_another_run_is_refused(tmp_path):
     train(settings(tmp_path / "one", steps=2))
     train(settings(tmp_path / "other", steps=2, seed=1))
-    shutil.copy(tmp_path / "other" / "journal.bin", tmp_path / "one" / "journal.bin")
+    shutil.copy(tmp_path / "other" / "journal.jsonl", tmp_path / "one" / "journal.jsonl")
     for use in (
         lambda: resume(tmp_path / "one", steps=4),
         lambda: replay(tmp_path / "one", 1, tmp_path / "made"),
     ):
-        with pytest.raises(JournalError, match=r"one/journal\.bin is the journal of another run"):
+        with pytest.raises(JournalError, match=r"one/journal\.jsonl is the journal of another run"):
             use()
-    (tmp_path / "one" / "journal.bin").unlink()
+    (tmp_path / "one" / "journal.jsonl").unlink()
     resume(tmp_path / "one", steps=4).run()
-    assert [entry.step for entry in read_journal(tmp_path / "one" / "journal.bin")] == [3, 4]
+    assert [entry.step for entry in read_journal(tmp_path / "one" / "journal.jsonl")] == [3, 4]
 
 
 def test_a_journal_that_ends_before_the_checkpoint_begins_anew(tmp_path):
     train(settings(tmp_path / "run", steps=3))
-    file = tmp_path / "run" / "journal.bin"
-    file.write_bytes(file.read_bytes()[: 56 + 132])
+    file = tmp_path / "run" / "journal.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
     again = resume(tmp_path / "run", steps=5)
     again.run()
     assert "ends at step 1, before the checkpoint of step 3: a new" in again.console.file.getvalue()
@@ -277,7 +277,7 @@ def test_a_run_that_went_on_meanwhile_is_noticed(tmp_path):
     other._save = lambda: None
     other.run()
     (tmp_path / "run" / "summary.json").unlink()
-    with pytest.raises(ConfigError, match=r"journal\.bin was written by another process meanwhile"):
+    with pytest.raises(ConfigError, match=r"journal\.jsonl was written by another process meanwhile"):
         late.run()
 
 
@@ -293,15 +293,15 @@ def test_steps_are_replayed_in_range_and_into_a_folder_of_their_own(tmp_path):
 @pytest.mark.parametrize(("estimator", "why"), [("activity", "takes the batch again"), ("bptt", "the batch")])
 def test_other_estimators_keep_no_journal_and_say_why(tmp_path, estimator, why):
     train(settings(tmp_path / "run", steps=1, estimator=estimator))
-    assert not (tmp_path / "run" / "journal.bin").exists()
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
     with pytest.raises(JournalError, match=f"estimator {estimator} keeps no journal: .*{why}"):
         replay(tmp_path / "run", 1, tmp_path / "made")
 
 
 def test_a_journal_can_be_left_out(tmp_path):
     train(settings(tmp_path / "run", steps=2, journal=False))
-    assert not (tmp_path / "run" / "journal.bin").exists()
-    with pytest.raises(JournalError, match=r"journal\.bin cannot be read"):
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+    with pytest.raises(JournalError, match=r"journal\.jsonl cannot be read"):
         replay(tmp_path / "run", 1, tmp_path / "made")
     with pytest.raises(ConfigError, match="journal_sync must be a number of at least 0"):
         RunConfig(journal_sync=-1.0)
@@ -310,4 +310,4 @@ def test_a_journal_can_be_left_out(tmp_path):
 def test_an_overwritten_run_has_a_journal_of_its_own(tmp_path):
     train(settings(tmp_path / "run", steps=3))
     Trainer(settings(tmp_path / "run", steps=1), overwrite=True, console=Console(file=io.StringIO())).run()
-    assert [entry.step for entry in read_journal(tmp_path / "run" / "journal.bin")] == [1]
+    assert [entry.step for entry in read_journal(tmp_path / "run" / "journal.jsonl")] == [1]

@@ -104,7 +104,7 @@ def lines(folder):
 
 
 def coefficients(folder):
-    return [entry.fold.coded.tolist() for entry in read_journal(folder / "journal.bin")]
+    return [entry.fold.coded.tolist() for entry in read_journal(folder / "journal.jsonl")]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -127,8 +127,8 @@ def test_any_step_is_made_again_bit_for_bit_without_a_forward_pass(tmp_path, set
 
 def test_an_entry_holds_a_number_a_member_however_long_the_segment(tmp_path, settings):
     train(settings("run", "pes", steps=4))
-    entries = list(read_journal(tmp_path / "run" / "journal.bin"))
-    assert [entry.nbytes for entry in entries] == [100 + 4 * 8] * 4
+    entries = list(read_journal(tmp_path / "run" / "journal.jsonl"))
+    assert [len(entry.fold.coded) for entry in entries] == [8] * 4
     assert [(entry.fold.origin, entry.fold.draws) for entry in entries] == [(0, 1), (0, 2), (0, 3), (3, 1)]
 
 

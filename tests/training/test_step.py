@@ -9,7 +9,7 @@ from zorn.run.checkpoint import Progress, load_checkpoint, save_checkpoint
 from zorn.tasks import TextTask
 from zorn.training.build import build_estimator, build_model, build_optimizers, build_task
 from zorn.training.learner import Learner
-from zorn.training.step import clip, move_weights, prepare_step, update_weights
+from zorn.training.step import clip, move_weights, prepare_step
 
 STREAMED = {
     "activity": Choice("activity"),
@@ -59,7 +59,14 @@ def test_the_two_parts_of_a_bridge_have_rates_and_moments_of_their_own():
     model = build_model(config, task.vocabulary)
     estimator = build_estimator(config)
     optimizers = build_optimizers(config, model, estimator)
-    update_weights(config, task, model, estimator, optimizers, task.training_batch(0), rate_factor=0.1)
+    batch = task.training_batch(0)
+    move_weights(
+        config,
+        model,
+        optimizers,
+        0.1,
+        lambda update: estimator.estimate(model, batch, task.objective, update=update),
+    )
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     assert [group["lr"] for group in groups] == pytest.approx([0.05, 0.025])
     assert [group["betas"][0] for group in groups] == [0.9, 0.9]

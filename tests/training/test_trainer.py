@@ -78,7 +78,7 @@ def test_a_text_run_leaves_everything_in_its_folder(tmp_path, text_file, monkeyp
     task = {"task": "text", "source": str(text_file), "batch": 4, "length": 8}
     summary = trainer(settings(out, task=task)).run()
     assert sorted(entry.name for entry in out.iterdir()) == [
-        *(".lock", "checkpoints", "config.json", "curve.png", "journal.bin", "metrics.jsonl", "sample.txt"),
+        *(".lock", "checkpoints", "config.json", "curve.png", "journal.jsonl", "metrics.jsonl", "sample.txt"),
         *("summary.json", "tensorboard"),
     ]
     assert summary == json.loads((out / "summary.json").read_text())

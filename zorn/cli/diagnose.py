@@ -1,16 +1,15 @@
 """`zorn diagnose`."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from zorn.cli.flags import given_flags, read
+from zorn.cli.output import console
 from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError
 from zorn.config import BudgetConfig, Config, RunConfig, resolve
@@ -70,7 +69,6 @@ def command(words: Sequence[str]) -> int:
     """Diagnose from command-line words; returns the exit code."""
     asked, config = read(Diagnose, words, prog="zorn diagnose", parts=PARTS)
     _refuse_what_does_not_fit(asked, words)
-    _refuse_to_replace(asked)
     config, reasons = resolve(_with_run(asked, config))
     task, model, step = _subject(asked, config)
     set_threads(config.run.threads)
@@ -80,59 +78,48 @@ def command(words: Sequence[str]) -> int:
     batch, probe = (
         Batch(*(part.to(device) for part in task.training_batch(number))) for number in (step, step + 1)
     )
+    streamless = config.task.but(stream=None) if config.task.get("stream") else config.task
     with torch.inference_mode(mode=False):
         found = diagnose(
             model,
             batch,
             task.objective,
-            build_estimator(
-                dataclasses.replace(config, task=config.task.but(stream=None))
-                if config.task.get("stream")
-                else config
-            ),
+            build_estimator(dataclasses.replace(config, task=streamless)),
             probe=probe,
             estimates=asked.estimates,
             exact=asked.exact and has_derivative(config.objective),
             exact_micro_batch=config.estimator.get("micro_batch", 512),
             time_chunk=config.estimator.get("time_chunk"),
         )
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    out = console(PIPED_WIDTH)
     settings = ("estimator", *(name.replace("_", " ") for name in config.estimator.given))
     for reason in (reason for reason in reasons if reason.startswith(settings)):
-        console.print(reason, highlight=False, markup=False)
-    console.print(found.table(), highlight=False, markup=False)
+        out.print(reason)
+    out.print(found.table())
     if asked.out is not None:
         numbers, picture = (asked.out / name for name in FILES)
         numbers.write_text(found.to_json(), encoding="utf-8")
         found.draw(picture)
-        console.print(f"{asked.out}: {', '.join(FILES)}", highlight=False, markup=False)
+        out.print(f"{asked.out}: {', '.join(FILES)}")
     return 0
 
 
-def _refuse_to_replace(asked: Diagnose) -> None:
-    """Raise ConfigError, before any work, where an earlier diagnosis lies."""
-    if asked.out is None or asked.overwrite:
-        return
-    there = [asked.out / name for name in FILES if (asked.out / name).exists()]
-    if there:
+def _refuse_what_does_not_fit(asked: Diagnose, words: Sequence[str]) -> None:
+    """Raise, before any work, for flags of something that --run or --own brings along, and where an earlier
+    diagnosis lies."""
+    if asked.own and asked.run is not None:
+        raise UsageError("--run and --own both bring a model: leave one of them out")
+    given, brought = (given_flags(words, ["model"]) if asked.own else []), "--own brings a model of its own"
+    if asked.run is not None:
+        given, brought = given_flags(words, ["task", "model"]), "--run brings the run's own"
+        given += ["--preset"] * (asked.preset != "quickstart") + ["--device"] * (asked.device != "cpu")
+    if given:
+        raise UsageError(f"{brought}: leave out {', '.join(given)}")
+    there = [asked.out / name for name in FILES if (asked.out / name).exists()] if asked.out else []
+    if there and not asked.overwrite:
         raise ConfigError(
             f"{there[0]} is there already: choose another --out, or replace it with --overwrite"
         )
-
-
-def _refuse_what_does_not_fit(asked: Diagnose, words: Sequence[str]) -> None:
-    """Raise UsageError for flags of something that --run or --own brings along."""
-    if asked.own and asked.run is not None:
-        raise UsageError("--run and --own both bring a model: leave one of them out")
-    given: list[str] = []
-    if asked.own:
-        given = given_flags(words, ["model"])
-    if asked.run is not None:
-        given = given_flags(words, ["task", "model"])
-        given += ["--preset"] * (asked.preset != "quickstart") + ["--device"] * (asked.device != "cpu")
-    if given:
-        brought = "--run brings the run's own" if asked.run is not None else "--own brings a model of its own"
-        raise UsageError(f"{brought}: leave out {', '.join(given)}")
 
 
 def _with_run(asked: Diagnose, config: Config) -> Config:

@@ -13,18 +13,18 @@ import zorn
 from zorn.cli.process import STOPPED, prepare
 from zorn.errors import ConfigError, NonFiniteLossError, PeerFailedError, ZornError
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "generate",
-    "inspect",
-    "diagnose",
-    "tune",
-    "plan",
-    "resume",
-    "replay",
-    "journal",
-)
+COMMANDS = {
+    "train": "train a model; without options: the main job, about three minutes",
+    "evaluate": "evaluate a trained model on the validation or the test split",
+    "generate": "let a trained model write",
+    "inspect": "list what would be perturbed in a model, and how",
+    "diagnose": "measure the estimates of the gradient: signal, members, epsilon, step size",
+    "tune": "find learning rate, epsilon, size of a step and discount for a budget",
+    "plan": "what a run would need: memory for each estimator, what fits, seconds a step",
+    "resume": "continue a run that was stopped, or extend one",
+    "replay": "make the weights of a run after any step again",
+    "journal": "look at or check the journal of a run",
+}
 """Each a module of `zorn.cli` with a function `command`: words to exit code."""
 
 _SMALLER = (
@@ -32,21 +32,14 @@ _SMALLER = (
     "zorn plan with these settings and --fit 8GiB (what there is) proposes some that fit"
 )
 
-HELP = """usage: zorn COMMAND [OPTIONS]
+_LISTED = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+
+HELP = f"""usage: zorn COMMAND [OPTIONS]
 
 Train recurrent networks with forward passes only.
 
 commands:
-  train      train a model; without options: the main job, about three minutes
-  evaluate   evaluate a trained model on the validation or the test split
-  generate   let a trained model write
-  inspect    list what would be perturbed in a model, and how
-  diagnose   measure the estimates of the gradient: signal, members, epsilon, step size
-  tune       find learning rate, epsilon, size of a step and discount for a budget
-  plan       what a run would need: memory for each estimator, what fits, seconds a step
-  resume     continue a run that was stopped, or extend one
-  replay     make the weights of a run after any step again
-  journal    look at, check or shorten the journal of a run
+{_LISTED}
 
   zorn COMMAND --help shows the options of a command, zorn --version the version.
 """
@@ -65,11 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except NonFiniteLossError as error:
         return _fail(error, 1)
-    except (
-        ZornError,
-        OSError,
-        UnicodeError,
-    ) as error:  # a mistake, a file or pipe that refuses, bytes that are no text
+    except (ZornError, OSError, UnicodeError) as error:  # a mistake, a refusal of the disk, bytes, no text
         return _fail(error, 2)
     except (RuntimeError, MemoryError) as error:
         from zorn.training.limits import out_of_memory
@@ -92,7 +81,7 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         from zorn.cli.parsing import UsageError, closest
 
-        hint = closest(words[0], COMMANDS) or f"one of {', '.join(COMMANDS)}"
+        hint = closest(words[0], list(COMMANDS)) or f"one of {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {words[0]!r}: did you mean {hint}?")
     try:
         code = importlib.import_module(f"zorn.cli.{words[0]}").command(words[1:])

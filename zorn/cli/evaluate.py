@@ -4,21 +4,21 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
 from zorn.checks import check_number, check_whole_number
+from zorn.cli.output import console
 from zorn.cli.parsing import UsageError, parse
 from zorn.config import Config
 from zorn.estimators import smoothed_loss
 from zorn.models import Batch, row_losses, streamed
 from zorn.noise import RankOne
-from zorn.registry import closest
+from zorn.registry import Registry
 from zorn.run.folder import RunFolder
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
@@ -61,32 +61,25 @@ def command(words: Sequence[str]) -> int:
         check_number("smoothed_epsilon", asked.smoothed_epsilon, above=True)
         check_whole_number("members", asked.members, minimum=2)
     task, model = load_run(asked.run)
-    if asked.split not in task.splits:
-        hint = closest(asked.split, list(task.splits))
-        raise UsageError(
-            f"--split must be one of {', '.join(task.splits)}, got {asked.split!r}"
-            + (f": did you mean {hint}?" if hint else "")
-        )
+    Registry("--split", dict.fromkeys(task.splits), outside=False)[asked.split]
     config = RunFolder(asked.run).read_config()
-    rows = {}
+    rows: dict[str, Any] = dataclasses.asdict(task.evaluate(model, asked.split))
     if config.objective != "cross-entropy":
-        value = objective_value(model, task, asked.split, window=config.task.get("length", 0))
-        rows[config.objective] = f"{value:.4f}"
+        window = config.task.get("length", 0)
+        rows[config.objective] = objective_value(model, task, asked.split, window=window)
     if asked.smoothed_epsilon is not None:
         rows |= _smoothed(asked, config, task, model)
-    table = Table(title=escape(str(asked.run)), title_justify="left", show_header=False)
+    table = Table(title=str(asked.run), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    for name, value in dataclasses.asdict(task.evaluate(model, asked.split)).items():
+    for name, value in rows.items():
         if value is not None:
             table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
+    console().print(table)
     return 0
 
 
-def _smoothed(asked: Evaluate, config: Config, task: Task, model: nn.Module) -> dict[str, str]:
+def _smoothed(asked: Evaluate, config: Config, task: Task, model: nn.Module) -> dict[str, Any]:
     """The smoothed loss of the run's objective on the first sequences of a split, beside the plain loss."""
     assert asked.smoothed_epsilon is not None
     device = next(model.parameters()).device
@@ -106,7 +99,7 @@ def _smoothed(asked: Evaluate, config: Config, task: Task, model: nn.Module) -> 
     )
     shown = f"{len(batch.inputs)} of {len(data.inputs)} sequences"
     return {
-        f"{config.objective} of {shown}": f"{float(plain):.4f}",
+        f"{config.objective} of {shown}": float(plain),
         f"smoothed, epsilon {asked.smoothed_epsilon:g}": f"{found.loss:.4f} ± {found.standard_error:.4f}",
-        "members": str(found.members),
+        "members": found.members,
     }

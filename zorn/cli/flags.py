@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 
@@ -32,10 +32,13 @@ from zorn.config import (
 from zorn.estimators import AUTOMATIC
 from zorn.registry import Registry
 from zorn.run.folder import RunFolder, read_config
-from zorn.settings import FROM_THE_RUN, Setting, fields_of, flag
+from zorn.settings import FROM_THE_RUN, fields_of, flag
 from zorn.tasks import OBJECTIVES
 
 Own = TypeVar("Own", bound=Any)
+
+Flags: TypeAlias = dict[str, tuple[Any, Any, str]]
+"""Name of a setting -> type, default and help."""
 
 HELP = {
     "task": "the task.",
@@ -56,6 +59,18 @@ COMMON = frozenset(
     "estimator optimizer learning_rate schedule steps seconds out seed device".split()
 )
 """The settings that `--help` shows, beside those of the estimator; `--help-all` shows all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The flags of every command that starts from settings of a run and writes something."""
+
+    preset: str = "quickstart"
+    """Settings to start from, by name; zorn train uses the preset's folder unless --out is given."""
+    config: Path | None = None
+    """Settings to start from: a config.json of a run or of zorn tune, of which what was asked is taken."""
+    overwrite: bool = False
+    """Replace the run or the file that is there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,24 +105,21 @@ def read(
         UsageError, ConfigError: words that mean nothing, or settings that cannot be.
     """
     first = leading_flags(First, words, prog=prog)
-    if not any(field.name == "run" for field in dataclasses.fields(own)):
-        first = dataclasses.replace(first, run=None)
-    start = start_settings(first)
+    of_command = [field.name for field in dataclasses.fields(own)]
+    start = start_settings(first if "run" in of_command else dataclasses.replace(first, run=None))
     names = {kind: getattr(first, flag_) or getattr(start, kind).name for kind, flag_ in SELECTORS.items()}
-    short = "--help" in words or "-h" in words
+    flags = {part: _flags_of(part, start, names) for part in parts}
+    short = bool({"-h", "--help"} & set(words))
+    shown = COMMON | _settings_shown(names["estimator"]) if short else None
     words = ["--help" if word == "--help-all" else word for word in words]
     given = flag_names(words)
-    settings = {kind: possible_settings(kind, names[kind]) for kind in COMPONENTS if kind in parts}
-    _refuse_others(given, settings, names, own, parts)
-    found = parse(_flags_type(own, settings, start, names, parts, short=short), words, prog=prog)
-    changes: dict[str, Any] = {}
-    for part in parts:
-        nested = getattr(found, part)
-        for field in dataclasses.fields(nested):
-            if field.name in given or part in GROUPS:
-                changes[field.name] = getattr(nested, field.name)
-    made = {field.name: getattr(found, field.name) for field in dataclasses.fields(own)}
-    return own(**made), change(start, **changes)
+    _refuse_others(given, flags, names, of_command)
+    nested = [_nested(part, flags[part], names, shown) for part in parts]
+    made = dataclasses.make_dataclass(own.__name__, nested, bases=(own,), frozen=True, kw_only=True)
+    made.__doc__ = own.__doc__
+    found = parse(made, words, prog=prog)
+    changes = {k: v for part in parts for k, v in vars(getattr(found, part)).items() if k in given}
+    return own(**{name: getattr(found, name) for name in of_command}), change(start, **changes)
 
 
 def start_settings(first: First) -> Config:
@@ -153,102 +165,51 @@ def given_flags(words: Sequence[str], parts: Sequence[str]) -> list[str]:
 
 
 def _refuse_others(
-    asked: set[str],
-    settings: Mapping[str, Mapping[str, Setting]],
-    names: Mapping[str, str],
-    own: type,
-    parts: Sequence[str],
+    asked: set[str], flags: Mapping[str, Flags], names: Mapping[str, str], of_command: Sequence[str]
 ) -> None:
     """Raise UsageError for a flag that belongs to another component than those that are named."""
-    known = {key for group in settings.values() for key in group} | {
-        field.name for field in dataclasses.fields(own)
-    }
-    known |= {field.name for group in GROUPS if group in parts for field in dataclasses.fields(GROUPS[group])}
-    known |= {SELECTORS[kind] for kind in settings} | {"objective"}
-    for kind in settings:
-        for name in sorted(asked - known - FROM_THE_RUN):
+    known = [key for of_part in flags.values() for key in of_part]
+    for kind in (part for part in flags if part in COMPONENTS):
+        for name in sorted(asked - {*known, *of_command} - FROM_THE_RUN):
             owners = [each for each in REGISTRIES[kind] if name in component_settings(kind, each)]
             if owners:
                 raise UsageError(
                     f"{flag(name)} is no setting of {kind} {names[kind]}, but of {', '.join(owners)}: leave "
                     f"it out, or take {flag(SELECTORS[kind])} {owners[0]}"
                 )
-    both = [key for key, count in _counts(settings, parts).items() if count > 1]
-    if both:
+    twice = next((key for key in known if known.count(key) > 1), None)
+    if twice is not None:
         raise UsageError(
-            f"{flag(both[0])} is a setting of two components of {', '.join(names.values())}: rename it "
-            "in yours"
+            f"{flag(twice)} is a setting of two components of {', '.join(names.values())}: rename it in yours"
         )
 
 
-def _counts(settings: Mapping[str, Mapping[str, Setting]], parts: Sequence[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    groups = [
-        {field.name for field in dataclasses.fields(GROUPS[group])} for group in GROUPS if group in parts
-    ]
-    for keys in (*settings.values(), *groups):
-        for key in keys:
-            counts[key] = counts.get(key, 0) + 1
-    return counts
-
-
-def _flags_type(
-    own: type,
-    settings: Mapping[str, Mapping[str, Setting]],
-    start: Config,
-    names: Mapping[str, str],
-    parts: Sequence[str],
-    *,
-    short: bool,
-) -> type:
-    """A dataclass of all flags: the command's own, and one nested dataclass for each component and group."""
-    nested: list[Any] = []
-    for kind, of_kind in settings.items():
-        given = {key: getattr(start, kind).get(key, setting.default) for key, setting in of_kind.items()}
-        known = f" One of {', '.join(REGISTRIES[kind])}, or path/to/file.py:Name."
-        flags = {SELECTORS[kind]: (str, names[kind], HELP[kind] + known)}
-        if kind == "task":
-            known = f"the function that is minimised: {', '.join(OBJECTIVES)}, or path/to/file.py:function."
-            flags["objective"] = (str, start.objective, known)
-        flags |= _flags(of_kind, given)
-        shown = COMMON | (_shown(names[kind]) if kind == "estimator" else set())
-        nested.append(
-            _nested(kind, f"Settings of the {kind} {names[kind]}.", flags, shown if short else None)
-        )
-    for group in (each for each in GROUPS if each in parts):
-        given = {
-            field.name: getattr(getattr(start, group), field.name)
-            for field in dataclasses.fields(GROUPS[group])
-        }
-        flags = _flags(fields_of(GROUPS[group]), given)
-        nested.append(
-            _nested(group, inspect.cleandoc(GROUPS[group].__doc__ or ""), flags, COMMON if short else None)
-        )
-    made = dataclasses.make_dataclass(own.__name__, nested, bases=(own,), frozen=True, kw_only=True)
-    made.__doc__ = own.__doc__
-    return made
-
-
-def _shown(estimator: str) -> Set[str]:
-    """The settings of an estimator; for "auto" those of the one that most runs get."""
+def _settings_shown(estimator: str) -> Set[str]:
+    """The settings of an estimator that the help shows; of "auto" those of the one that most runs get."""
     return component_settings("estimator", AUTOMATIC[0] if estimator == AUTO else estimator).keys()
 
 
-def _flags(settings: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, tuple[Any, Any, str]]:
-    """Name -> type, default and help. A setting that must be given is None until it is."""
-    found: dict[str, tuple[Any, Any, str]] = {}
-    for name, setting in settings.items():
-        missing = given[name] is dataclasses.MISSING
-        found[name] = (
-            (setting.type | None, None, setting.help)
-            if missing
-            else (setting.type, given[name], setting.help)
-        )
-    return found
+def _flags_of(part: str, start: Config, names: Mapping[str, str]) -> Flags:
+    """The flags of a component or a group. A setting that must be given is None until it is."""
+    before = getattr(start, part)
+    if part in GROUPS:
+        settings = fields_of(GROUPS[part]).values()
+        return {each.name: (each.type, getattr(before, each.name), each.help) for each in settings}
+    known = f"One of {', '.join(REGISTRIES[part])}, or path/to/file.py:Name."
+    flags: Flags = {SELECTORS[part]: (str, names[part], f"{HELP[part]} {known}")}
+    if part == "task":
+        known = f"the function that is minimised: {', '.join(OBJECTIVES)}, or path/to/file.py:function."
+        flags["objective"] = (str, start.objective, known)
+    for name, setting in possible_settings(part, names[part]).items():
+        default = before.get(name, setting.default)
+        missing = default is dataclasses.MISSING
+        type_ = setting.type | None if missing else setting.type
+        flags[name] = (type_, None if missing else default, setting.help)
+    return flags
 
 
 def _nested(
-    name: str, doc: str, flags: Mapping[str, tuple[Any, Any, str]], shown: Set[str] | None
+    part: str, flags: Flags, names: Mapping[str, str], shown: Set[str] | None
 ) -> tuple[str, type, Any]:
     """A field that is a dataclass of its own; the help has the flags in `shown`, or all."""
     fields = []
@@ -256,6 +217,7 @@ def _nested(
         word = tyro.conf.arg(help=help_.replace("`", ""))
         hidden = () if shown is None or key in shown or key in SELECTORS.values() else (tyro.conf.Suppress,)
         fields.append((key, Annotated[(type_, word, *hidden)], dataclasses.field(default=default)))
-    made = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
-    made.__doc__ = doc
-    return name, made, dataclasses.field(default_factory=made)
+    made = dataclasses.make_dataclass(part, fields, frozen=True, kw_only=True)
+    doc = GROUPS[part].__doc__ if part in GROUPS else f"Settings of the {part} {names[part]}."
+    made.__doc__ = inspect.cleandoc(doc or "")
+    return part, made, dataclasses.field(default_factory=made)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from zorn.checks import check_seed
 from zorn.cli.parsing import UsageError, parse
 from zorn.models import sample
 from zorn.tasks import TransductionTask
@@ -39,8 +40,7 @@ class Generate:
 def command(words: Sequence[str]) -> int:
     """Generate from command-line words; returns the exit code."""
     asked = parse(Generate, words, prog="zorn generate")
-    if not 0 <= asked.seed < 2**64:
-        raise UsageError(f"seed must be from 0 to 2**64 - 1, got {asked.seed}: leave it out")
+    check_seed(asked.seed)
     writer, model = load_writer(asked.run)
     device = next(model.parameters()).device
     prompt = asked.prompt or writer.prompt
@@ -53,21 +53,14 @@ def command(words: Sequence[str]) -> int:
             f"--prompt '{prompt}{SEPARATOR}'"
         )
     written = sample(model, tokens, asked.length, temperature=asked.temperature, seed=asked.seed)
-    answer = writer.decode(written[0])
-    if isinstance(writer, TransductionTask):
-        before, end, _ = answer.partition(END)
-        answer = before + end
-    sys.stdout.write(prompt + answer + "\n")
-    _note_what_is_lost(prompt + answer)
-    return 0
-
-
-def _note_what_is_lost(text: str) -> None:
+    text = prompt + writer.decode(written[0])
+    if isinstance(writer, TransductionTask) and (end := text.find(END, len(prompt))) >= 0:
+        text = text[: end + 1]
+    sys.stdout.write(text + "\n")
     encoding = sys.stdout.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
+    if text.encode(encoding, errors="ignore").decode(encoding) != text:
         _note(f"some characters are not in {encoding} and came out as ?: set PYTHONIOENCODING=utf-8")
+    return 0
 
 
 def _note(line: str) -> None:

@@ -1,6 +1,5 @@
 """`zorn inspect`."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +8,16 @@ from typing import Literal
 import tyro
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
 from zorn.cli.flags import given_flags, read
+from zorn.cli.output import console
 from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError
 from zorn.config import Config
 from zorn.errors import UncoveredParameterError
-from zorn.noise import Dense, ParameterReport, Perturbation, RankOne, inspect_model
+from zorn.noise import Dense, ParameterReport, RankOne, inspect_model
 from zorn.run.folder import RunFolder
 from zorn.training.build import build_model, build_task
 
@@ -52,62 +51,45 @@ def command(words: Sequence[str]) -> int:
     model, structure = _model(asked, config, words)
     structure = asked.perturbation or structure
     perturbation = Dense() if structure == "dense" else RankOne()
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    title = f"{asked.target or asked.preset}, {structure}"
-    _print(console, inspect_model(model, perturbation), title)
-    refusal = _refusal(model, perturbation)
-    if refusal is None:
-        return 0
-    file = Path(asked.target.partition(":")[0])
-    named = refusal.replace(type(model).__module__, file.stem)  # as the user imports it
-    console.print(named, markup=False, highlight=False, soft_wrap=True)
-    return 1
+    out = console(PIPED_WIDTH)
+    _print(out, inspect_model(model, perturbation), f"{asked.target or asked.preset}, {structure}")
+    try:
+        perturbation.bind(model)
+    except UncoveredParameterError as error:  # an estimator would refuse the model
+        file = Path(asked.target.partition(":")[0])
+        out.print(str(error).replace(type(model).__module__, file.stem))  # as the user imports it
+        return 1
+    return 0
 
 
 def _model(asked: Inspect, config: Config, words: Sequence[str]) -> tuple[nn.Module, str]:
     """The model that is asked for, and the structure that it is trained with where nothing else is said."""
     if asked.target:
-        given = [*(["--preset"] if asked.preset != "quickstart" else []), *given_flags(words, PARTS)]
+        given = ["--preset"] * (asked.preset != "quickstart") + given_flags(words, PARTS)
         if given:
             raise UsageError(f"{asked.target} brings a model of its own: leave out {', '.join(given)}")
         if not Path(asked.target).is_dir() and ":" in asked.target:
             return own_model(asked.target), "rank-one"
-        folder = RunFolder(Path(asked.target))
-        config = folder.read_config()
-        model = build_model(config, build_task(config, folder).vocabulary)
-    else:
-        model = build_model(config, build_task(config).vocabulary)
+    folder = RunFolder(Path(asked.target)) if asked.target else None
+    config = config if folder is None else folder.read_config()
+    model = build_model(config, build_task(config, folder).vocabulary)
     return model, config.estimator.get("perturbation", "rank-one")
 
 
-def _print(console: Console, reports: Sequence[ParameterReport], title: str) -> None:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("parameter", overflow="fold")
-    table.add_column("shape")
-    table.add_column("numbers", justify="right")
-    table.add_column("status")
-    table.add_column("how", overflow="fold")
+def _print(out: Console, reports: Sequence[ParameterReport], title: str) -> None:
+    table = Table("parameter", "shape", "numbers", "status", "how", title=title, box=box.SIMPLE_HEAD)
+    table.title_justify, table.columns[2].justify = "left", "right"
+    table.columns[0].overflow = table.columns[4].overflow = "fold"
     for report in reports:
         shape = " × ".join(map(str, report.shape)) or "scalar"
         how = report.how if report.tied_to is None else f"tied to {report.tied_to}"
         count = f"{report.count:,}" if report.tied_to is None else ""
         style = "bold red" if report.status == "uncovered" else None
         table.add_row(report.name, shape, count, report.status, how, style=style)
-    console.print(table)
+    out.print(table)
     untied = [report for report in reports if report.tied_to is None]
-    sums = {
-        status: sum(report.count for report in untied if report.status == status)
-        for status in ("perturbed", "frozen", "uncovered")
-    }
+    parts = [f"{sum(report.count for report in untied):,} numbers"]
+    for status in ("perturbed", "frozen", "uncovered"):
+        parts.append(f"{sum(report.count for report in untied if report.status == status):,} {status}")
     noise = sum(report.noise_numbers for report in untied)
-    parts = [f"{sum(sums.values()):,} numbers", *(f"{count:,} {status}" for status, count in sums.items())]
-    console.print(f"{', '.join(parts)}; {noise:,} random numbers a member", highlight=False)
-
-
-def _refusal(model: nn.Module, perturbation: Perturbation) -> str | None:
-    """The refusal of an estimator; None where it would train the model."""
-    try:
-        perturbation.bind(model)
-    except UncoveredParameterError as error:
-        return str(error)
-    return None
+    out.print(f"{', '.join(parts)}; {noise:,} random numbers a member")

@@ -14,14 +14,10 @@ def own_model(target: str) -> nn.Module:
     Raises:
         ConfigError: a file or module that is not there or cannot be imported, or a name that is not in it.
         UsageError: a call that raises, or something that is no `nn.Module`.
-
-    >>> own_model("torch.nn:Identity")
-    Identity()
     """
-    made = load_object(target, "model")
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise _no_model(target, f"a {type(made).__name__}")
+    made, called = load_object(target, "model"), ""
+    if callable(made) and not isinstance(made, nn.Module):
+        called = "a function that returns "
         with importing_from_file_of(target):
             try:
                 made = made()
@@ -31,9 +27,8 @@ def own_model(target: str) -> nn.Module:
                     "then try again"
                 ) from error
     if not isinstance(made, nn.Module):
-        raise _no_model(target, f"a function that returns a {type(made).__name__}")
+        raise UsageError(
+            f"{target} must be a function that returns an nn.Module, got {called}a {type(made).__name__}: "
+            "name another"
+        )
     return made
-
-
-def _no_model(target: str, found: str) -> UsageError:
-    return UsageError(f"{target} must be a function that returns an nn.Module, got {found}: name another")

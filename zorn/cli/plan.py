@@ -1,20 +1,15 @@
 """`zorn plan`."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import zorn.plan as planning
-from zorn.cli.flags import read
+from zorn.cli.flags import Start, read
+from zorn.cli.output import console
 from zorn.config import COMPONENTS, GROUPS, SELECTORS, Config
 from zorn.settings import fields_of, flag
-
-PROG = "zorn plan"
 
 PIPED_WIDTH = 190
 """Columns of the tables where no terminal sets them."""
@@ -23,8 +18,8 @@ OWN = ("memory", "fit", "json", "calibration")
 """The flags that zorn train does not have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(Start):
     """Predict the needs of a run: parameters, memory for each estimator, what fits, seconds a step.
 
     Takes the flags of zorn train, and does not train. A step is done on tensors that have sizes and no
@@ -39,17 +34,11 @@ class Plan:
     """Print the figures as JSON."""
     calibration: bool = True
     """Time a few small steps, for some seconds."""
-    preset: str = "quickstart"
-    """Settings to start from, by name."""
-    config: Path | None = None
-    """Settings to start from: a config.json of a run or of zorn tune. None: those of the preset."""
-    overwrite: bool = False
-    """As of zorn train; a plan writes nothing."""
 
 
 def command(words: Sequence[str]) -> int:
     """Plan from command-line words; returns the exit code."""
-    asked, config = settings(words)
+    asked, config = read(Plan, words, prog="zorn plan")
     memory = None if asked.memory is None else planning.parse_bytes(asked.memory, "--memory")
     fit = None if asked.fit is None else planning.parse_bytes(asked.fit, "--fit")
     found = planning.plan(config, memory=memory, fit=fit, calibration=asked.calibration)
@@ -57,32 +46,22 @@ def command(words: Sequence[str]) -> int:
     if asked.json:
         print(found.to_json(), end="")
         return int(nothing_fits)
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    for table in (planning.parameter_table(found), planning.memory_table(found)):
-        console.print(table, highlight=False, markup=False)
-    for line in planning.lines_of(found):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    out = console(PIPED_WIDTH)
+    for part in (planning.parameter_table(found), planning.memory_table(found), *planning.lines_of(found)):
+        out.print(part)
     if found.proposal is not None and found.proposal.config is not None:
         print(train_command(words, found.config, found.proposal.config))
     return int(nothing_fits)
-
-
-def settings(words: Sequence[str]) -> tuple[Plan, Config]:
-    """The command's own flags, and the settings of the run."""
-    return read(Plan, words, prog=PROG)
 
 
 def train_command(words: Sequence[str], config: Config, proposed: Config) -> str:
     """The command that trains with the proposed settings: the words, without what is the plan's own or no
     longer fits, and with what is different."""
     before, after = _flat(config), _flat(proposed)
-    changed = {name: value for name, value in after.items() if before.get(name, _NOTHING) != value}
+    changed = {name: value for name, value in after.items() if (name, value) not in before.items()}
     dropped = {*OWN, *changed, *(name for name in before if name not in after)}
     flags = [word for name, value in changed.items() for word in _flag(name, value)]
     return shlex.join(["zorn", "train", *_without(words, dropped), *flags])
-
-
-_NOTHING = object()
 
 
 def _flat(config: Config) -> dict[str, Any]:

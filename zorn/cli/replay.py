@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from zorn.checks import check_whole_number
+from zorn.cli.output import console
 from zorn.cli.parsing import parse
 from zorn.training.replay import replay
 
@@ -33,11 +33,8 @@ def command(words: Sequence[str]) -> int:
     run = asked.run.absolute()
     out = asked.out or run.with_name(f"{run.name}-step-{asked.to_step}")
     made = replay(asked.run, asked.to_step, out)
-    Console().print(
+    console().print(
         f"{made}: the weights after step {asked.to_step}; evaluate them with: zorn evaluate "
-        f"{shlex.quote(str(out))}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"{shlex.quote(str(out))}"
     )
     return 0

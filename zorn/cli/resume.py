@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from zorn.cli.parsing import parse
-from zorn.cli.running import train_to_the_end
+from zorn.cli.train import train_to_the_end
 from zorn.distributed import start
 from zorn.run.folder import RunFolder
 from zorn.training.trainer import Trainer
@@ -31,5 +31,5 @@ def command(words: Sequence[str]) -> int:
     folder = RunFolder(asked.run)
     timeout = folder.read_config().run.process_timeout if folder.config.exists() else 600.0
     with start(timeout=timeout) as group, group.together():
-        budget = {"steps": asked.steps, "seconds": asked.seconds}
-        return train_to_the_end(Trainer.resume(asked.run, **budget, group=group))
+        trainer = Trainer.resume(asked.run, steps=asked.steps, seconds=asked.seconds, group=group)
+        return train_to_the_end(trainer)

@@ -1,24 +1,22 @@
 """`zorn train`."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from zorn.cli.flags import read
+from zorn.cli.flags import Start, read
 from zorn.cli.parsing import UsageError
-from zorn.cli.running import train_to_the_end
+from zorn.cli.process import STOPPED
 from zorn.config import Config, resolve
 from zorn.distributed import Group, start
 from zorn.run.folder import RunFolder
 from zorn.training.together import state_of
 from zorn.training.trainer import Trainer
 
-PROG = "zorn train"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Start):
     """Train a model with forward passes only.
 
     Without flags this is the main job (the preset quickstart), in runs/ and the time of the start. Flags
@@ -26,13 +24,6 @@ class Train:
     open is chosen when the run starts, which says so. --help-all lists every setting; name an estimator to
     see its own.
     """
-
-    preset: str = "quickstart"
-    """Settings to start from, by name; the preset's folder is used unless --out is given."""
-    config: Path | None = None
-    """Settings to start from: a config.json of a run or of zorn tune, of which what was asked is taken."""
-    overwrite: bool = False
-    """Replace the run that is in the folder already."""
 
 
 def command(words: Sequence[str]) -> int:
@@ -68,5 +59,22 @@ def _trainer(config: Config, group: Group, *, overwrite: bool) -> Trainer | None
 
 def settings(words: Sequence[str]) -> tuple[Config, bool]:
     """The configuration that command-line words ask for, and whether to overwrite."""
-    asked, config = read(Train, words, prog=PROG)
+    asked, config = read(Train, words, prog="zorn train")
     return config, asked.overwrite
+
+
+def train_to_the_end(trainer: Trainer) -> int:
+    """Run a trainer: 0 when its budget is used, 130 when it was stopped by Ctrl-C or a signal.
+
+    The step that is named then is the one that is saved; raises KeyboardInterrupt when none is.
+    """
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        if trainer.saved_step is None:
+            raise
+        path = shlex.quote(str(trainer.folder.path))
+        line = f"stopped after step {trainer.saved_step}; resume with: zorn resume {path}"
+        trainer.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return STOPPED
+    return 0

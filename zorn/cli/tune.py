@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from zorn.cli.flags import flag_names, read
+from zorn.cli.flags import Start, flag_names, read
 from zorn.cli.process import STOPPED
 from zorn.config import Config, to_json
 from zorn.errors import ConfigError
@@ -17,7 +17,7 @@ from zorn.training.interruption import Interruption
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune:
+class Tune(Start):
     """Find learning rate, epsilon, size of a step and discount for a training budget in seconds.
 
     Takes the flags of zorn train, as the settings to begin with, but that --out is the file for the settings
@@ -27,12 +27,6 @@ class Tune:
 
     tune_seconds: float = 60.0
     """Seconds to search for, above 0."""
-    preset: str = "quickstart"
-    """Settings to start from, by name."""
-    config: Path | None = None
-    """Settings to start from: a config.json of a run or of zorn tune, of which what was asked is taken."""
-    overwrite: bool = False
-    """Replace the file that is there already."""
 
 
 def command(words: Sequence[str]) -> int:

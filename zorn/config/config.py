@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from zorn.checks import wrong
 from zorn.config.groups import BudgetConfig, RunConfig, ScheduleConfig
-from zorn.errors import ConfigError
 from zorn.estimators import ESTIMATORS
 from zorn.models import cell_settings
 from zorn.models.language_model import LanguageModel
@@ -59,7 +59,7 @@ class Config:
         for name in COMPONENTS:
             choice: Choice = getattr(self, name)
             if not isinstance(choice, Choice):
-                raise ConfigError(f'{name} must be a Choice, got {choice!r}: for example Choice("{AUTO}")')
+                raise wrong(name, "a Choice", repr(choice), f'for example Choice("{AUTO}")')
             if choice.name == AUTO:
                 continue
             settings = component_settings(name, choice.name)

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from zorn.checks import wrong
 from zorn.config.config import COMPONENTS, GROUPS, Config, component_settings
 from zorn.errors import ConfigError
 from zorn.settings import Choice, described, fits
@@ -69,7 +70,7 @@ def from_plain(plain: Any, origin: str) -> Config:
     for name, value in plain.items():
         if name in COMPONENTS:
             if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-                raise ConfigError(f"{origin}: {name} must be an object with a name, got {value!r}")
+                raise wrong(f"{origin}: {name}", "an object with a name", repr(value))
             made[name] = Choice(value["name"], **{k: v for k, v in value.items() if k != "name"})
         elif name in GROUPS:
             hints = typing.get_type_hints(GROUPS[name])
@@ -84,7 +85,7 @@ def from_plain(plain: Any, origin: str) -> Config:
 
 def _check_names(got: Any, expected: set[str], origin: str, prefix: str) -> None:
     if not isinstance(got, dict):
-        raise ConfigError(f"{origin}: {prefix.rstrip('.') or 'the file'} must be an object, got {got!r}")
+        raise wrong(f"{origin}: {prefix.rstrip('.') or 'the file'}", "an object", repr(got))
     missing = ", ".join(prefix + name for name in sorted(expected - got.keys()))
     unknown = ", ".join(prefix + name for name in sorted(got.keys() - expected))
     if missing or unknown:
@@ -99,5 +100,5 @@ def _read(value: Any, annotation: Any, where: str) -> Any:
     if isinstance(value, str) and Path in typing.get_args(annotation):
         return Path(value)
     if not fits(value, annotation):
-        raise ConfigError(f"{where} must be {described(annotation)}, got {value!r}: correct the file")
+        raise wrong(where, described(annotation), repr(value), "correct the file")
     return value

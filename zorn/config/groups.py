@@ -5,13 +5,12 @@ The string under a field is its help text and states unit and range.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from zorn.checks import check_choice, check_number, check_seed, check_switch, check_whole_number
-from zorn.errors import ConfigError
+from zorn.checks import Count, NotNegative, Positive, Seed, Share, check_fields, check_whole_number, wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,41 +19,29 @@ class ScheduleConfig:
 
     schedule: Literal["constant", "cosine"] = "constant"
     """Course of the learning rate over the budget. cosine: falls along half a cosine to the floor."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, partial(check_whole_number, minimum=0)] = 0
     """Steps in which the learning rate climbs in a line from near 0, at least 0."""
-    schedule_floor: float = 0.1
+    schedule_floor: Share = 0.1
     """Share of the first value at which a cosine ends, 0 to 1 (above 0 for epsilon)."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Scale the gradient down to this norm when it is longer, above 0. None: never."""
     epsilon_schedule: Literal["constant", "cosine"] = "constant"
     """Course of epsilon over the budget. cosine: falls along half a cosine to the floor."""
     tie_epsilon: bool = False
     """Set epsilon to the learning rate at every step, as in the paper; --epsilon is then not used."""
-    final_population: int | None = None
+    final_population: Count | None = None
     """Members at the end of the budget, at least 1: grows (or shrinks) geometrically from --population, in
     whole multiples of batch / group size. None: constant."""
 
     def __post_init__(self) -> None:
-        check_choice("schedule", self.schedule, ("constant", "cosine"))
-        check_choice("epsilon_schedule", self.epsilon_schedule, ("constant", "cosine"))
-        check_whole_number("warmup_steps", self.warmup_steps, minimum=0)
-        check_number("schedule_floor", self.schedule_floor, maximum=1.0)
-        check_switch("tie_epsilon", self.tie_epsilon)
-        if self.clip_norm is not None:
-            check_number("clip_norm", self.clip_norm, above=True)
-        if self.final_population is not None:
-            check_whole_number("final_population", self.final_population, minimum=1)
+        check_fields(self)
         if self.tie_epsilon and self.epsilon_schedule != "constant":
-            raise ConfigError(
-                "epsilon_schedule must be constant with --tie-epsilon, which sets it to the learning rate, "
-                f"got {self.epsilon_schedule}: leave one of them out"
-            )
+            expected = "constant with --tie-epsilon, which sets it to the learning rate"
+            raise wrong("epsilon_schedule", expected, self.epsilon_schedule, "leave one of them out")
         falls = self.epsilon_schedule == "cosine" or (self.tie_epsilon and self.schedule == "cosine")
         if falls and self.schedule_floor == 0:
-            raise ConfigError(
-                "schedule_floor must be above 0 where epsilon follows a cosine, got 0: for example "
-                "--schedule-floor 0.1"
-            )
+            expected = "above 0 where epsilon follows a cosine"
+            raise wrong("schedule_floor", expected, 0, "for example --schedule-floor 0.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +52,18 @@ class BudgetConfig:
     seconds the number of steps depends on the clock, and so does what a cosine schedule sets.
     """
 
-    steps: int | None = None
+    steps: Count | None = None
     """Train for this many steps in all, at least 1."""
-    seconds: float | None = None
+    seconds: Positive | None = None
     """Train for this many seconds in all, above 0, with evaluations and saving counted in."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
-            raise ConfigError(
-                "the budget must be steps or seconds, exactly one of them, "
-                f"got steps {self.steps} and seconds {self.seconds}: for example --steps 1000"
+            got = f"steps {self.steps} and seconds {self.seconds}"
+            raise wrong(
+                "the budget", "steps or seconds, exactly one of them", got, "for example --steps 1000"
             )
-        if self.steps is not None:
-            check_whole_number("steps", self.steps, minimum=1)
-        else:
-            check_number("seconds", self.seconds, above=True)
+        check_fields(self)
 
     def progress(self, steps: int, seconds: float) -> float:
         """Share of the budget that is used, from 0 to 1.
@@ -97,7 +81,7 @@ class RunConfig:
 
     out: Path | None = None
     """Folder of the run. None: runs/ and the time of the start."""
-    seed: int = 0
+    seed: Seed = 0
     """Determines weights, batches and perturbations, 0 to 2**64 - 1."""
     device: str = "cpu"
     """Device to compute on, in torch's words: cpu, cuda, cuda:1."""
@@ -106,43 +90,28 @@ class RunConfig:
     kernels: Literal["own", "flashrnn"] = "own"
     """own: zorn's own. flashrnn: LSTMs on a GPU by FlashRNN, with structure dense and in evaluations, the
     parts of a run that it can do."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads, at least 1. None: 1 for small models, else torch's choice."""
-    evaluations: int = 20
+    evaluations: Count = 20
     """Evaluations on the validation split, at least 1, spread over the budget (and one at the start)."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NotNegative = 60.0
     """Seconds between checkpoints, at least 0. 0: one after every step. The end is always saved."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints to keep, at least 1: the newest."""
     journal: bool = True
     """Write the few numbers of every step, where the estimator has such, from which the run resumes where it
     was killed (with pes and nres: where the segment began) and zorn replay makes any step again."""
-    journal_sync: float | None = 1.0
+    journal_sync: NotNegative | None = 1.0
     """Seconds until a step in the journal is forced to the disk, at least 0: the most that a machine which
     dies can lose (a process that dies loses nothing). 0: at once. None: as the system likes."""
     partial_steps: bool = False
     """Continue without the members of a process that fails in its evaluation, where members are dealt."""
-    check_replicas: int = 100
+    check_replicas: Count = 100
     """Steps between two comparisons of all processes' weights, at least 1."""
-    process_timeout: float = 600.0
+    process_timeout: Positive = 600.0
     """Seconds to wait for another process, above 0: longer than an evaluation or a checkpoint takes."""
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_fields(self)
         if not isinstance(self.device, str) or not self.device:
-            raise ConfigError(
-                f"device must be a device's name, got {self.device!r}: for example --device cpu"
-            )
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-        check_choice("kernels", self.kernels, ("own", "flashrnn"))
-        if self.threads is not None:
-            check_whole_number("threads", self.threads, minimum=1)
-        check_whole_number("evaluations", self.evaluations, minimum=1)
-        check_number("checkpoint_seconds", self.checkpoint_seconds)
-        check_whole_number("keep", self.keep, minimum=1)
-        check_switch("journal", self.journal)
-        if self.journal_sync is not None:
-            check_number("journal_sync", self.journal_sync)
-        check_switch("partial_steps", self.partial_steps)
-        check_whole_number("check_replicas", self.check_replicas, minimum=1)
-        check_number("process_timeout", self.process_timeout, above=True, maximum=math.inf)
+            raise wrong("device", "a device's name", repr(self.device), "for example --device cpu")

@@ -1,36 +1,42 @@
 """Named settings: the numbers of the main jobs."""
 
-import dataclasses
 from pathlib import Path
+from typing import Any
 
+from zorn.config.change import change
 from zorn.config.config import Config
-from zorn.config.groups import BudgetConfig, RunConfig, ScheduleConfig
+from zorn.config.groups import BudgetConfig
 from zorn.settings import Choice
 
-QUICKSTART = Config(
-    task=Choice("text", source="python-docs", tokenizer="alphabet", batch=64, length=32),
-    model=Choice("lstm", hidden_size=64),
-    schedule=ScheduleConfig(schedule="cosine", schedule_floor=0.02),
-    budget=BudgetConfig(seconds=180.0),
-    run=RunConfig(out=Path("runs/quickstart"), threads=1),  # small products: two threads gain nothing
+QUICKSTART = change(
+    Config(
+        task=Choice("text", source="python-docs", tokenizer="alphabet"), budget=BudgetConfig(seconds=180.0)
+    ),
+    batch=64,
+    length=32,
+    hidden_size=64,
+    schedule="cosine",
+    schedule_floor=0.02,
+    out=Path("runs/quickstart"),
+    threads=1,  # small products: two threads gain nothing
 )
 
-COPY = Config(
-    task=Choice("copy", batch=64, minimum_length=1, maximum_length=3),
-    model=Choice("lstm", hidden_size=64),
-    estimator=Choice("cd-rge", population=1024, epsilon=0.02),
-    optimizer=Choice("adam", learning_rate=0.01),
-    budget=BudgetConfig(seconds=180.0),
-    run=RunConfig(out=Path("runs/copy")),
+COPY = change(
+    Config(task=Choice("copy"), budget=BudgetConfig(seconds=180.0)),
+    batch=64,
+    minimum_length=1,
+    maximum_length=3,
+    hidden_size=64,
+    estimator="cd-rge",
+    population=1024,
+    epsilon=0.02,
+    optimizer="adam",
+    learning_rate=0.01,
+    out=Path("runs/copy"),
 )
 
 
-def _copy_baseline(
-    name: str,
-    estimator: Choice,
-    optimizer: Choice,
-    schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
-) -> Config:
+def _copy_baseline(name: str, **settings: Any) -> Config:
     """Task and model of `copy`, trained by backpropagation.
 
     The learning rates are the best on the validation split, seed 0: first of the decades after 20 seconds,
@@ -41,14 +47,7 @@ def _copy_baseline(
         tbptt(3)    0.003: 0.128    0.01: 0.338    0.03: 0.962    decades 1e-4 to 1e-1, AdamW
         tbptt(4)    0.003: 0.150    0.01: 0.198    0.03: 0.223    AdamW
     """
-    return dataclasses.replace(
-        COPY,
-        estimator=estimator,
-        optimizer=optimizer,
-        schedule=schedule,
-        budget=BudgetConfig(seconds=20.0),
-        run=RunConfig(out=Path("runs") / name, threads=1),
-    )
+    return change(COPY, seconds=20.0, out=Path("runs") / name, threads=1, **settings)
 
 
 def _paper(population: int, learning_rate: float) -> Config:
@@ -58,39 +57,36 @@ def _paper(population: int, learning_rate: float) -> Config:
     Not the paper's: the budget of five minutes, and what the settings do not tell (the first values of the
     weights, the encoding of the task).
     """
-    return Config(
-        task=Choice("copy", batch=1024, minimum_length=2, maximum_length=10),
-        model=Choice("lstm", hidden_size=240, num_heads=12, embedding_size=100),
-        estimator=Choice(
-            "cd-rge", perturbation="dense", population=population, group_size=None, epsilon=learning_rate
-        ),
-        optimizer=Choice("sgd", learning_rate=learning_rate),
-        schedule=ScheduleConfig(tie_epsilon=True),
-        budget=BudgetConfig(seconds=300.0),
-        run=RunConfig(out=Path(f"runs/paper-{population}")),
-    )
+    sizes = {"batch": 1024, "minimum_length": 2, "maximum_length": 10}
+    sizes |= {"hidden_size": 240, "num_heads": 12, "embedding_size": 100, "population": population}
+    steps = {
+        "optimizer": "sgd",
+        "learning_rate": learning_rate,
+        "epsilon": learning_rate,
+        "tie_epsilon": True,
+    }
+    run = {"seconds": 300.0, "out": Path(f"runs/paper-{population}")}
+    return change(COPY, perturbation="dense", group_size=None, **sizes, **steps, **run)
 
 
 PRESETS: dict[str, Config] = {
     "quickstart": QUICKSTART,
-    "quickstart-bptt": dataclasses.replace(
+    "quickstart-bptt": change(
         QUICKSTART,
-        task=QUICKSTART.task.but(batch=64, length=64),
-        estimator=Choice("bptt"),
-        optimizer=Choice("adamw", learning_rate=0.01),
-        budget=BudgetConfig(seconds=45.0),
-        run=dataclasses.replace(QUICKSTART.run, out=Path("runs/quickstart-bptt")),
+        length=64,
+        estimator="bptt",
+        optimizer="adamw",
+        learning_rate=0.01,
+        seconds=45.0,
+        out=Path("runs/quickstart-bptt"),
     ),
     "copy": COPY,
-    "copy-adamw": _copy_baseline("copy-adamw", Choice("bptt"), Choice("adamw", learning_rate=0.01)),
+    "copy-adamw": _copy_baseline("copy-adamw", estimator="bptt", optimizer="adamw", learning_rate=0.01),
     "copy-sgd": _copy_baseline(
-        "copy-sgd",
-        Choice("bptt"),
-        Choice("sgd", learning_rate=1.0, momentum=0.9),
-        ScheduleConfig(clip_norm=1.0),
+        "copy-sgd", estimator="bptt", optimizer="sgd", learning_rate=1.0, momentum=0.9, clip_norm=1.0
     ),
     "copy-tbptt": _copy_baseline(
-        "copy-tbptt", Choice("tbptt", truncation=3), Choice("adamw", learning_rate=0.003)
+        "copy-tbptt", estimator="tbptt", truncation=3, optimizer="adamw", learning_rate=0.003
     ),
     "paper-96": _paper(96, learning_rate=0.1),
     "paper-512": _paper(512, learning_rate=0.5),

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from zorn.checks import check_whole_number
+from zorn.checks import check_whole_number, wrong
 from zorn.config.config import AUTO, Config, component_settings
 from zorn.errors import ConfigError
 from zorn.estimators import AUTOMATIC, ESTIMATORS, Estimator, Facts, Need
 from zorn.models import TokenObjective
-from zorn.optimizers import PLAIN_RATE, optimizer_kind
+from zorn.optimizers import OPTIMIZERS, PLAIN_RATE, optimizer_kind
 from zorn.settings import Choice, completed, flag, settings_of
 from zorn.tasks import TASKS, has_derivative, objective_of
 
@@ -94,10 +94,8 @@ def _automatic(config: Config, facts: Facts) -> tuple[str, str]:
         f"{flag(each)} is of {', '.join(n for n, kind in ESTIMATORS.items() if each in settings_of(kind))}"
         for each in sorted(given)
     )
-    raise ConfigError(
-        f"estimator must be named, got auto, and none of {', '.join(AUTOMATIC)} has all that is given "
-        f"({owners})"
-    )
+    got = f"auto, and none of {', '.join(AUTOMATIC)} has all that is given ({owners})"
+    raise wrong("estimator", "named", got)
 
 
 def _estimator(asked: Choice, facts: Facts, reasons: list[str]) -> Choice:
@@ -118,6 +116,11 @@ def _optimizer(config: Config, estimator: type[Estimator], reasons: list[str]) -
         name, why = "adam", "its steps do not depend on the scale of the estimate"
         if config.run.dtype == "bfloat16":
             name, why = "fused-sgd", "it rounds small updates of bfloat16 weights so that none is lost"
+        has = {each: settings_of(optimizer_kind(each).make).keys() for each in OPTIMIZERS}
+        if lacking := ", ".join(sorted(asked.given.keys() - has[name])):
+            owner = next(each for each in OPTIMIZERS if asked.given.keys() <= has[each])
+            got = f"auto, which is {name} here and has no {lacking}"
+            raise wrong("optimizer", "named", got, f"take {flag('optimizer')} {owner}")
         reasons.append(f"optimizer {name}: {why}")
         asked = Choice(name, **asked.given)
     kind = optimizer_kind(asked.name)
@@ -146,17 +149,15 @@ def _check(config: Config, facts: Facts) -> None:
     }
     for need, fulfilled in conditions.items():
         if need in kind.needs and not fulfilled:
-            got = (
-                f"no stream: for example {flag('stream')} 32"
-                if need is Need.STREAM
-                else (
-                    f"the objective {config.objective}: take cross-entropy, or an estimator without "
-                    "a derivative such as activity"
-                )
+            got, fix = (
+                f"the objective {config.objective}",
+                "take cross-entropy, or an estimator such as activity",
             )
-            raise ConfigError(f"estimator {name} needs {need.value}, got {got}")
+            if need is Need.STREAM:
+                got, fix = "no stream", f"for example {flag('stream')} 32"
+            raise ConfigError(f"estimator {name} needs {need.value}, got {got}: {fix}")
     if stream is not None and not kind.carries():
-        raise ConfigError(f"stream must be None with estimator {name}, which carries no state, got {stream}")
+        raise wrong("stream", f"None with estimator {name}, which carries no state", stream)
     kind(**config.estimator.given).check(facts)
     _check_schedule(config, kind)
     _check_optimizer(config, kind)
@@ -171,37 +172,30 @@ def _check_schedule(config: Config, kind: type[Estimator]) -> None:
     }
     for setting, (scheduled, given, default) in asked.items():
         if given and scheduled not in kind.scheduled:
-            raise ConfigError(
-                f"{setting} must be {default} with estimator {name}, which has no {scheduled}: leave it out"
-            )
+            expected = f"{default} with estimator {name}, which has no {scheduled}"
+            raise wrong(setting, expected, getattr(schedule, setting), "leave it out")
     final = schedule.final_population
     if final is not None and config.task.get("batch") is not None:
         estimator: Any = kind(**config.estimator.given)
         estimator.population = final  # refuses what the last step would
         multiple = estimator.population_multiple(config.task.batch)
         if final % multiple:
-            raise ConfigError(
-                f"final_population must be a multiple of {multiple} (batch / group size), so that all "
-                f"sequences are used equally often, got {final}: for example "
-                f"{flag('final_population')} {4 * multiple}"
+            expected = (
+                f"a multiple of {multiple} (batch / group size), so that all sequences are used equally often"
             )
+            fix = f"for example {flag('final_population')} {4 * multiple}"
+            raise wrong("final_population", expected, final, fix)
 
 
 def _check_optimizer(config: Config, kind: type[Estimator]) -> None:
     name = config.optimizer.name
     in_place = optimizer_kind(name).in_place
     if config.run.dtype == "bfloat16" and not in_place:
-        raise ConfigError(
-            f"dtype must be float32 with {name}, which loses small updates, got bfloat16: take --optimizer "
-            "fused-sgd, which keeps them"
-        )
-    if in_place and config.schedule.clip_norm is not None:
-        raise ConfigError(
-            f"clip_norm must be None with {name}, which holds no gradient to clip, got "
-            f"{config.schedule.clip_norm}"
-        )
+        fix = "take --optimizer fused-sgd, which keeps them"
+        raise wrong("dtype", f"float32 with {name}, which loses small updates", "bfloat16", fix)
+    clip = config.schedule.clip_norm
+    if in_place and clip is not None:
+        raise wrong("clip_norm", f"None with {name}, which holds no gradient to clip", clip, "leave it out")
     if in_place and kind(**config.estimator.given).two_part:
-        raise ConfigError(
-            f"separate must be False with {name}, which keeps no gradient and so no two parts of one, "
-            "got True: add --no-separate"
-        )
+        expected = f"False with {name}, which keeps no gradient and so no two parts of one"
+        raise wrong("separate", expected, "True", "add --no-separate")

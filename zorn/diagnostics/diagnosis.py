@@ -97,12 +97,8 @@ def diagnose(
         >>> found.signal.whole.snr.mean > 0, found.step.best is not None
         (True, True)
     """
-    options: dict[str, Any] = {
-        "estimates": estimates,
-        "exact": exact,
-        "exact_micro_batch": exact_micro_batch,
-    }
-    signal = measure_signal(model, batch, objective, estimator, **options)
+    options: dict[str, Any] = {"exact": exact, "exact_micro_batch": exact_micro_batch}
+    signal = measure_signal(model, batch, objective, estimator, estimates=estimates, **options)
     sweeps = getattr(estimator, "epsilon", None) is not None
     try:
         sweep = find_epsilon(model, batch, objective, estimator) if sweeps else None

@@ -8,13 +8,13 @@ simulations", for the two errors that ε balances.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from zorn.checks import check_number, check_whole_number
+from zorn.checks import check_number, check_whole_number, wrong
 from zorn.diagnostics.gradients import Gradient, Sampler, cosine, sampling
 from zorn.diagnostics.measured import Measured, measured
 from zorn.errors import ConfigError, NonFiniteLossError
@@ -22,6 +22,8 @@ from zorn.estimators.population import Objective
 
 HALF_DECADES = tuple(10 ** (power / 2) for power in range(-12, 1))
 """1e-6 to 1: what `find_epsilon` tries unless it is told otherwise."""
+
+EXAMPLE = "for example [1e-4, 1e-3, 1e-2, 1e-1]"
 
 FLAT = 0.95
 """Share of the best above which an ε is on the plateau."""
@@ -112,25 +114,16 @@ def find_epsilon(
     tried = _checked(HALF_DECADES if epsilons is None else epsilons)
     check_whole_number("repeats", repeats, minimum=1)
     if getattr(estimator, "epsilon", None) is None:
-        raise ConfigError(
-            f"find_epsilon needs an estimator with an epsilon, got {type(estimator).__name__}, which has "
-            "none: sweep a zero-order estimator"
-        )
+        got = f"{type(estimator).__name__}, which has none"
+        raise wrong("estimator", "one with an epsilon to sweep", got, "take a zero-order estimator")
     with sampling(model, batch, objective, estimator) as sampler:
         gradient = sampler.exact() if exact else None
         swept = [_sweep(sampler, number, tried, gradient) for number in range(repeats)]
-    points = []
-    for index, epsilon in enumerate(tried):
-        agreements, cosines = (
-            torch.tensor([repeat[side][index] for repeat in swept], dtype=torch.float64) for side in (0, 1)
-        )
-        points.append(
-            EpsilonPoint(
-                epsilon=epsilon,
-                agreement=measured(agreements),
-                cosine=measured(cosines) if exact else None,
-            )
-        )
+    agreements, cosines = torch.tensor(swept, dtype=torch.float64).unbind(1)  # [repeats, epsilons]
+    points = [
+        EpsilonPoint(epsilon=epsilon, agreement=measured(own), cosine=measured(to_exact) if exact else None)
+        for epsilon, own, to_exact in zip(tried, agreements.t(), cosines.t(), strict=True)
+    ]
     return _plateau(points, "cosine" if exact else "agreement")
 
 
@@ -180,15 +173,10 @@ def _plateau(points: list[EpsilonPoint], measure: str) -> EpsilonSweep:
 
 
 def _checked(epsilons: Any) -> list[float]:
-    try:
-        found = list(epsilons)
-    except TypeError:
-        found = []
+    found = list(epsilons) if isinstance(epsilons, Iterable) else []
     for epsilon in found:
-        check_number("epsilons", epsilon, above=True, hint="for example [1e-4, 1e-3, 1e-2, 1e-1]")
+        check_number("epsilons", epsilon, above=True, hint=EXAMPLE)
     if len(set(found)) < 3:
-        raise ConfigError(
-            f"epsilons must be at least three different numbers, got {epsilons!r}: a plateau needs "
-            "neighbours, for example [1e-4, 1e-3, 1e-2, 1e-1]"
-        )
+        fix = f"a plateau needs neighbours, {EXAMPLE}"
+        raise wrong("epsilons", "at least three different numbers", repr(epsilons), fix)
     return sorted({float(epsilon) for epsilon in found})

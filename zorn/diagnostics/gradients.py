@@ -54,10 +54,8 @@ class Sampler:
 
     def gradient(self) -> Gradient:
         """The gradient that the parameters hold now, its parts added."""
-        parts = [self._part(index) for index in range(len(self.estimator.parts(self.model)))]
-        return {
-            name: sum((part[name] for part in parts[1:]), start=first) for name, first in parts[0].items()
-        }
+        first, *rest = [self._part(index) for index in range(len(self.estimator.parts(self.model)))]
+        return {name: sum((part[name] for part in rest), start=own) for name, own in first.items()}
 
     def _part(self, index: int) -> Gradient:
         names = [target.name for target in trainable_targets(self.model)]
@@ -116,12 +114,7 @@ def sampling(model: Any, batch: Any, objective: Objective, estimator: Any) -> It
     check_batch(batch)
     check_estimator(estimator)
     epsilon = getattr(estimator, "epsilon", None)
-    with (
-        torch.inference_mode(mode=False),
-        torch.no_grad(),
-        evaluation_mode(model),
-        estimator.diagnosed(),
-    ):
+    with torch.inference_mode(mode=False), torch.no_grad(), evaluation_mode(model), estimator.diagnosed():
         tensors = [*model.parameters(), *model.buffers()]
         values = [tensor.detach().clone() for tensor in tensors]
         parameters = list(model.parameters())

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zorn.checks import check_choice, check_number
-from zorn.errors import ConfigError
+from zorn.checks import check_choice, check_number, wrong
 
 SIGNIFICANT = 4
 """Standard errors from zero below which values are taken for noise."""
@@ -94,10 +93,9 @@ def fit_ladder(
         (0.8, 4.0)
     """
     if len(set(members)) < 2 or not len(members) == len(values) == len(samples):
-        raise ConfigError(
-            "a ladder needs at least two rungs of different members, each with a value and its samples, "
-            f"got {len(members)} members, {len(values)} values and {len(samples)} samples"
-        )
+        got = f"{len(members)} members, {len(values)} values and {len(samples)} samples"
+        expected = "at least two rungs of different members, each with a value and its samples"
+        raise wrong("a ladder", expected, got)
     check_choice("of", of, ("cosine", "snr"))
     n, c, weights = (np.asarray(list(column), dtype=float) for column in (members, values, samples))
     power = 0.5 if of == "cosine" else 1.0

@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from zorn.checks import check_whole_number
+from zorn.checks import Count, check_whole_number, checked, wrong
 from zorn.diagnostics.gradients import Gradient, Sampler, products, sampling
 from zorn.diagnostics.ladder import LadderFit, fit_ladder
 from zorn.diagnostics.measured import Measured, measured
-from zorn.errors import ConfigError
 from zorn.estimators import Estimate
 from zorn.estimators.population import Objective
 
@@ -132,12 +131,9 @@ def measure_signal(
     check_whole_number("estimates", estimates, minimum=4)
     if estimates & (estimates - 1):
         nearest = 2 ** round(math.log2(estimates))
-        raise ConfigError(
-            f"estimates must be a power of two, got {estimates}, expected for example {nearest}: they are "
-            "averaged by two, by four, and so on"
-        )
-    if exact_micro_batch is not None:
-        check_whole_number("exact_micro_batch", exact_micro_batch, minimum=1)
+        fix = f"for example {nearest}, as they are averaged by two, by four, and so on"
+        raise wrong("estimates", "a power of two", estimates, fix)
+    checked("exact_micro_batch", exact_micro_batch, Count | None)
     with sampling(model, batch, objective, estimator) as sampler:
         gradient = sampler.exact(exact_micro_batch) if exact else None
         halving = _Halving(sampler, gradient)
@@ -184,18 +180,16 @@ class _Halving:
 
     def signal(self) -> Signal:
         members, unit = size_of(self.sampler.estimator)
-        rungs = []
-        for level, found in sorted(self.levels.items()):
-            whole = self._whole(found)
-            rungs.append(
-                Rung(
-                    averaged=2**level,
-                    members=members * 2**level,
-                    samples=len(found.squares),
-                    snr=whole.snr,
-                    cosine=whole.cosine,
-                )
+        rungs = [
+            Rung(
+                averaged=2**level,
+                members=members * 2**level,
+                samples=len(found.squares),
+                snr=(whole := self._whole(found)).snr,
+                cosine=whole.cosine,
             )
+            for level, found in sorted(self.levels.items())
+        ]
         return Signal(
             estimator=type(self.sampler.estimator).__name__,
             loss=sum(record.loss for record in self.records) / len(self.records),
@@ -241,10 +235,8 @@ def size_of(estimator: Any) -> tuple[int, str]:
     >>> size_of(zorn.CDRGE(population=8, epsilon=0.1)), size_of(zorn.BPTT())
     ((8, 'members'), (1, 'estimates'))
     """
-    for attribute, unit in (("population", "members"), ("draws", "draws")):
-        size = getattr(estimator, attribute, None)
-        if size is not None:
-            return int(size), unit
+    for name in estimator.sizes:
+        return getattr(estimator, name), "members" if name == "population" else name
     return 1, "estimates"
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zorn.checks import check_number
+from zorn.checks import check_number, wrong
 from zorn.diagnostics.gradients import products, sampling
-from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.errors import NonFiniteLossError
 from zorn.estimators.arguments import check_batch
 from zorn.estimators.population import Objective
 from zorn.models import row_losses
@@ -89,7 +89,7 @@ def step_curve(
     """
     shares = list(lengths)
     if not shares:
-        raise ConfigError("lengths must hold at least one step length, got none: for example [0.001, 0.01]")
+        raise wrong("lengths", "at least one step length", "none", "for example [0.001, 0.01]")
     for length in shares:
         check_number("lengths", length, above=True)
     if probe is not None:
@@ -100,10 +100,8 @@ def step_curve(
         start = {name: parameter.detach().clone() for name, parameter in trained.items()}
         unit = math.sqrt(float(products(start, start).sum() / products(gradient, gradient).sum()))
         if not 0 < unit < math.inf:
-            raise ConfigError(
-                "the step's length is relative to the weights, but the weights or the estimate are all zero: "
-                "give a model and a batch that have a gradient"
-            )
+            fix = "give a model and a batch that have a gradient"
+            raise wrong("weights and estimate", "other than zero to follow", "all zeros in one of them", fix)
 
         def loss() -> float:
             where = batch if probe is None else probe
@@ -119,12 +117,7 @@ def step_curve(
             for name, parameter in trained.items():
                 parameter.copy_(start[name].to(gradient[name].dtype) - length * unit * gradient[name])
             found = loss()
-            points.append(
-                StepPoint(
-                    length=length,
-                    learning_rate=length * unit,
-                    loss=found if math.isfinite(found) else math.inf,
-                )
-            )
+            found = found if math.isfinite(found) else math.inf
+            points.append(StepPoint(length=length, learning_rate=length * unit, loss=found))
     best = min(points, key=lambda point: point.loss)
     return StepCurve(loss=before, points=tuple(points), best=best if best.loss < before else None)

@@ -8,10 +8,4 @@ from zorn.distributed.launch import start
 from zorn.distributed.share import share
 from zorn.errors import DivergedReplicaError, WorkerError
 
-__all__ = [
-    "DivergedReplicaError",
-    "Group",
-    "WorkerError",
-    "share",
-    "start",
-]
+__all__ = ["DivergedReplicaError", "Group", "WorkerError", "share", "start"]

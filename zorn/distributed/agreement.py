@@ -1,9 +1,8 @@
 """Facts that all processes must have alike, which a message compares: names and short texts."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,38 +12,14 @@ from zorn.estimators import Estimator
 from zorn.models import Batch
 
 
-def model_facts(model: nn.Module) -> dict[str, str]:
-    """Class, and of each parameter number format, shape, and whether it is trained.
-
-    >>> model_facts(nn.Linear(2, 1, bias=False))
-    {'model': 'Linear', 'parameter weight': 'float32 (1, 2), trained'}
-    """
-    facts = {"model": type(model).__name__}
-    for name, parameter in model.named_parameters():
-        trained = "trained" if parameter.requires_grad else "frozen"
-        facts[f"parameter {name}"] = f"{_form(parameter)}, {trained}"
-    return facts
-
-
 def weight_facts(model: nn.Module) -> dict[str, str]:
     """A hash of each parameter and buffer.
 
     >>> sorted(weight_facts(nn.BatchNorm1d(3)))[0]
     'buffer num_batches_tracked'
     """
-    parameters = {f"weights of {name}": digest(tensor) for name, tensor in model.named_parameters()}
-    return parameters | {f"buffer {name}": digest(tensor) for name, tensor in model.named_buffers()}
-
-
-def batch_facts(batch: Batch) -> dict[str, str]:
-    """Number format, shape and a hash of inputs and targets: every process is given the whole batch.
-
-    >>> batch_facts(Batch(torch.zeros(2, 3), torch.zeros(2)))["batch.inputs"]
-    'float32 (2, 3)'
-    """
-    parts = batch._asdict().items()
-    forms = {f"batch.{name}": _form(part) for name, part in parts}
-    return forms | {f"values in batch.{name}": digest(part) for name, part in parts}
+    parameters = {f"weights of {name}": _digest(tensor) for name, tensor in model.named_parameters()}
+    return parameters | {f"buffer {name}": _digest(tensor) for name, tensor in model.named_buffers()}
 
 
 def estimator_facts(estimator: Estimator) -> dict[str, str]:
@@ -62,8 +37,8 @@ def estimator_facts(estimator: Estimator) -> dict[str, str]:
 def described(value: object) -> str | None:
     """A setting as a text that is the same in every process; None for what is none.
 
-    >>> described([0.5, digest]), described(object())
-    ('[0.5, digest]', None)
+    >>> described([0.5, setup_facts]), described(object())
+    ('[0.5, setup_facts]', None)
     """
     if isinstance(value, list | tuple):
         return f"[{', '.join(str(described(each)) for each in value)}]"
@@ -71,36 +46,36 @@ def described(value: object) -> str | None:
         return f"{{{', '.join(f'{name}: {described(each)}' for name, each in value.items())}}}"
     if value is None or isinstance(value, str | int | float) or is_dataclass(value):
         return str(value)
-    return _name(value) if isinstance(value, Callable) and hasattr(value, "__qualname__") else None
+    return getattr(value, "__qualname__", None) if callable(value) else None
 
 
 def setup_facts(model: nn.Module, batch: Batch, objective: object, estimator: Estimator) -> dict[str, str]:
-    """All of them, in the order in which a difference is looked for.
+    """All that processes must have alike, in the order in which a difference is looked for: every process is
+    given the whole batch.
 
     >>> batch = Batch(torch.zeros(2, 3), torch.zeros(2, 1))
     >>> facts = setup_facts(nn.Linear(3, 1), batch, nn.MSELoss(), zorn.CDRGE(population=8, epsilon=0.1))
-    >>> facts["objective"]
-    'MSELoss'
+    >>> facts["objective"], facts["parameter bias"], facts["batch.inputs"]
+    ('MSELoss', 'float32 (1,), trained', 'float32 (2, 3)')
     """
-    versions = {"version of zorn": zorn.__version__, "version of torch": torch.__version__}
-    own = {"objective": _name(objective) if hasattr(objective, "__qualname__") else type(objective).__name__}
-    parts = (model_facts(model), estimator_facts(estimator), own, batch_facts(batch), weight_facts(model))
-    return versions | {name: text for part in parts for name, text in part.items()}
+    facts = {"version of zorn": zorn.__version__, "version of torch": torch.__version__}
+    facts["model"] = type(model).__name__
+    for name, parameter in model.named_parameters():
+        trained = "trained" if parameter.requires_grad else "frozen"
+        facts[f"parameter {name}"] = f"{_form(parameter)}, {trained}"
+    facts |= estimator_facts(estimator)
+    facts["objective"] = getattr(objective, "__qualname__", type(objective).__name__)
+    parts = batch._asdict().items()
+    facts |= {f"batch.{name}": _form(part) for name, part in parts}
+    facts |= {f"values in batch.{name}": _digest(part) for name, part in parts}
+    return facts | weight_facts(model)
 
 
-def digest(tensor: Tensor) -> str:
-    """A hash of a tensor's bytes, 16 digits.
-
-    >>> digest(torch.zeros(2)) == digest(torch.zeros(3))
-    False
-    """
+def _digest(tensor: Tensor) -> str:
+    """A hash of a tensor's bytes, 16 digits."""
     flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
     return hashlib.blake2b(flat.numpy().data, digest_size=8).hexdigest()
 
 
 def _form(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _name(function: Any) -> str:
-    return function.__qualname__

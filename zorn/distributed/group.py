@@ -72,12 +72,7 @@ class Group:
     """
 
     def __init__(
-        self,
-        *,
-        rank: int = 0,
-        size: int = 1,
-        device: torch.device | None = None,
-        timeout: int | float = 600,
+        self, *, rank: int = 0, size: int = 1, device: torch.device | None = None, timeout: int | float = 600
     ) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
         self.device = device if device is not None else torch.device("cpu")

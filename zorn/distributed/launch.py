@@ -12,7 +12,7 @@ import torch.distributed.nn.functional  # imported later, by an optimizer, its d
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from zorn.checks import check_number
+from zorn.checks import check_number, wrong
 from zorn.distributed.group import Group
 from zorn.errors import ConfigError
 
@@ -61,20 +61,17 @@ def _of_existing(timeout: int | float) -> Group:
     rank, size = dist.get_rank(), dist.get_world_size()
     backends = dist.get_backend_config()
     if size > 1 and "cpu:" not in backends:
-        raise ConfigError(
-            f"the process group that exists already has {backends}, with which losses cannot be sent, as "
-            'they are on the CPU: make it with backend="cpu:gloo,cuda:nccl", or leave it to start()'
-        )
+        expected = "one that can send losses, which are on the CPU"
+        fix = 'make it with backend="cpu:gloo,cuda:nccl", or leave it to start()'
+        raise wrong("the process group that exists already", expected, str(backends), fix)
     return Group(rank=rank, size=size, device=_device(_number("LOCAL_RANK", default=rank)), timeout=timeout)
 
 
 def _join(rank: int, size: int, of_node: int, device: torch.device, timeout: int | float) -> None:
     missing = [name for name in MEETING if not os.environ.get(name)]
     if missing:
-        raise ConfigError(
-            f"{missing[0]} is not set, but RANK and WORLD_SIZE are: start the processes with torchrun, or "
-            f"set {' and '.join(MEETING)} to where rank 0 listens"
-        )
+        fix = f"start the processes with torchrun, or set {' and '.join(MEETING)} to where rank 0 listens"
+        raise wrong(missing[0], "set where RANK and WORLD_SIZE are", "nothing", fix)
     _check_interfaces()
     place = f"{os.environ['MASTER_ADDR']}:{_number('MASTER_PORT', least=1, most=HIGHEST_PORT)}"
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.device_count() >= of_node else "gloo"
@@ -108,10 +105,8 @@ def _check_interfaces() -> None:
     wanted = os.environ.get("GLOO_SOCKET_IFNAME", "")
     lacking = [name for name in wanted.split(",") if name and name not in present]
     if lacking:
-        raise ConfigError(
-            f"GLOO_SOCKET_IFNAME must name network interfaces of this machine ({', '.join(present)}), got "
-            f"{wanted!r}: set it to one of them, or unset it"
-        )
+        expected = f"network interfaces of this machine ({', '.join(present)})"
+        raise wrong("GLOO_SOCKET_IFNAME", expected, repr(wanted), "set it to one of them, or unset it")
 
 
 def _of_this_start(store: Store, rank: int, size: int, timeout: int | float) -> Store:
@@ -156,8 +151,6 @@ def _number(
         limits = f"of at least {least}"
         if most is not None:
             limits = f"from {least} to {f'{bound} = ' if bound else ''}{most}"
-        raise ConfigError(
-            f"{name} must be a whole number {limits}, got {text!r}: start the processes with torchrun, "
-            "which sets it (MASTER_PORT by --master-port)"
-        )
+        fix = "start the processes with torchrun, which sets it (MASTER_PORT by --master-port)"
+        raise wrong(name, f"a whole number {limits}", repr(text), fix)
     return int(text)

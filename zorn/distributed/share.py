@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from zorn.checks import check_switch, check_whole_number
+from zorn.checks import check_switch, check_whole_number, described, wrong
 from zorn.distributed.group import Group
 from zorn.distributed.workers import GroupWorkers
-from zorn.errors import ConfigError
 from zorn.estimators import Estimator, Need
 from zorn.estimators.base import check_estimator
 from zorn.estimators.workers import ALONE
@@ -15,21 +14,15 @@ from zorn.estimators.workers import ALONE
 Shared = TypeVar("Shared", bound=Estimator)
 
 
-def share(
-    estimator: Shared,
-    group: Any,
-    *,
-    partial: bool = False,
-    check_every: int = 100,
-) -> Shared:
+def share(estimator: Shared, group: Any, *, partial: bool = False, check_every: int = 100) -> Shared:
     """Let the processes of a group do each estimate together: every one of them has a replica of the model,
     is given the whole batch, and ends with the whole gradient.
 
     Weight-space estimators (CD-RGE, FD-RGE, 1.5-SPSA, PES, NRES) deal members, whole micro-batches in a
     fixed order. The processes send each other losses only, and each folds all members: losses, weights and
     all else are the same bits for any number of processes. `micro_batch` must be small enough that there are
-    some for each. Activity credit, bridge, e-prop, TBPTT and BPTT deal
-    rows of the batch and add up their gradients: the same as with one process but for rounding.
+    some for each. Activity credit, bridge, e-prop, TBPTT and BPTT deal rows of the batch and add up their
+    gradients: the same as with one process but for rounding.
 
     Args:
         estimator: any; it is returned, and its `workers` are the processes from now on. One that does not use
@@ -56,20 +49,14 @@ def share(
     """
     check_estimator(estimator)
     if estimator.workers is not ALONE:
-        raise ConfigError(
-            f"estimator must be one that is not shared yet, got a {type(estimator).__name__} that is: share "
-            "it once, or give another one"
-        )
+        got = f"a {type(estimator).__name__} that is"
+        raise wrong("estimator", "one that is not shared yet", got, "share it once, or give another one")
     if not isinstance(group, Group):
-        raise ConfigError(
-            f"group must be what zorn.distributed.start() returned, got a {type(group).__name__}"
-        )
+        raise wrong("group", "what zorn.distributed.start() returned", described(group))
     check_switch("partial", partial)
     check_whole_number("check_every", check_every, minimum=1)
     if partial and (estimator.deals != "members" or Need.STREAM in estimator.needs):
-        raise ConfigError(
-            f"partial: got True for {type(estimator).__name__}, which cannot continue without a part of its "
-            "work: take False, or CDRGE, FDRGE or SPSA15"
-        )
+        expected = f"False for {type(estimator).__name__}, which cannot continue without a part of its work"
+        raise wrong("partial", expected, "True", "or take CDRGE, FDRGE or SPSA15")
     estimator.workers = GroupWorkers(group, partial=partial, check_every=check_every)
     return estimator

@@ -8,13 +8,14 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from zorn.checks import wrong
 from zorn.distributed.agreement import setup_facts, weight_facts
 from zorn.distributed.dealing import dealt
 from zorn.distributed.group import Group
-from zorn.errors import ConfigError, DivergedReplicaError
+from zorn.errors import DivergedReplicaError
 from zorn.estimators import Estimator
-from zorn.estimators.arguments import check_batch, check_model, check_objective
-from zorn.estimators.workers import MicroBatch
+from zorn.estimators.arguments import check_call
+from zorn.estimators.workers import MicroBatch, Workers
 from zorn.models import Batch
 from zorn.noise import GradientBlock
 
@@ -22,8 +23,8 @@ T = TypeVar("T")
 
 
 @final
-class GroupWorkers:
-    """`zorn.estimators.workers.Workers` over a group.
+class GroupWorkers(Workers):
+    """The processes of a group, as the workers of an estimator.
 
     Args:
         group: the processes.
@@ -39,20 +40,11 @@ class GroupWorkers:
     """
 
     def __init__(self, group: Group, *, partial: bool, check_every: int = 100) -> None:
+        self.rank, self.size = group.rank, group.size
         self.group, self.partial, self.check_every = group, partial, check_every
         self._facts: dict[str, object] = {}
         self._agreed_at: int | None = None
         self._warned = False
-
-    @property
-    def rank(self) -> int:
-        """Number of this process."""
-        return self.group.rank
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        return self.group.size
 
     @contextmanager
     def together(
@@ -70,17 +62,13 @@ class GroupWorkers:
         """
         step = estimator.step
         with self.group.together():
-            check_model(model)
-            check_batch(batch)
-            check_objective(objective)
-            if self.group.size > 1:
+            check_call(model, batch, objective)
+            if self.size > 1:
                 self._agree(estimator, model, batch, objective)
-            if estimator.deals == "rows" and len(batch.inputs) < self.group.size:
-                raise ConfigError(
-                    f"batch: got {len(batch.inputs)} rows for {self.group.size} processes, of which each "
-                    "takes "
-                    f"some: expected at least {self.group.size}; take a larger batch, or fewer processes"
-                )
+            if estimator.deals == "rows" and len(batch.inputs) < self.size:
+                expected = f"at least {self.size}, some for each process"
+                fix = "take a larger batch, or fewer processes"
+                raise wrong("the rows of the batch", expected, len(batch.inputs), fix)
             self._facts = {
                 "step": step,
                 "batch.inputs": tuple(batch.inputs.shape),
@@ -101,16 +89,16 @@ class GroupWorkers:
 
     def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
         """Runs of micro-batches, by their rows."""
-        if len(micro_batches) < self.group.size and not self._warned:
+        if len(micro_batches) < self.size and not self._warned:
             self._warned = True
             rows = max(piece.rows for piece in micro_batches)
             warnings.warn(
-                f"{len(micro_batches)} micro-batches for {self.group.size} processes, so that some are idle: "
+                f"{len(micro_batches)} micro-batches for {self.size} processes, so that some are idle: "
                 f"set micro_batch below {rows}, the rows of one now, or take a larger population",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        runs = dealt([piece.rows for piece in micro_batches], self.group.size)
+        runs = dealt([piece.rows for piece in micro_batches], self.size)
         return [list(micro_batches[run.start : run.stop]) for run in runs]
 
     def gather(self, shares: list[list[MicroBatch]], run: Callable[[Sequence[MicroBatch]], Tensor]) -> Tensor:
@@ -143,7 +131,7 @@ class GroupWorkers:
 
     def rows(self, sequences: int) -> range:
         """An even share of the rows."""
-        return dealt([1] * sequences, self.group.size)[self.rank]
+        return dealt([1] * sequences, self.size)[self.rank]
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes, in one message."""

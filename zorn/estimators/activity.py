@@ -16,31 +16,23 @@ Fernández et al. 2024, arXiv 2405.08967.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import isfinite
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_number, check_seed, check_switch, check_whole_number
-from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.activity_sweeps import (
-    Lanes,
-    Part,
-    Sweep,
-    check_sequences,
-    has_output_gradient,
-    joined_states,
-    token_normaliser,
-)
-from zorn.estimators.arguments import check_state
+from zorn.checks import Count, Seed, Share, check_number, wrong
+from zorn.errors import NonFiniteLossError
+from zorn.estimators.activity_sweeps import Lanes, OutputGradient, Part, Sweep, check_sequences
 from zorn.estimators.base import Chosen, Estimator, Facts
 from zorn.estimators.carry import Carry
 from zorn.estimators.credit import reward_to_go
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.population import Objective
-from zorn.estimators.update import FusedSGD, fold_into_grad
-from zorn.models import Batch, TokenObjective, evaluation_mode
+from zorn.estimators.update import FusedSGD, applied
+from zorn.models import Batch, TokenObjective, evaluation_mode, mean_tokens
 from zorn.noise import Activity, BoundActivity, Draw, NoiseKind
 
 
@@ -97,68 +89,31 @@ class ActivityCredit(Estimator):
 
     scheduled = ("epsilon",)
     sizes = ("draws",)
+    saved = ("seed", "step", "epsilon", "_sizes", "_output")
     deals = "rows"
     searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {"discount": (0.5, 0.8, 0.95, 1.0)}
 
-    def __init__(
-        self,
-        *,
-        epsilon: float = 0.05,
-        relative: bool = True,
-        draws: int = 4,
-        discount: float = 1.0,
-        exact_output: bool | None = None,
-        noise: NoiseKind = "rademacher",
-        causal: bool = True,
-        carry: bool = False,
-        seed: int = 0,
-        micro_batch: int = 512,
-        time_chunk: int | None = None,
-        maximum_nonfinite_share: float = 0.5,
-    ) -> None:
-        for switch, on in (("relative", relative), ("causal", causal), ("carry", carry)):
-            check_switch(switch, on)
-        if exact_output is not None:
-            check_switch("exact_output", exact_output)
-        check_whole_number("draws", draws, minimum=1)
-        check_whole_number("micro_batch", micro_batch, minimum=1)
-        if time_chunk is not None:
-            check_whole_number("time_chunk", time_chunk, minimum=1)
-        check_seed(seed)
-        check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
-        check_number("discount", discount, maximum=1.0)
-        if not causal and discount != 1:
-            raise ConfigError(
-                f"discount: got {discount} with causal=False, expected 1.0: in a model whose outputs depend "
-                "on later inputs there is no 'after' to discount"
-            )
-        self.structure = Activity(relative=relative, noise=noise)
-        self.relative = relative
-        self.noise = noise
-        self.epsilon = epsilon
-        self.draws = draws
-        self.discount = discount
-        self.exact_output = exact_output
-        self.causal = causal
-        self.carry = carry
-        self.seed = seed
-        self.micro_batch = micro_batch
-        self.time_chunk = time_chunk
-        self.maximum_nonfinite_share = maximum_nonfinite_share
-        self.step = 0
-        self._carried = Carry()
+    epsilon: Annotated[float, partial(check_number, above=True, hint="0.01 to 0.2 suits most models")] = 0.05
+    relative: bool = True
+    draws: Count = 4
+    discount: Share = 1.0
+    exact_output: bool | None = None
+    noise: NoiseKind = "rademacher"
+    causal: bool = True
+    carry: bool = False
+    seed: Seed = 0
+    micro_batch: Count = 512
+    time_chunk: Count | None = None
+    maximum_nonfinite_share: Share = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.causal and self.discount != 1:
+            fix = "where outputs depend on later inputs there is no 'after' to discount"
+            raise wrong("discount", "1.0 with causal=False", self.discount, fix)
+        self._carry = Carry() if self.carry else None
+        self._structure = Activity(relative=self.relative, noise=self.noise)
         self._sizes: dict[str, float] = {}
         self._output: str | None = None
-
-    @property
-    def epsilon(self) -> float:
-        """ε, the standard deviation of the noise, relative or absolute."""
-        return self._epsilon
-
-    @epsilon.setter
-    def epsilon(self, value: float) -> None:
-        check_number("epsilon", value, above=True, hint="0.01 to 0.2 suits most models")
-        self._epsilon = float(value)
 
     @classmethod
     def choose(cls, given: Mapping[str, Any], facts: Facts) -> Chosen:
@@ -179,30 +134,22 @@ class ActivityCredit(Estimator):
         """Raise ConfigError for credit by token where the objective is one number a sequence."""
         if facts.tokens:
             return
-        for name, value, needed in (
-            ("discount", self.discount, 1.0),
-            ("exact_output", self.exact_output, False),
-        ):
+        for name, needed in (("discount", 1.0), ("exact_output", False)):
+            value = getattr(self, name)
             if value not in (needed, None):
-                raise ConfigError(
-                    f"{name} must be {needed} with the objective {facts.objective}, which is one number a "
-                    f"sequence, got {value}: leave it out"
-                )
+                expected = f"{needed} with the objective {facts.objective}, which is one number a sequence"
+                raise wrong(name, expected, value, "leave it out")
 
     def passes(self, batch: int, steps: int) -> int | float:
         """D + 2 a sequence where the output layer's gradient is exact, else 2 D + 1."""
         del steps
         return batch * (2 * self.draws + 1 if self.exact_output is False else self.draws + 2)
 
-    def reset(self) -> None:
-        """Forget the carried state: the next batch begins new sequences."""
-        self._carried.reset()
-
     @torch.inference_mode()
     def _estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
-        bound = self.structure.bind(model)
+        bound = self._structure.bind(model)
         if update is not None:
             update.check(bound.targets)
         sweep = self._sweep(model, batch, objective)
@@ -224,19 +171,13 @@ class ActivityCredit(Estimator):
             )
         with torch.inference_mode(mode=False), torch.no_grad():
             blocks = self.workers.sum_blocks(bound.blocks())
-            norm = (
-                fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, sweep.draw)
-            )
-        self._sizes |= sizes  # the output layer's stays that of the first step
-        if self.carry:
-            self._carried.keep(joined_states([part.state for part in parts]))
+            norm = applied(blocks, bound.targets, update, sweep.draw)
+        self._sizes = self._sizes | sizes  # the output layer's stays that of the first step
+        if self._carry is not None:
+            self._carry.keep([part.state for part in parts])
         self.step += 1
         return Estimate(
-            loss=loss,
-            coefficients=coefficients,
-            gradient_norm=norm,
-            forward_passes=passes,
-            dropped=dropped,
+            loss=loss, coefficients=coefficients, gradient_norm=norm, forward_passes=passes, dropped=dropped
         )
 
     def _totals(
@@ -257,40 +198,32 @@ class ActivityCredit(Estimator):
         dropped, loss, infinite = total[: len(numbers)].tolist()
         squares = total[len(numbers) : len(head)]
         means = (squares / sequences).sqrt().tolist()
-        return (
-            int(dropped),
-            loss,
-            infinite == 0,
-            total[len(head) :],
-            dict(zip(sizes, means, strict=True)),
-        )
+        found_sizes = dict(zip(sizes, means, strict=True))
+        return int(dropped), loss, infinite == 0, total[len(head) :], found_sizes
 
     def _sweep(self, model: nn.Module, batch: Batch, objective: Objective) -> Sweep:
         """The common part of the step's sweeps; raises for things that do not fit together."""
         check_sequences(model, batch, objective, self.time_chunk)
         tokens = isinstance(objective, TokenObjective)
         if not tokens and self.discount != 1:
-            raise ConfigError(
-                f"discount: got {self.discount}, expected 1.0 for an objective with one score a sequence: "
-                "nothing tells which step earned it"
-            )
-        if self.exact_output and not has_output_gradient(objective):
-            raise ConfigError(
-                f"exact_output: got True, but {type(objective).__name__} has no output_gradient(outputs, "
-                "targets): take None or False, or an objective such as TokenCrossEntropy"
-            )
+            expected = "1.0 for an objective with one score a sequence"
+            raise wrong("discount", expected, self.discount, "nothing tells which step earned it")
         rows = self.workers.rows(len(batch.inputs))
-        return Sweep(
+        sweep = Sweep(
             model=model,
             batch=batch,
             objective=objective,
-            normaliser=token_normaliser(batch, objective),
+            normaliser=mean_tokens(objective, batch.targets) if tokens else 1.0,
             draws=self.draws,
             draw=Draw(seed=self.seed, step=self.step, epsilon=self.epsilon),
             time_chunk=self.time_chunk,
-            state=self._carried.start(model, len(rows)) if self.carry else None,
+            state=self._carry.start(model, len(rows)) if self._carry else None,
             first=rows.start,
         )
+        if self.exact_output and not isinstance(sweep.objective, OutputGradient):
+            expected = f"None or False with {type(objective).__name__}, which has no output_gradient"
+            raise wrong("exact_output", expected, "True", "or take an objective such as TokenCrossEntropy")
+        return sweep
 
     def _measure(self, bound: BoundActivity, sweep: Sweep) -> int:
         """Measure the size of each site's output, and find the output layer; at the first step only.
@@ -307,10 +240,10 @@ class ActivityCredit(Estimator):
                 chunks, outputs = chunks + 1, chunk.outputs
         sizes = bound.measured_sizes()
         bound.forget_sizes()
-        wrong = [name for name, size in sizes.items() if not isfinite(size)]
-        if wrong:
+        infinite = [name for name, size in sizes.items() if not isfinite(size)]
+        if infinite:
             raise NonFiniteLossError(
-                f"step {self.step}: without noise, {wrong[0]} gives numbers that are not finite: check "
+                f"step {self.step}: without noise, {infinite[0]} gives numbers that are not finite: check "
                 "the weights and the inputs; the weights are unchanged"
             )
         self._sizes = sizes
@@ -320,11 +253,9 @@ class ActivityCredit(Estimator):
     def _output_layer(self, sweep: Sweep) -> str | None:
         """The name of the layer whose gradient is taken exactly."""
         if self.exact_output and self._output is None:
-            raise ConfigError(
-                f"exact_output: got True, but {type(sweep.model).__name__} does not return what an nn.Linear "
-                "of it returns, unchanged: take None or False"
-            )
-        wanted = self.exact_output is not False and has_output_gradient(sweep.objective)
+            got = f"{type(sweep.model).__name__}, which does not return what an nn.Linear of it returns"
+            raise wrong("model", "one that does, with exact_output=True", got, "take None or False")
+        wanted = self.exact_output is not False and isinstance(sweep.objective, OutputGradient)
         return self._output if wanted else None
 
     def _portions(self, sequences: range, output: str | None) -> Iterator[slice]:
@@ -339,12 +270,7 @@ class ActivityCredit(Estimator):
         credit = sweep.share * reward_to_go(noisy.changes, self.discount, causal=self.causal)
         loss, state = sweep.replayed(bound, rows, credit.expand(-1, -1, sweep.steps), output)
         coefficients = noisy.changes.sum(2).flatten().double().cpu() / sweep.normaliser / sweep.draw.epsilon
-        return Part(
-            loss=noisy.loss if noisy.loss is not None else loss,
-            dropped=noisy.dropped,
-            state=state,
-            coefficients=coefficients,
-        )
+        return Part(loss if noisy.loss is None else noisy.loss, noisy.dropped, state, coefficients)
 
     def _check_finite(self, dropped: int, loss: float, sequences: int) -> None:
         if not (
@@ -356,22 +282,3 @@ class ActivityCredit(Estimator):
                 f"lower the learning rate or epsilon (epsilon is {self.epsilon:g}), or check the objective; "
                 "the weights are unchanged"
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of a resumed run: seed, step, ε, the sizes that ε is relative to, and the carried
-        state."""
-        return {
-            "seed": self.seed,
-            "step": self.step,
-            "epsilon": self.epsilon,
-            "sizes": dict(self._sizes),
-            "output": self._output,
-            **self._carried.state_dict(self.workers),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; ConfigError for something else."""
-        check_state(state, ("seed", "step", "epsilon", "sizes", "output", "carried"))
-        self.seed, self.step, self.epsilon = state["seed"], state["step"], state["epsilon"]
-        self._sizes, self._output = dict(state["sizes"]), state["output"]
-        self._carried.load_state_dict(state, self.workers)

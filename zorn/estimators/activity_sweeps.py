@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError
-from zorn.estimators.carry import state_tensors
+from zorn.checks import wrong
 from zorn.estimators.population import Objective
-from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state, mean_tokens
+from zorn.models import Batch, RecurrentModel, State, TokenObjective, map_state
 from zorn.models.rollout import as_row_losses
 from zorn.noise import BoundActivity, Draw
 from zorn.noise.activity.output_layer import OutputLayer
@@ -94,8 +93,9 @@ class Sweep:
 
     @property
     def steps(self) -> int:
-        """T, time steps of every sequence."""
-        return sequence_steps(self.batch, self.objective)
+        """T, time steps of every sequence: of the targets where the objective looks at tokens."""
+        tensor = self.batch.targets if isinstance(self.objective, TokenObjective) else self.batch.inputs
+        return tensor.shape[1] if tensor.ndim > 1 else 1
 
     @property
     def share(self) -> float:
@@ -108,29 +108,29 @@ class Sweep:
 
     def rollout(self, rows: slice, lanes: Lanes) -> Iterator[Chunk]:
         """Run the model over time, on some of the sequences."""
-
-        def spread(tensor: Tensor, first: int = 0) -> Tensor:
-            some = tensor[rows.start - first : rows.stop - first]
-            if lanes is Lanes.CLEAN:
-                return some
-            draws = some.repeat_interleave(self.draws, 0)
-            return torch.cat([draws, draws] if lanes is Lanes.PAIRS else [some, draws])
-
         inputs, targets = self.batch
         if not isinstance(self.model, RecurrentModel):
-            yield Chunk(self.model(spread(inputs)), targets[rows], None)
+            yield Chunk(self.model(self._spread(inputs[rows], lanes)), targets[rows], None)
             return
+        own = slice(rows.start - self.first, rows.stop - self.first)
         if self.state is None:
-            copies = {Lanes.CLEAN: 1, Lanes.PAIRS: len(SIGNS) * self.draws, Lanes.ONE_SIDED: 1 + self.draws}
-            state = self.model.initial_state(copies[lanes] * (rows.stop - rows.start))
+            state = self.model.initial_state(rows.stop - rows.start)
         else:
-            state = map_state(lambda tensor: spread(tensor, self.first), self.state)
+            state = map_state(lambda tensor: tensor[own], self.state)
+        state = map_state(lambda tensor: self._spread(tensor, lanes), state)
         first, by_time = 0, targets.dim() > 1 and targets.shape[1] == inputs.shape[1]
         for chunk in inputs.split(self.time_chunk or inputs.shape[1], dim=1):
-            outputs, state = self.model(spread(chunk), state)
+            outputs, state = self.model(self._spread(chunk[rows], lanes), state)
             last = first + chunk.shape[1]
             yield Chunk(outputs, targets[rows, first:last] if by_time else targets[rows], state)
             first = last
+
+    def _spread(self, tensor: Tensor, lanes: Lanes) -> Tensor:
+        """Rows of sequences, each as many times as the lanes have it."""
+        if lanes is Lanes.CLEAN:
+            return tensor
+        draws = tensor.repeat_interleave(self.draws, 0)
+        return torch.cat([draws, draws] if lanes is Lanes.PAIRS else [tensor, draws])
 
     def under_noise(self, bound: BoundActivity, rows: slice, output: str | None) -> Noisy:
         """The sweep under noise; with an output layer its gradient is added up in `bound`."""
@@ -183,75 +183,38 @@ class Sweep:
     def _losses(self, rows: slice) -> Tensor:
         """Under antithetic noise: a row for each sign, sequence and draw."""
         chunks = self.rollout(rows, Lanes.PAIRS)
-        copies = len(SIGNS) * self.draws
-
-        def spread(targets: Tensor) -> Tensor:
-            draws = targets.repeat_interleave(self.draws, 0)
-            return draws.repeat(len(SIGNS), *(1,) * (targets.dim() - 1))
-
         if isinstance(self.objective, TokenObjective):
-            found = [self._token_losses(chunk.outputs, spread(chunk.targets)) for chunk in chunks]
+            losses = self._token_losses
+            found = [losses(each.outputs, self._spread(each.targets, Lanes.PAIRS)) for each in chunks]
             return torch.cat(found, dim=1)
         outputs = [chunk.outputs for chunk in chunks]
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        losses = self.objective(whole, spread(self.batch.targets[rows]))
-        return as_row_losses(losses, rows=copies * (rows.stop - rows.start)).unsqueeze(1)
+        targets = self._spread(self.batch.targets[rows], Lanes.PAIRS)
+        return as_row_losses(self.objective(whole, targets), rows=len(targets)).unsqueeze(1)
 
     def _token_losses(self, outputs: Any, targets: Tensor) -> Tensor:
         """[rows, time] losses, checked."""
         assert isinstance(self.objective, TokenObjective)
         losses = self.objective.token_losses(outputs, targets)
         if losses.shape != targets.shape[:2]:
-            raise ConfigError(
-                f"{type(self.objective).__name__}.token_losses returned the shape {tuple(losses.shape)}, "
-                f"expected {tuple(targets.shape[:2])} [rows, time]: one loss a token, not their mean"
-            )
+            name, shape = f"{type(self.objective).__name__}.token_losses", tuple(targets.shape[:2])
+            fix = "one loss a token, not their mean"
+            raise wrong(name, f"of shape {shape}, [rows, time]", f"shape {tuple(losses.shape)}", fix)
         return losses
-
-
-def has_output_gradient(objective: object) -> bool:
-    """True where an objective tells its derivative by the model's outputs."""
-    return isinstance(objective, OutputGradient)
-
-
-def token_normaliser(batch: Batch, objective: Objective) -> float:
-    """Divisor of a sequence's sum of token losses; 1 for a score."""
-    return mean_tokens(objective, batch.targets) if isinstance(objective, TokenObjective) else 1.0
-
-
-def sequence_steps(batch: Batch, objective: Objective) -> int:
-    """T: of the targets where the objective looks at tokens, else of the inputs."""
-    tensor = batch.targets if isinstance(objective, TokenObjective) else batch.inputs
-    return tensor.shape[1] if tensor.ndim > 1 else 1
 
 
 def check_sequences(model: nn.Module, batch: Batch, objective: Objective, time_chunk: int | None) -> None:
     """Raise `ConfigError` where model, batch and objective do not fit together."""
     tokens, recurrent = isinstance(objective, TokenObjective), isinstance(model, RecurrentModel)
     if tokens and batch.targets.ndim < 2:
-        raise ConfigError(
-            f"batch.targets: got {tuple(batch.targets.shape)} for {type(objective).__name__}, expected "
-            "[rows, time, …], one target a time step"
-        )
+        expected = f"[rows, time, …] for {type(objective).__name__}, one target a time step"
+        raise wrong("batch.targets", expected, f"shape {tuple(batch.targets.shape)}")
     if recurrent and (batch.inputs.ndim < 2 or batch.inputs.shape[1] == 0):
-        raise ConfigError(
-            f"batch.inputs: got {tuple(batch.inputs.shape)} for a recurrent model, expected [rows, time, …] "
-            "with at least one time step"
-        )
+        expected = "[rows, time, …] for a recurrent model, with at least one time step"
+        raise wrong("batch.inputs", expected, f"shape {tuple(batch.inputs.shape)}")
     if tokens and recurrent and batch.inputs.shape[1] != batch.targets.shape[1]:
-        raise ConfigError(
-            f"batch.targets: got {batch.targets.shape[1]} time steps for inputs of {batch.inputs.shape[1]}, "
-            "expected one target a time step"
-        )
+        expected = f"one target a time step of the inputs, {batch.inputs.shape[1]}"
+        raise wrong("batch.targets", expected, batch.targets.shape[1])
     if time_chunk is not None and not recurrent:
-        raise ConfigError(
-            f"time_chunk: got {time_chunk} for {type(model).__name__}, expected None: it has no "
-            "initial_state(rows) and takes the sequence in one call"
-        )
-
-
-def joined_states(states: list[State]) -> State:
-    """The states of all portions, rows one after another."""
-    first, *others = states
-    further = [iter(state_tensors(state)) for state in others]
-    return map_state(lambda tensor: torch.cat([tensor, *(next(more) for more in further)]), first)
+        fix = "it has no initial_state(rows) and takes the sequence in one call"
+        raise wrong("time_chunk", f"None for {type(model).__name__}", time_chunk, fix)

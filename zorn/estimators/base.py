@@ -1,39 +1,33 @@
 """The contract of an estimator. Trainer, command line, tuning, diagnosis, planning, journal and the sharing
 of work use what is declared here, and know no estimator by name.
 
-A new estimator is a class in a file of its own: its constructor's arguments are its settings and its flags,
-the class attributes say what it needs and offers, and `_estimate` does the work.
+A new estimator is a class in a file of its own: its fields are its settings and its flags, the class
+attributes say what it needs and offers, and `_estimate` does the work.
 """
-
-from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from zorn.errors import ConfigError
-from zorn.estimators.arguments import (
-    check_batch,
-    check_model,
-    check_objective,
-    check_state,
-    check_update,
-    described,
-)
+from zorn.checks import annotations_of, checked, described, wrong
+from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.estimators.arguments import check_call
+from zorn.estimators.carry import Carry
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.fold import Fold
 from zorn.estimators.population import Objective
-from zorn.estimators.update import FusedSGD
+from zorn.estimators.update import FusedSGD, applied
 from zorn.estimators.workers import ALONE, Workers
 from zorn.models import Batch
+from zorn.noise import Draw, GradientBlock
 from zorn.noise.targets import trainable_targets
-from zorn.settings import Choice, docstring_of, settings_of, signature_of, takes
+from zorn.settings import Choice, docstring_of, settings_of, takes
 
 
 class Need(enum.Enum):
@@ -70,17 +64,21 @@ Chosen = Mapping[str, tuple[Any, str]]
 """Setting -> (value, reason)."""
 
 
+@dataclass_transform(kw_only_default=True)
 class Estimator(ABC):
     """An estimate of the gradient of a batch's loss.
 
-    The arguments of a subclass's constructor are its settings: all of them keywords, most with a default,
-    each described under `Args:` in the docstring, and kept in an attribute of the same name. `seed` is the
-    seed of its noise; `carry`, where it is taken, keeps the model's state from one window of a stream to the
-    next.
+    A subclass is a dataclass: its fields, and those of its bases, are its settings, the keywords of its
+    constructor. Each is described under `Args:` in the docstring. A field that is annotated with a type of
+    `zorn.checks`, such as `Count`, or with `bool` or a `Literal`, is checked whenever it is set. (A class may
+    have an `__init__` of its own; its arguments are then the settings, each kept in an attribute of its
+    name.) `seed` is the seed of its noise; `carry`, where it is taken, keeps the model's state from one
+    window of a stream to the next.
 
     Class attributes:
         needs: conditions that a run must fulfil.
         scheduled: the settings that may be set between steps, by a schedule.
+        saved: the attributes that the next estimate depends on, beside settings that never change.
         sizes: the settings that the work of a step is proportional to, which tuning scales.
         searched: setting -> the values that tuning tries.
         journaled: True where a step comes down to a number for each member (`Estimate.fold`), so that a
@@ -102,6 +100,7 @@ class Estimator(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     scheduled: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[tuple[str, ...]] = ()
+    saved: ClassVar[tuple[str, ...]] = ("step",)
     searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     journaled: ClassVar[bool] = False
     deals: ClassVar[str] = "nothing"
@@ -109,11 +108,20 @@ class Estimator(ABC):
 
     step: int = 0
     workers: Workers = ALONE
+    _carry: Carry | None = None
+    """The state that goes from one estimate to the next, where it does."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.__signature__ = signature_of(cls)
+        owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if owner is object or "__dataclass_fields__" in vars(owner):
+            dataclass(kw_only=True, eq=False, repr=False)(cls)
         cls.__doc__ = docstring_of(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in getattr(type(self), "__dataclass_fields__", ()):
+            value = checked(name, value, annotations_of(type(self))[name])
+        super().__setattr__(name, value)
 
     def estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None = None
@@ -138,9 +146,7 @@ class Estimator(ABC):
             WorkerError: another process failed, or is gone.
         """
         with self.workers.together(self, model, batch, objective):  # an error on one is an error on all
-            check_model(model)
-            check_batch(batch)
-            check_objective(objective)
+            check_call(model, batch, objective)
             check_update(update)
             return self._estimate(model, batch, objective, update)
 
@@ -151,6 +157,20 @@ class Estimator(ABC):
         """Do the work of `estimate`, whose arguments are checked, and count `step` up. Several processes do
         it together through `workers`; an estimator that does not use them does the whole on each."""
 
+    @torch.no_grad()
+    def _fill(self, model: nn.Module, gradient: Tensor, update: FusedSGD | None) -> float:
+        """Fill `.grad`, or apply `update`, from a gradient of all trained parameters in one vector; returns
+        its norm. NonFiniteLossError for one that is not finite, which changes nothing."""
+        if not gradient.isfinite().all():
+            raise NonFiniteLossError(f"step {self.step}: the gradient is not finite: check the objective")
+        targets = trainable_targets(model)
+        if update is not None:
+            update.check(targets)
+        parts = gradient.split([target.parameter.numel() for target in targets])
+        wide = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
+        blocks = [GradientBlock(target, 0, part) for target, part in zip(targets, wide, strict=True)]
+        return applied(blocks, targets, update, Draw(seed=0, step=self.step, epsilon=1.0))
+
     @abstractmethod
     def passes(self, batch: int, steps: int) -> int | float:
         """Forward passes of an estimate: rows through the model, a backward pass counted as two.
@@ -160,8 +180,10 @@ class Estimator(ABC):
             steps: time steps of a sequence.
         """
 
-    def reset(self) -> None:  # noqa: B027
+    def reset(self) -> None:
         """Forget carried states: the next batch begins new sequences."""
+        if self._carry is not None:
+            self._carry.reset()
 
     def refold(self, model: nn.Module, fold: Fold, update: FusedSGD | None = None) -> float:
         """Fill `.grad`, or apply `update`, from the fold of an earlier estimate; returns the gradient's
@@ -228,29 +250,35 @@ class Estimator(ABC):
         return {name: getattr(self, name) for name in settings_of(type(self))}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next estimate depends on, but for the settings."""
-        return {"step": self.step}
+        """All that the next estimate depends on, but for the settings. Several processes call it together."""
+        own = {name.lstrip("_"): getattr(self, name) for name in self.saved}
+        return own | ({} if self._carry is None else self._carry.state_dict(self.workers))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; ConfigError for something else."""
-        check_state(state, tuple(Estimator.state_dict(self)))
-        self.step = state["step"]
+        """Restore what `state_dict` gave, so that the next estimate has the bits of a run never stopped;
+        ConfigError for something else."""
+        names = [name.lstrip("_") for name in self.saved] + ["carried"] * (self._carry is not None)
+        if not isinstance(state, Mapping):
+            raise wrong("state", "what state_dict() gave", described(state))
+        missing = [name for name in names if name not in state]
+        if missing:
+            got = f"one without {', '.join(missing)}"
+            raise wrong("state", f"what state_dict() gave, with {', '.join(names)}", got)
+        for name in self.saved:
+            setattr(self, name, state[name.lstrip("_")])
+        if self._carry is not None:
+            self._carry.load_state_dict(state, self.workers)
 
 
 def check_estimator(estimator: object) -> None:
-    """Checks that `estimator` is one.
-
-    Raises:
-        ConfigError: it is a name or a class, or something else.
-
-    Example:
-        >>> check_estimator("cd-rge")
-        Traceback (most recent call last):
-        zorn.errors.ConfigError: estimator must be a zorn.Estimator, got 'cd-rge': give what zorn.CDRGE(...) \
-or another made
-    """
+    """Raise ConfigError unless this is an estimator: not its name, nor its class."""
     if not isinstance(estimator, Estimator):
-        raise ConfigError(
-            f"estimator must be a zorn.Estimator, got {described(estimator)}: give what zorn.CDRGE(...) or "
-            "another made"
-        )
+        fix = "give what zorn.CDRGE(...) or another made"
+        raise wrong("estimator", "a zorn.Estimator", described(estimator), fix)
+
+
+def check_update(update: object) -> None:
+    """Raise ConfigError unless this is a fused update or None."""
+    if update is not None and not isinstance(update, FusedSGD):
+        fix = "to use a torch optimizer, leave it out and call optimizer.step() after the estimate"
+        raise wrong("update", "zorn.estimators.FusedSGD(...) or None", described(update), fix)

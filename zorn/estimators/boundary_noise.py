@@ -37,6 +37,7 @@ class Discounted:
         return self.objective.counts(targets)
 
 
+@dataclass
 class BoundaryNoise:
     """The noise at the boundaries of a portion of the batch: for each member (a draw of a sequence; those of
     one sequence side by side) one vector over all floating tensors of the state.
@@ -48,44 +49,36 @@ class BoundaryNoise:
         scales: ε of each of them.
     """
 
-    def __init__(
-        self,
-        kind: NoiseKind,
-        draw: Draw,
-        *,
-        members: range,
-        boundaries: int,
-        floats: list[Tensor],
-        scales: list[float],
-    ) -> None:
-        self.kind: NoiseKind = kind
-        self.draw, self.members, self.boundaries = draw, members, boundaries
-        self.floats = floats
-        self.sizes = [tensor[0].numel() for tensor in floats]
-        self.device = floats[0].device
-        self.scale = torch.tensor(scales, device=self.device).repeat_interleave(
+    kind: NoiseKind
+    draw: Draw
+    members: range
+    boundaries: int
+    floats: list[Tensor]
+    scales: list[float]
+
+    def __post_init__(self) -> None:
+        self.sizes = [tensor[0].numel() for tensor in self.floats]
+        self.device = self.floats[0].device
+        self.scale = torch.tensor(self.scales, device=self.device).repeat_interleave(
             torch.tensor(self.sizes, device=self.device), output_size=sum(self.sizes)
         )
-        self._together = max(1, NOISE_AT_ONCE // (len(members) * sum(self.sizes)))
+        self._together = max(1, NOISE_AT_ONCE // (len(self.members) * sum(self.sizes)))
         self._first, self._drawn = 0, torch.empty(0)
 
     def at(self, boundary: int) -> Tensor:
         """ξ at a boundary, [members, size] float32."""
         size, first = sum(self.sizes), boundary - boundary % self._together
         if len(self._drawn) == 0 or first != self._first:
-            count = min(self._together, self.boundaries - first)
-            self._first, self._drawn = (
-                first,
-                noise(
-                    self.kind,
-                    self.draw,
-                    self.members,
-                    STREAM,
-                    count * size,
-                    offset=first * size,
-                    dtype=torch.float32,
-                    device=self.device,
-                ),
+            self._first, count = first, min(self._together, self.boundaries - first) * size
+            self._drawn = noise(
+                self.kind,
+                self.draw,
+                self.members,
+                STREAM,
+                count,
+                offset=first * size,
+                dtype=torch.float32,
+                device=self.device,
             )
         return self._drawn[:, (boundary - first) * size : (boundary - first + 1) * size]
 

@@ -4,14 +4,9 @@ with.
 Rumelhart, Hinton and Williams (1986); Werbos (1990). Memory grows with the context: every activation is kept.
 """
 
-from collections.abc import Iterator
 from typing import final
 
-from torch import Tensor, nn
-
 from zorn.estimators.exact import ExactGradient
-from zorn.estimators.population import Objective
-from zorn.models import Batch, row_losses
 
 
 @final
@@ -28,11 +23,3 @@ class BPTT(ExactGradient):
         >>> estimate.forward_passes
         24
     """
-
-    def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
-        del model, batch, objective  # row_losses says what is wrong with them
-
-    def _losses(
-        self, model: nn.Module, batch: Batch, objective: Objective, normaliser: float | None
-    ) -> Iterator[Tensor]:
-        yield row_losses(model, batch, objective, normaliser=normaliser)

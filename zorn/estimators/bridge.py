@@ -23,17 +23,17 @@ feedforward networks" (node perturbation). An estimate of λ in place of its bac
 """
 
 import math
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, final
+from functools import partial
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from zorn.checks import check_number, check_seed, check_switch, check_whole_number
-from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import check_state
+from zorn.checks import BelowOne, Count, Positive, Seed, Share, check_number, wrong
+from zorn.errors import NonFiniteLossError
 from zorn.estimators.base import Chosen, Facts
 from zorn.estimators.boundary_noise import BoundaryNoise, Discounted, MeanSquares, floats_of
 from zorn.estimators.estimate import Estimate
@@ -43,7 +43,6 @@ from zorn.estimators.tbptt import Carried, ChunkedGradient
 from zorn.estimators.update import FusedSGD
 from zorn.models import Batch, evaluation_mode, map_state, row_losses
 from zorn.noise import Draw, NoiseKind
-from zorn.noise.draw import check_noise_kind
 from zorn.noise.targets import trainable_targets
 
 SMALLEST_RMS = 0.01
@@ -119,57 +118,30 @@ class Bridge(ChunkedGradient):
 
     scheduled = ("epsilon",)
     sizes = ("draws",)
+    saved = ("step", "seed", "epsilon", "_mean_squares")
     searched: ClassVar[Mapping[str, tuple[Any, ...]]] = {"discount": (0.5, 0.8, 0.95, 1.0)}
     learning_rate = 0.003  # docs/log/credit-every-eighth-step.md; 0.01 suits text
 
-    def __init__(
-        self,
-        *,
-        truncation: int,
-        epsilon: float = 0.1,
-        relative: bool = True,
-        draws: int = 8,
-        credit_every: int | None = None,
-        discount: float = 1.0,
-        separate: bool = True,
-        credit_learning_rate: float | None = None,
-        credit_momentum: float = 0.96,
-        noise: NoiseKind = "rademacher",
-        seed: int = 0,
-        maximum_nonfinite_share: float = 0.5,
-        **options: Any,
-    ) -> None:
-        super().__init__(truncation=truncation, **options)
-        check_switch("relative", relative)
-        check_switch("separate", separate)
-        check_whole_number("draws", draws, minimum=1)
-        if credit_every is None:
-            credit_every = draws if separate else 1
-        check_whole_number("credit_every", credit_every, minimum=1)
-        if credit_every > 1 and not separate:
-            raise ConfigError(
-                f"credit_every must be 1 unless separate=True, got {credit_every}: in one gradient, the "
-                "credit of some steps is too little of it"
-            )
-        if credit_learning_rate is not None:
-            check_number("credit_learning_rate", credit_learning_rate, above=True)
-        check_number("credit_momentum", credit_momentum, below=1.0)
-        check_number("discount", discount, maximum=1.0)
-        check_noise_kind(noise)
-        check_seed(seed)
-        check_number("maximum_nonfinite_share", maximum_nonfinite_share, maximum=1.0)
-        self.epsilon = epsilon
-        self.relative = relative
-        self.draws = draws
-        self.credit_every = credit_every
-        self.discount = discount
-        self.separate = separate
-        self.credit_learning_rate = credit_learning_rate
-        self.credit_momentum = credit_momentum
-        self.noise: NoiseKind = noise
-        self.seed = seed
-        self.maximum_nonfinite_share = maximum_nonfinite_share
-        self._aliases: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
+    epsilon: Annotated[float, partial(check_number, above=True, hint="0.01 to 0.3 suits most models")] = 0.1
+    relative: bool = True
+    draws: Count = 8
+    credit_every: Count | None = None
+    discount: Share = 1.0
+    separate: bool = True
+    credit_learning_rate: Positive | None = None
+    credit_momentum: BelowOne = 0.96
+    noise: NoiseKind = "rademacher"
+    seed: Seed = 0
+    maximum_nonfinite_share: Share = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.credit_every is None:
+            self.credit_every = self.draws if self.separate else 1
+        if self.credit_every > 1 and not self.separate:
+            fix = "in one gradient, the credit of some steps is too little of it"
+            raise wrong("credit_every", "1 unless separate=True", self.credit_every, fix)
+        self._aliases = WeakTensorKeyDictionary()  # by the parameter itself, as long as it lives
         self._mean_squares: list[float] = []
         self._seen = MeanSquares()
         self._further_passes = self._dropped = 0
@@ -192,17 +164,7 @@ class Bridge(ChunkedGradient):
         """Three a sequence, and the pairs of rollouts where there is a boundary: their mean over the
         steps."""
         pairs = 2 * self.draws * batch if steps > self.truncation else 0
-        return super().passes(batch, steps) + pairs / self.credit_every
-
-    @property
-    def epsilon(self) -> float:
-        """ε, the scale of the noise."""
-        return self._epsilon
-
-    @epsilon.setter
-    def epsilon(self, value: float) -> None:
-        check_number("epsilon", value, above=True, hint="0.01 to 0.3 suits most models")
-        self._epsilon = float(value)
+        return super().passes(batch, steps) + pairs / (self.credit_every or 1)
 
     def credit_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The trained parameters of `model` once more: they share its memory, and the credit goes into their
@@ -233,18 +195,14 @@ class Bridge(ChunkedGradient):
     def _alias(self, parameter: nn.Parameter, *, anew: bool) -> nn.Parameter:
         """The parameter that shares the memory of this one; where it lies elsewhere by now, another one with
         `anew`, else ConfigError."""
-        of, alias = self._aliases.get(id(parameter), (lambda: None, parameter))
-        known = of() is parameter
-        if known and alias.data_ptr() == parameter.data_ptr():
+        alias = self._aliases.get(parameter)
+        if alias is not None and alias.data_ptr() == parameter.data_ptr():
             return alias
-        if known and not anew:
-            raise ConfigError(
-                "model must have its weights where they were when credit_parameters(model) was called, got "
-                "one that was moved since: call credit_parameters again, and make its optimizer anew"
-            )
-        self._aliases = {key: pair for key, pair in self._aliases.items() if pair[0]() is not None}
-        alias = nn.Parameter(parameter.detach())
-        self._aliases[id(parameter)] = weakref.ref(parameter), alias
+        if alias is not None and not anew:
+            expected = "where its weights were when credit_parameters(model) was called"
+            fix = "call credit_parameters again, and make its optimizer anew"
+            raise wrong("model", expected, "one that was moved since", fix)
+        alias = self._aliases[parameter] = nn.Parameter(parameter.detach())
         return alias
 
     def own_optimizers(self, model: nn.Module, learning_rate: float | None) -> list[torch.optim.Optimizer]:
@@ -269,31 +227,16 @@ class Bridge(ChunkedGradient):
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
         if self.separate and update is not None:
-            raise ConfigError(
-                "update must be None with separate=True, whose two parts go to two optimizers, got "
-                f"{type(update).__name__}: take separate=False for an update in place"
-            )
+            expected = "None with separate=True, whose two parts go to two optimizers"
+            raise wrong("update", expected, type(update).__name__, "take separate=False for one in place")
         return super()._estimate(model, batch, objective, update)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of a resumed run: step, seed, ε, the running mean squares of the state, and with `carry`
-        the state of the streams."""
-        own = {"seed": self.seed, "epsilon": self.epsilon, "mean_squares": list(self._mean_squares)}
-        return super().state_dict() | own
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        check_state(state, ("step", "seed", "epsilon", "mean_squares"))
-        super().load_state_dict(state)
-        self.seed, self.epsilon = state["seed"], state["epsilon"]
-        self._mean_squares = list(state["mean_squares"])
 
     # ---------------------------------------------------------------------- the differentiated sweep
 
     @property
     def _credited(self) -> bool:
         """True where the estimate under way has credit."""
-        return self.step % self.credit_every == 0
+        return self.step % (self.credit_every or 1) == 0
 
     def _pieces(
         self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
@@ -423,10 +366,8 @@ class Bridge(ChunkedGradient):
         start = self._start(model, len(batch.inputs))
         floats = floats_of(start)
         if not floats:
-            raise ConfigError(
-                f"Bridge adds noise to the state of {type(model).__name__}, but none of its tensors is "
-                "floating: use TBPTT or BPTT"
-            )
+            expected = "with floating tensors, which Bridge adds noise to"
+            raise wrong(f"the state of {type(model).__name__}", expected, "none", "use TBPTT or BPTT")
         if not self.relative or len(self._mean_squares) == len(floats):
             return
         seen = MeanSquares()

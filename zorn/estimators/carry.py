@@ -1,13 +1,14 @@
 """The recurrent state that an estimator carries from one estimate to the next, along streams."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError
+from zorn.estimators.arguments import check_recurrent, check_streams
 from zorn.estimators.workers import Workers
-from zorn.models import RecurrentModel, State, map_state
+from zorn.models import State, map_state
 
 
 class Carry:
@@ -31,25 +32,17 @@ class Carry:
         Raises:
             ConfigError: a model without an explicit state, or another number of rows than was kept.
         """
-        if not isinstance(model, RecurrentModel):
-            raise ConfigError(
-                f"carrying state from one estimate to the next needs a recurrent model, but "
-                f"{type(model).__name__} has no initial_state(rows): give it one, or take carry=False"
-            )
-        initial = model.initial_state(rows)
+        initial = check_recurrent(model, "carry=True", "take carry=False").initial_state(rows)
         if self._tensors is None:
             return initial
-        if len(self._tensors[0]) != rows:
-            raise ConfigError(
-                f"the batch has {rows} rows, but the state carried from the last one has "
-                f"{len(self._tensors[0])}: keep the number of streams, or call reset() before new sequences"
-            )
+        check_streams(rows, len(self._tensors[0]))
         kept = iter(self._tensors)
         return map_state(lambda tensor: next(kept).to(tensor.device), initial)
 
-    def keep(self, state: State) -> None:
-        """Remember the state after the last time step, without its graph."""
-        self._tensors = state_tensors(map_state(Tensor.detach, state))
+    def keep(self, states: Sequence[State]) -> None:
+        """Remember the states after the last time step, of portions of rows in order, without their graph."""
+        parts = zip(*map(state_tensors, states), strict=True)
+        self._tensors = [torch.cat(tensors).detach() for tensors in parts]
 
     def reset(self) -> None:
         """Forget the state: new sequences begin."""

@@ -27,10 +27,6 @@ class CentralDifferences(WeightNoise):
         """(L⁺ − L⁻) / 2ε."""
         return (losses[0] - losses[1]) / (2 * epsilon)
 
-    def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
-        """Mean of L⁺ and L⁻ over members."""
-        return losses.mean()
-
 
 @final
 class CDRGE(CentralDifferences, ZeroOrderEstimator):

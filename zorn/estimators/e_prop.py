@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
-from torch import Tensor, nn
+from torch import nn
 
-from zorn.checks import LARGEST, check_whole_number
-from zorn.errors import ConfigError
+from zorn.checks import Count, wrong
 from zorn.estimators.population import Objective
 from zorn.estimators.tbptt import ChunkedGradient
 from zorn.models import Batch, RecurrentCell
@@ -52,48 +51,31 @@ class EProp(ChunkedGradient):
 
     learning_rate = 0.005  # log, "what forward-only learning gains"
 
-    def __init__(self, *, truncation: int | None = None, **options: Any) -> None:
-        if truncation is not None:
-            check_whole_number("truncation", truncation, minimum=1)
-        super().__init__(truncation=truncation or LARGEST, **options)
-
-    def settings(self) -> dict[str, Any]:
-        """The values of all settings, by name."""
-        return super().settings() | {"truncation": None if self.truncation == LARGEST else self.truncation}
+    truncation: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         super()._check(model, batch, objective)
         cells = [module for module in model.modules() if isinstance(module, RecurrentCell)]
         silent = [type(cell).__name__ for cell in cells if not hasattr(cell, "state_maps")]
         if silent or not cells:
-            found = f"{silent[0]} does not say" if silent else f"{type(model).__name__} has no cell that says"
-            raise ConfigError(
-                f"EProp cuts what recurrent matrices read, and {found} which of its modules read the state: "
+            got = f"{silent[0]}, which does not" if silent else f"{type(model).__name__}, which has none"
+            raise wrong(
+                "model",
+                "one of cells that say which of their modules read the state, for EProp",
+                got,
                 "give the cell state_maps = ('name', …), () where none does (help(zorn.models.Cell)), or use "
-                "TBPTT"
+                "TBPTT",
             )
 
-    def _losses(
-        self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
-    ) -> Iterator[Tensor]:
-        pieces = super()._losses(model, batch, objective, normaliser)
-        while True:
-            with _own_paths(model.model):
-                losses = next(pieces, None)
-            if losses is None:
-                return
-            yield losses
-
-
-@contextmanager
-def _own_paths(model: nn.Module) -> Iterator[None]:
-    """Within the `with` block recurrent matrices read the state without what made it."""
-    with replaced_methods() as replace:
-        for module in model.modules():
-            for name in getattr(module, "state_maps", ()):
-                map = module.get_submodule(name)
-                replace(map, {"forward": _detached_state(map)})
-        yield
+    @contextmanager
+    def _paths(self, model: nn.Module) -> Iterator[None]:
+        """Within the `with` block recurrent matrices read the state without what made it."""
+        with replaced_methods() as replace:
+            for module in model.modules():
+                for name in getattr(module, "state_maps", ()):
+                    map = module.get_submodule(name)
+                    replace(map, {"forward": _detached_state(map)})
+            yield
 
 
 def _detached_state(map: nn.Module) -> Any:

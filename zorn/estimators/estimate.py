@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError
+from zorn.checks import wrong
 from zorn.estimators.fold import Fold
 from zorn.noise import Draw, Perturbation
 
@@ -72,9 +72,9 @@ class Population:
             ConfigError: a member or sign outside the population.
         """
         if not 0 <= member < self.size:
-            raise ConfigError(f"member: got {member}, expected 0 to {self.size - 1}")
+            raise wrong("member", f"from 0 to {self.size - 1}", member)
         if sign not in self.signs:
-            raise ConfigError(f"sign: got {sign}, expected one of {self.signs}")
+            raise wrong("sign", f"one of {self.signs}", sign)
         if sign == 0:
             yield
         else:

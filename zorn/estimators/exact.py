@@ -2,20 +2,19 @@
 the estimators."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_whole_number
-from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.checks import Count, wrong
+from zorn.errors import NonFiniteLossError
 from zorn.estimators.base import Estimator, Need
 from zorn.estimators.estimate import Estimate
 from zorn.estimators.population import Objective
 from zorn.estimators.update import FusedSGD
-from zorn.models import Batch, TokenObjective, mean_tokens
+from zorn.models import Batch, TokenObjective, mean_tokens, row_losses
 from zorn.noise import Draw, GradientBlock, Target
 from zorn.noise.targets import trainable_targets
 from zorn.noise.weights.gradient_blocks import gradient_blocks, pieces
@@ -51,12 +50,7 @@ class ExactGradient(Estimator):
     needs = frozenset({Need.DERIVATIVE})
     deals = "rows"
 
-    def __init__(self, *, micro_batch: int | None = 512) -> None:
-        if micro_batch is not None:
-            check_whole_number("micro_batch", micro_batch, minimum=1)
-        self.micro_batch = micro_batch
-        self.step = 0
-        self._first_row = 0
+    micro_batch: Count | None = 512
 
     @torch.inference_mode(mode=False)  # turns gradients on, whatever mode the caller is in
     def _estimate(
@@ -84,12 +78,7 @@ class ExactGradient(Estimator):
         if update is not None:
             update.apply(_blocks(targets), Draw(seed=0, step=self.step, epsilon=1.0))
         self.step += 1
-        return Estimate(
-            loss=loss,
-            gradient_norm=norm,
-            forward_passes=round(passes),
-            dropped=round(dropped),
-        )
+        return Estimate(loss=loss, gradient_norm=norm, forward_passes=round(passes), dropped=round(dropped))
 
     def _differentiate(self, pieces: Iterator[Piece], parts: list[list[nn.Parameter]]) -> tuple[float, float]:
         """Add up the gradients of all pieces; returns the loss and the gradient's norm."""
@@ -100,11 +89,9 @@ class ExactGradient(Estimator):
             total += float(piece.loss.detach())
             del piece  # or its graph would live on while the next one is computed
         if not differentiable:
-            raise ConfigError(
-                f"{type(self).__name__} needs an objective that torch can differentiate, but the losses do "
-                "not depend on the weights through autograd: use a differentiable objective, or CDRGE, which "
-                "needs no derivative"
-            )
+            expected = f"one that torch can differentiate for {type(self).__name__}"
+            got = "losses that do not depend on the weights through autograd"
+            raise wrong("objective", expected, got, "use another, or CDRGE, which needs no derivative")
         norm = _norm(_gradients(parts))
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise NonFiniteLossError(
@@ -127,9 +114,8 @@ class ExactGradient(Estimator):
         total, loss, passes, dropped, *anywhere = self.workers.sum(told).tolist()
         for parameter in (parameter for parameter, wanted in zip(flat, anywhere, strict=True) if wanted):
             wide = torch.promote_types(parameter.dtype, torch.float32)
-            own = (
-                torch.zeros_like(parameter, dtype=wide) if parameter.grad is None else parameter.grad.to(wide)
-            )
+            own = parameter.grad
+            own = torch.zeros_like(parameter, dtype=wide) if own is None else own.to(wide)
             block = GradientBlock(Target("", 0, parameter), 0, (own * (weight / total)).contiguous())
             [block] = self.workers.sum_blocks(iter([block]))
             parameter.grad = block.values.to(parameter.dtype)
@@ -137,8 +123,7 @@ class ExactGradient(Estimator):
         if not math.isfinite(norm):
             raise NonFiniteLossError(
                 f"the norm of the gradient of all rows is {norm}: lower the learning rate or clip the "
-                "gradient; the "
-                "weights are unchanged"
+                "gradient; the weights are unchanged"
             )
         return norm, [loss / total, passes, dropped]
 
@@ -147,24 +132,17 @@ class ExactGradient(Estimator):
         del steps
         return 3 * batch
 
-    @abstractmethod
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
-        """Raise `ConfigError` for what the estimator cannot differentiate, before any work."""
-
-    @abstractmethod
-    def _losses(
-        self, model: nn.Module, batch: Batch, objective: Objective, normaliser: float | None
-    ) -> Iterator[Tensor]:
-        """The loss of each row, [rows], in pieces that add up to it; each is differentiated before the next
-        one is computed."""
+        """Raise `ConfigError` for what the estimator cannot differentiate, before any work; where it can all,
+        `row_losses` says what is wrong with them."""
 
     def _pieces(
         self, model: nn.Module, batch: Batch, objective: Objective, normaliser: float | None
     ) -> Iterator[Piece]:
         """The loss of the batch, in pieces; each is differentiated before the next one is computed."""
         for rows in self._portions(batch):
-            for losses in self._losses(model, rows_of(batch, rows), objective, normaliser):
-                yield Piece(losses.sum() / len(batch.inputs))
+            losses = row_losses(model, rows_of(batch, rows), objective, normaliser=normaliser)
+            yield Piece(losses.sum() / len(batch.inputs))
 
     def _portions(self, batch: Batch) -> Iterator[slice]:
         """The sequences, those of a micro-batch at a time."""

@@ -33,7 +33,3 @@ class FDRGE(ZeroOrderEstimator):
     ) -> Float64[Tensor, " members"]:
         """(L⁺ − L) / ε."""
         return (losses[0] - losses[1]) / epsilon
-
-    def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
-        """Mean of L(θ) over members' sequences."""
-        return losses[1].mean()

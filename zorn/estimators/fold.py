@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from zorn.estimators.update import FusedSGD, fold_into_grad
+from zorn.estimators.update import FusedSGD, applied
 from zorn.noise import BoundPerturbation, Draw
 
 
@@ -46,13 +46,16 @@ class Fold:
     draws: int = 1
 
     @classmethod
-    def of(cls, draw: Draw, weights: Float64[Tensor, " population"], *, wide: bool = False) -> Fold:
+    def of(
+        cls, draw: Draw, weights: Float64[Tensor, " population"], *, wide: bool = False, **options: Any
+    ) -> Fold:
         """The fold of some weights, which it rounds to float32, or float64 when `wide`.
 
         Args:
             weights: [population] finite numbers, within float32 unless `wide`.
+            options: `origin` and `draws`.
         """
-        return cls(draw=draw, coded=weights.to(torch.float64 if wide else torch.float32))
+        return cls(draw=draw, coded=weights.to(torch.float64 if wide else torch.float32), **options)
 
     @property
     def weights(self) -> Float64[Tensor, " population"]:
@@ -77,4 +80,4 @@ class Fold:
             update.check(bound.targets)
         directions = self.draw if self.origin is None else replace(self.draw, step=self.origin)
         blocks = bound.fold(directions, self.weights.repeat(self.draws))
-        return fold_into_grad(blocks, bound.targets) if update is None else update.apply(blocks, self.draw)
+        return applied(blocks, bound.targets, update, self.draw)

@@ -37,6 +37,4 @@ class NRES(StreamingEstimator):
         16
     """
 
-    def _draws(self, windows: int) -> int:
-        del windows
-        return 1
+    fresh = False

@@ -38,5 +38,4 @@ class PES(StreamingEstimator):
         (16, 3)
     """
 
-    def _draws(self, windows: int) -> int:
-        return windows + 1
+    fresh = True

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from zorn.errors import ConfigError
-from zorn.estimators.workers import ALONE, Deal, MicroBatch, Workers
+from zorn.checks import wrong
+from zorn.estimators.workers import ALONE, MicroBatch, Workers
 from zorn.models import (
     Batch,
     RowObjective,
@@ -27,8 +27,16 @@ from zorn.noise.weights.structure import BoundPerturbation
 Objective: TypeAlias = TokenObjective | RowObjective
 
 
-Lanes: TypeAlias = Callable[[MicroBatch], Callable[..., Any]]
-"""Gives the model for a micro-batch, each of whose rows starts in a state of its own."""
+class Lanes(Protocol):
+    """The model of each micro-batch, whose rows start in states of their own."""
+
+    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
+        """The share of each process: a micro-batch goes where the states of its rows are."""
+        ...
+
+    def __call__(self, piece: MicroBatch) -> Callable[..., Any]:
+        """The model for a micro-batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,17 +62,14 @@ class Workload:
     def check(self, sequences: int) -> None:
         """Raise `ConfigError` unless the members cover a batch of `sequences` evenly."""
         if not 1 <= self.group <= sequences or sequences % self.group:
-            raise ConfigError(
-                f"group_size: got {self.group} for a batch of {sequences} sequences, expected a divisor of "
-                f"{sequences} (1: one sequence a member; None: the whole batch)"
-            )
+            expected = f"a divisor of the batch, {sequences} sequences (1: one a member; None: all)"
+            raise wrong("group_size", expected, self.group)
         blocks = sequences // self.group
         if self.population % blocks:
-            raise ConfigError(
-                f"population: got {self.population} members for a batch of {sequences} sequences in groups "
-                f"of {self.group}, expected a multiple of {blocks}, so that every sequence is used equally "
-                "often"
+            expected = (
+                f"a multiple of {blocks} for a batch of {sequences} sequences in groups of {self.group}"
             )
+            raise wrong("population", f"{expected}, so that all are used equally often", self.population)
 
     def sequences_of(self, members: range, part: slice, sequences: int) -> Tensor:
         """Indices into the batch of the rows of `members`, [len(members) · len(part)], for a part of each
@@ -136,7 +141,7 @@ def member_losses(
     normaliser: float | None = None,
     lanes: Lanes | None = None,
     workers: Workers = ALONE,
-    deal: Deal | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, int]:
     """Each member's mean loss at θ + s ε z_j for every sign, in inference mode.
 
@@ -147,7 +152,7 @@ def member_losses(
         normaliser: tokens per row that a token objective is divided by; None is `mean_tokens` of the batch.
         lanes: what runs a micro-batch, for signs ±1; None: `model`, every row from its initial state.
         workers: the processes that share the work; the losses are the same bits for any number of them.
-        deal: what deals them the micro-batches; None: `workers.deal`.
+        first: number of the direction of the first member.
 
     Returns:
         losses [len(signs), population] float64 on the CPU, and the number of forward passes (rows) that it
@@ -171,7 +176,8 @@ def member_losses(
             for (members, some, length), same in groupby(
                 chosen, key=lambda piece: (piece.members, piece.signs, len(piece.part))
             ):
-                with nullcontext() if some == (0,) else bound.members(draw, members, some, length):
+                numbers = range(first + members.start, first + members.stop)
+                with nullcontext() if some == (0,) else bound.members(draw, numbers, some, length):
                     for piece in same:
                         runner = body if lanes is None else lanes(piece)
                         losses = rows_of(runner, piece)
@@ -196,7 +202,7 @@ def member_losses(
             )
         return losses.cpu()
 
-    values = workers.gather((deal or workers.deal)(micro_batches), run)
+    values = workers.gather((lanes or workers).deal(micro_batches), run)
     losses = torch.zeros(len(signs), work.population, dtype=torch.float64)
     base: list[Tensor] = []
     for piece, found in zip(micro_batches, values.split([p.values for p in micro_batches]), strict=True):

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zorn.checks import check_number, check_seed, check_whole_number
-from zorn.errors import ConfigError, NonFiniteLossError
-from zorn.estimators.arguments import check_batch, check_model, check_objective, check_perturbation
-from zorn.estimators.population import Objective, Workload, member_losses
+from zorn.checks import check_whole_number, wrong
+from zorn.errors import NonFiniteLossError
+from zorn.estimators.arguments import check_call
+from zorn.estimators.cd_rge import CDRGE
+from zorn.estimators.population import Objective
 from zorn.models import Batch
-from zorn.noise import Draw, Perturbation, RankOne
+from zorn.noise import Perturbation, RankOne
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,34 +83,25 @@ def smoothed_loss(
         >>> found.loss > 0, found.standard_error > 0, found.forward_passes
         (True, True, 1024)
     """
-    check_model(model)
-    check_batch(batch)
-    check_objective(objective)
-    check_number("epsilon", epsilon, above=True)
-    check_whole_number("micro_batch", micro_batch, minimum=1)
-    for name, size in (("group_size", group_size), ("time_chunk", time_chunk)):
-        if size is not None:
-            check_whole_number(name, size, minimum=1)
-    check_seed(seed)
-    perturbation = perturbation if perturbation is not None else RankOne()
-    check_perturbation(perturbation)
-    groups = _groups(len(batch.inputs), group_size, members)
-    work = Workload(
+    check_call(model, batch, objective)
+    check_whole_number("members", members, minimum=2)
+    estimator = CDRGE(
         population=members,
-        group=len(batch.inputs) // groups,
+        epsilon=epsilon,
+        perturbation=RankOne() if perturbation is None else perturbation,
+        group_size=group_size,
+        seed=seed,
         micro_batch=micro_batch,
         time_chunk=time_chunk,
     )
-    losses, passes = member_losses(
-        model,
-        perturbation.bind(model),
-        Draw(seed=seed, step=0, epsilon=float(epsilon)),
-        (1, -1),
-        batch,
-        objective,
-        work,
-        side_by_side=perturbation.side_by_side,
-    )
+    sequences = len(batch.inputs)
+    groups, rest = divmod(sequences, group_size or sequences)
+    if not rest and (members % groups or members < 2 * groups):
+        expected = (
+            f"a multiple of {groups} and at least {2 * groups} for {sequences} sequences in {groups} groups"
+        )
+        raise wrong("members", f"{expected}, so that each has two or more", members)
+    losses, passes = estimator.evaluate(model, estimator.ask(model), batch, objective)
     pairs = losses.mean(0)
     if not pairs.isfinite().all():
         bad = int((~pairs.isfinite()).sum())
@@ -118,27 +110,9 @@ def smoothed_loss(
             f"epsilon (it is {epsilon:g}), or check the objective"
         )
     strata = pairs.view(-1, groups)  # member j is of group j mod groups
-    variance = strata.var(0).mean() / members
     return SmoothedLoss(
         loss=float(pairs.mean()),
-        standard_error=float(variance.sqrt()),
+        standard_error=float((strata.var(0).mean() / members).sqrt()),
         members=members,
         forward_passes=passes,
     )
-
-
-def _groups(sequences: int, group_size: int | None, members: int) -> int:
-    """B / g; `ConfigError` unless g divides B and each group has as many members, at least two."""
-    check_whole_number("members", members, minimum=2)
-    size = group_size if group_size is not None else sequences
-    if sequences % size:
-        raise ConfigError(
-            f"group_size must be a divisor of the batch, {sequences} sequences, got {group_size} (None: all)"
-        )
-    groups = sequences // size
-    if members % groups or members < 2 * groups:
-        raise ConfigError(
-            f"members must be a multiple of {groups} and at least {2 * groups} for a batch of {sequences} "
-            f"sequences in groups of {size}, so that each group has two or more, got {members}"
-        )
-    return groups

@@ -13,12 +13,12 @@ Chaubard, Kochenderfer and Ré (2026), "Probe-Space Preconditioning for Fast and
 arXiv 2609.38095.
 """
 
-from typing import Any, final
+from typing import final
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from zorn.checks import check_number
+from zorn.checks import Positive, Share
 from zorn.estimators.zero_order import ZeroOrderEstimator
 
 
@@ -50,12 +50,8 @@ class SPSA15(ZeroOrderEstimator):
 
     signs = (1, -1, 0)
 
-    def __init__(self, *, curvature_power: float = 0.1, curvature_floor: float = 1.0, **options: Any) -> None:
-        check_number("curvature_power", curvature_power, maximum=1.0)
-        check_number("curvature_floor", curvature_floor, above=True)
-        super().__init__(**options)
-        self.curvature_power = float(curvature_power)
-        self.curvature_floor = float(curvature_floor)
+    curvature_power: Share = 0.1
+    curvature_floor: Positive = 1.0
 
     def coefficients(
         self, losses: Float64[Tensor, "signs members"], epsilon: float
@@ -65,7 +61,3 @@ class SPSA15(ZeroOrderEstimator):
         slope = (above - below) / (2 * epsilon)
         curvature = (above - 2 * centre + below).abs() / epsilon**2
         return slope / curvature.pow(self.curvature_power).clamp(min=self.curvature_floor)
-
-    def loss(self, losses: Float64[Tensor, "signs members"]) -> Float64[Tensor, ""]:
-        """Mean of L(θ) over members' sequences."""
-        return losses[2].mean()

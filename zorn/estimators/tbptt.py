@@ -11,15 +11,14 @@ networks".
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
-from zorn.checks import check_switch, check_whole_number
-from zorn.errors import ConfigError
-from zorn.estimators.arguments import check_state
+from zorn.checks import Count, wrong
+from zorn.estimators.arguments import check_recurrent
 from zorn.estimators.base import Need
 from zorn.estimators.carry import Carry, state_tensors
 from zorn.estimators.exact import ExactGradient, Piece, rows_of
@@ -43,48 +42,24 @@ class ChunkedGradient(ExactGradient):
 
     needs = frozenset({Need.DERIVATIVE, Need.TOKENS, Need.STATE})
 
-    def __init__(self, *, truncation: int, carry: bool = False, **options: Any) -> None:
-        check_whole_number("truncation", truncation, minimum=1)
-        check_switch("carry", carry)
-        super().__init__(**options)
-        self.truncation = truncation
-        self.carry = carry
-        self._carry = Carry()
+    truncation: Count
+    carry: bool = False
+
+    def __post_init__(self) -> None:
+        self._carry = Carry() if self.carry else None
         self._ends: list[State] = []
-
-    def reset(self) -> None:
-        """Start the next estimate from the model's initial state: new sequences begin."""
-        self._carry.reset()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of a resumed run: the step, and with `carry` the state of the streams."""
-        return super().state_dict() | (self._carry.state_dict(self.workers) if self.carry else {})
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        check_state(state, ("step", "carried") if self.carry else ("step",))
-        super().load_state_dict(state)
-        if self.carry:
-            self._carry.load_state_dict(state, self.workers)
 
     def _check(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
         name = type(self).__name__
-        if not isinstance(model, RecurrentModel):
-            raise ConfigError(
-                f"{name} carries a model's state over time, but {type(model).__name__} has no "
-                "initial_state(rows): give it one and an explicit state, or use BPTT"
-            )
+        check_recurrent(model, name, "use BPTT")
         if not isinstance(objective, TokenObjective):
-            raise ConfigError(
-                f"{name} needs an objective that adds up over tokens (token_losses and counts, as "
-                f"TokenCrossEntropy has), got {getattr(objective, '__name__', type(objective).__name__)}: "
-                "use BPTT where torch can differentiate it, else ActivityCredit or CDRGE"
-            )
+            expected = f"one that adds up over tokens (token_losses and counts) for {name}"
+            got = getattr(objective, "__name__", type(objective).__name__)
+            fix = "use BPTT where torch can differentiate it, else ActivityCredit or CDRGE"
+            raise wrong("objective", expected, got, fix)
         if batch.inputs.ndim < 2 or batch.inputs.shape[:2] != batch.targets.shape[:2]:
-            raise ConfigError(
-                f"{name} needs one target a time step: got inputs {tuple(batch.inputs.shape)} and targets "
-                f"{tuple(batch.targets.shape)}, expected [rows, time, …] of both"
-            )
+            got = f"inputs {tuple(batch.inputs.shape)} and targets {tuple(batch.targets.shape)}"
+            raise wrong("batch", f"one target a time step for {name}, [rows, time, …] of both", got)
 
     def _pieces(
         self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
@@ -92,7 +67,7 @@ class ChunkedGradient(ExactGradient):
         assert normaliser is not None, "a token objective has one"
         sequences = len(batch.inputs)
         weight = 1 / (normaliser * sequences)
-        start = self._start(model, sequences) if self.carry else None
+        start = None if self._carry is None else self._carry.start(model, sequences)
         self._ends = []
         for rows in self._portions(batch):
             portion = rows_of(batch, rows)
@@ -102,23 +77,24 @@ class ChunkedGradient(ExactGradient):
                 state = map_state(lambda tensor, rows=rows: tensor[rows], start)
             carried = Carried(model, state)
             credits = self._credits(carried, portion, objective, weight, rows)
-            for losses in self._losses(carried, portion, objective, normaliser):
+            for chunk in self._chunks(portion):
+                with self._paths(model):
+                    losses = row_losses(carried, chunk, objective, normaliser=normaliser)
                 yield Piece(losses.sum() / sequences, carried.cut(), next(credits, ()))
             self._ends.append(carried.state)
 
-    def _losses(
-        self, model: Any, batch: Batch, objective: Objective, normaliser: float | None
-    ) -> Iterator[Tensor]:
-        for chunk in self._chunks(batch):
-            yield row_losses(model, chunk, objective, normaliser=normaliser)
+    def _paths(self, model: Any) -> AbstractContextManager[None]:
+        """A block in which a chunk runs: all paths through it carry the gradient."""
+        del model
+        return nullcontext()
 
     def _chunks(self, batch: Batch) -> list[Batch]:
-        parts = (part.split(self.truncation, dim=1) for part in batch)
+        parts = (part.split(self.truncation or part.shape[1], dim=1) for part in batch)
         return [Batch(*chunk) for chunk in zip(*parts, strict=True)]
 
     def _start(self, model: Any, sequences: int) -> State:
         """The state before the first step of the batch."""
-        return self._carry.start(model, sequences) if self.carry else model.initial_state(sequences)
+        return self._carry.start(model, sequences) if self._carry else model.initial_state(sequences)
 
     def _credits(
         self, carried: "Carried", batch: Batch, objective: Any, weight: float, rows: slice
@@ -136,9 +112,8 @@ class ChunkedGradient(ExactGradient):
         return iter(())
 
     def _finish(self) -> tuple[int, int]:
-        if self.carry:
-            parts = [state_tensors(end) for end in self._ends]
-            self._carry.keep(tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        if self._carry is not None:
+            self._carry.keep(self._ends)
         self._ends = []
         return super()._finish()
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zorn.errors import ConfigError, NonFiniteLossError
+from zorn.checks import check_number, wrong
+from zorn.errors import NonFiniteLossError
 from zorn.noise.draw import ROUNDING_FACTOR, Draw, stream_of
 from zorn.noise.targets import Target
 from zorn.noise.weights.kernel_fold import KernelFold, KernelPart
 from zorn.noise.weights.structure import GradientBlock
 from zorn.random.rounding import ROUNDING_COLUMNS, rounded_upper_, rounding_halves
+
+DECAY = "learning_rate · weight_decay must be below 1"
+
+IN_PLACE = (torch.float32, torch.float64, torch.bfloat16)
+"""Number formats that `FusedSGD` updates."""
 
 
 def fold_into_grad(blocks: Iterable[GradientBlock], targets: Sequence[Target]) -> float:
@@ -76,14 +82,8 @@ class FusedSGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < float("inf"):
-            raise ConfigError(f"learning_rate: got {self.learning_rate}, expected a number above 0")
-        if not 0 <= self.learning_rate * self.weight_decay < 1:
-            raise ConfigError(
-                f"weight_decay: got {self.weight_decay}, expected 0 or more with learning_rate · "
-                "weight_decay below 1 "
-                f"(learning_rate is {self.learning_rate})"
-            )
+        check_number("learning_rate", self.learning_rate, above=True)
+        check_number("weight_decay", self.weight_decay, below=1 / self.learning_rate, hint=DECAY)
 
     def apply(self, blocks: Iterable[GradientBlock], draw: Draw) -> float:
         """Update the weights from the blocks and clear their `.grad`; returns the gradient's norm. `draw`
@@ -119,16 +119,18 @@ class FusedSGD:
         """Raise `ConfigError`, before any work, where a parameter cannot be updated in place."""
         for target in targets:
             parameter = target.parameter
-            if not parameter.is_contiguous() or parameter.dtype not in (
-                torch.float32,
-                torch.float64,
-                torch.bfloat16,
-            ):
-                raise ConfigError(
-                    f"FusedSGD cannot update {target.name} in place: it is {parameter.dtype}, contiguous: "
-                    f"{parameter.is_contiguous()}; expected a contiguous float32, float64 or bfloat16 "
-                    "parameter: convert it, or fill .grad (update=None) and use a torch optimizer"
-                )
+            if not parameter.is_contiguous() or parameter.dtype not in IN_PLACE:
+                expected = "a contiguous float32, float64 or bfloat16 parameter for FusedSGD"
+                got = f"{parameter.dtype}, contiguous: {parameter.is_contiguous()}"
+                fix = "convert it, or fill .grad (update=None) and use a torch optimizer"
+                raise wrong(target.name, expected, got, fix)
+
+
+def applied(
+    blocks: Iterable[GradientBlock], targets: Sequence[Target], update: FusedSGD | None, draw: Draw
+) -> float:
+    """Fill `.grad` with the blocks, or apply `update` to the weights; returns the gradient's norm."""
+    return fold_into_grad(blocks, targets) if update is None else update.apply(blocks, draw)
 
 
 class RoundingBits:

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from zorn.models import (
-    Batch,
-)
+from zorn.models import Batch
 from zorn.noise.weights.structure import GradientBlock
 
 T = TypeVar("T")
@@ -45,102 +43,57 @@ class MicroBatch:
         return self.rows if self.signs == (0,) else len(self.signs) * len(self.members)
 
 
-Deal: TypeAlias = Callable[[Sequence[MicroBatch]], list[list[MicroBatch]]]
-"""Deals the micro-batches into one share for each process, in order."""
-
-
-@runtime_checkable
-class Workers(Protocol):
-    """The processes that do one step together, each with a replica of the model.
+class Workers:
+    """The processes that do one step together, each with a replica of the model: here one, which does all.
 
     Whole micro-batches (or rows) are dealt. They are the same for any number of processes, and their results
     come back in their order, so that the sum does not depend on the number of processes. All processes make
-    the same calls in the same order. `ALONE` is one process by itself; `zorn.distributed` has more.
+    the same calls in the same order. `zorn.distributed` has the workers of several processes.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+
+    Example:
+        >>> Workers().rows(6)
+        range(0, 6)
     """
 
-    @property
-    def rank(self) -> int:
-        """Number of this process, from 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        ...
+    rank: int = 0
+    size: int = 1
 
     def together(
         self, estimator: Any, model: nn.Module, batch: Batch, objective: Any
     ) -> AbstractContextManager[None]:
         """A block in which all processes do one estimate: an error on one is an error on all."""
-        ...
-
-    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
-        """The share of each process, all of them in order."""
-        ...
-
-    def gather(self, shares: list[list[MicroBatch]], run: Callable[[Sequence[MicroBatch]], Tensor]) -> Tensor:
-        """The values of all micro-batches in order, float64 [Σ values]; `run` gives those of this process's
-        share."""
-        ...
-
-    def collect(self, value: T) -> list[T]:
-        """The values of all processes, in the order of ranks."""
-        ...
-
-    def rows(self, sequences: int) -> range:
-        """This process's rows of a batch, where rows are dealt."""
-        ...
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over processes of a few numbers, float64 [count]."""
-        ...
-
-    def sum_blocks(self, blocks: Iterator[GradientBlock]) -> Iterator[GradientBlock]:
-        """The sum over processes of gradients, block by block."""
-        ...
-
-
-class Alone:
-    """One process, which does all: nothing is exchanged.
-
-    Example:
-        >>> Alone().rows(6)
-        range(0, 6)
-    """
-
-    rank = 0
-    size = 1
-
-    def together(
-        self, estimator: Any, model: nn.Module, batch: Batch, objective: Any
-    ) -> AbstractContextManager[None]:
-        """Nothing to agree on."""
         del estimator, model, batch, objective
         return nullcontext()
 
     def deal(self, micro_batches: Sequence[MicroBatch]) -> list[list[MicroBatch]]:
-        """All of them, in one share."""
+        """The share of each process, all of them in order."""
         return [list(micro_batches)]
 
     def gather(self, shares: list[list[MicroBatch]], run: Callable[[Sequence[MicroBatch]], Tensor]) -> Tensor:
-        """The values that `run` returns."""
+        """The values of all micro-batches in order, float64 [Σ values]; `run` gives those of this process's
+        share."""
         return run(shares[0])
 
     def collect(self, value: T) -> list[T]:
-        """The value."""
+        """The values of all processes, in the order of ranks."""
         return [value]
 
     def rows(self, sequences: int) -> range:
-        """All of them."""
+        """This process's rows of a batch, where rows are dealt."""
         return range(sequences)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The values."""
+        """The sum over processes of a few numbers, float64 [count]."""
         return values
 
     def sum_blocks(self, blocks: Iterator[GradientBlock]) -> Iterator[GradientBlock]:
-        """The blocks."""
+        """The sum over processes of gradients, block by block."""
         return blocks
 
 
-ALONE: Workers = Alone()
+ALONE = Workers()
+"""One process by itself."""

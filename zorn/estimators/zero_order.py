@@ -1,17 +1,14 @@
 """Members drawn anew at every step: ask, evaluate, tell. The formula of each estimator is in a file of its
 own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from zorn.checks import check_whole_number
-from zorn.errors import ConfigError
-from zorn.estimators.arguments import check_batch, check_model, check_objective, check_update
+from zorn.checks import Count, wrong
+from zorn.estimators.arguments import check_call, check_model
+from zorn.estimators.base import check_update
 from zorn.estimators.estimate import Estimate, Population
 from zorn.estimators.population import Objective, Workload, member_losses
 from zorn.estimators.update import FusedSGD
@@ -31,17 +28,13 @@ class ZeroOrderEstimator(WeightNoise):
             changes nothing but memory and speed. None: whole sequences.
     """
 
-    def __init__(self, *, time_chunk: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        if time_chunk is not None:
-            check_whole_number("time_chunk", time_chunk, minimum=1)
-        self.time_chunk = time_chunk
+    time_chunk: Count | None = None
 
     def _estimate(
         self, model: nn.Module, batch: Batch, objective: Objective, update: FusedSGD | None
     ) -> Estimate:
         if update is not None:
-            update.check(self.perturbation.bind(model).targets)
+            update.check(self.structure.bind(model).targets)
         population = self.ask(model)
         losses, passes = self._evaluate(model, population, batch, objective)
         return self._told(model, population, losses, update, passes)
@@ -54,10 +47,10 @@ class ZeroOrderEstimator(WeightNoise):
             UncoveredParameterError: a parameter without a rule.
         """
         check_model(model)
-        self.perturbation.bind(model)
+        self.structure.bind(model)
         draw = Draw(seed=self.seed, step=self.step, epsilon=self.epsilon)
         self.step += 1
-        return Population(draw=draw, size=self.population, signs=self.signs, perturbation=self.perturbation)
+        return Population(draw=draw, size=self.population, signs=self.signs, perturbation=self.structure)
 
     def evaluate(
         self, model: nn.Module, population: Population, batch: Batch, objective: Objective
@@ -65,9 +58,7 @@ class ZeroOrderEstimator(WeightNoise):
         """Answer a question here: losses [len(signs), population] float64, and the forward passes that it
         took."""
         with self.workers.together(self, model, batch, objective):
-            check_model(model)
-            check_batch(batch)
-            check_objective(objective)
+            check_call(model, batch, objective)
             return self._evaluate(model, population, batch, objective)
 
     def _evaluate(
@@ -119,8 +110,6 @@ class ZeroOrderEstimator(WeightNoise):
         check_model(model)
         check_update(update)
         if population.signs != self.signs:
-            raise ConfigError(
-                f"population: got one with signs {population.signs}, expected {self.signs}: it was asked of "
-                f"another estimator than {type(self).__name__}"
-            )
+            fix = f"it was asked of another estimator than {type(self).__name__}"
+            raise wrong("population", f"one with the signs {self.signs}", str(population.signs), fix)
         return self._told(model, population, losses, update, forward_passes)

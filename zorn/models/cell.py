@@ -10,6 +10,7 @@ from zorn.errors import ZornError
 from zorn.models.fast_paths import fast_rollout
 from zorn.models.maps import Drive
 from zorn.models.state import State
+from zorn.settings import docstring_of
 
 DRIVE_STEPS = 8
 """Steps whose drive is made at once: enough for an efficient product, few enough to stay in the cache."""
@@ -52,6 +53,12 @@ class Cell(nn.Module):
     the state is: instead of `step` they implement `advance(drive_t, state)`, the new state `[rows, units]`,
     and `read(new, state)`, the output and the state made of it.
 
+    Args:
+        input_size: k, at least 1.
+        hidden_size: H, at least 1, a multiple of `num_heads`.
+        num_heads: blocks of the recurrent weight, at least 1; 1 is dense.
+        generator: source of the first values; None is torch's global one.
+
     Attributes:
         input_maps: names of the modules inside that read the input alone.
         state_maps: names of the modules inside whose last input is the state: the paths that `EProp` leaves
@@ -60,6 +67,10 @@ class Cell(nn.Module):
 
     input_maps: ClassVar[tuple[str, ...]] = ()
     state_maps: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__doc__ = docstring_of(cls)
 
     def initial_state(self, rows: int) -> Any:
         """The state before the first step; the first dimension of every tensor is rows."""

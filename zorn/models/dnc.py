@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zorn.models.cell import Cell
 from zorn.models.dnc_memory import DNCSettings
 from zorn.models.dynamic_memory import DynamicMemory, DynamicMemoryState
-from zorn.models.initialise import uniform_, without_values
+from zorn.models.initialise import Source, linear
 from zorn.models.lstm import LSTMCell, LSTMState
 from zorn.models.maps import Drive
 from zorn.models.simple_memory import SimpleMemory, SimpleMemoryState
@@ -40,10 +40,8 @@ class DNCCell(Cell):
     First values: Uniform(−1/√n, 1/√n) for a map of n inputs; the LSTM as it says.
 
     Args:
-        input_size: k, at least 1.
         hidden_size: H, units of the controller and size of y, a multiple of `num_heads`.
         num_heads: blocks of the controller's recurrent weight, at least 1; 1 is dense.
-        generator: source of the first values; None is torch's global one.
         memory_slots: rows of the memory (N), at least 1.
         memory_width: numbers in a row of the memory (W), at least 1; at least 3 in a simple memory.
         read_heads: rows read at a step (R), at least 1.
@@ -68,7 +66,7 @@ class DNCCell(Cell):
         hidden_size: int,
         num_heads: int = 1,
         *,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
         memory_slots: int = DNCSettings.memory_slots,
         memory_width: int = DNCSettings.memory_width,
         read_heads: int = DNCSettings.read_heads,
@@ -83,8 +81,7 @@ class DNCCell(Cell):
         self.controller = LSTMCell(seen, hidden_size, num_heads, generator=generator)
         kind = SimpleMemory if memory.simple_memory else DynamicMemory
         self.memory = kind(hidden_size, memory, generator=generator)
-        self.output = without_values(nn.Linear(said, hidden_size, bias=False, device="meta"))
-        uniform_(self.output.weight, said**-0.5, generator)
+        self.output = linear(said, hidden_size, bias=False, generator=generator)
         norm = nn.LayerNorm if memory.simple_memory else nn.Identity
         self.input_norm, self.hidden_norm, self.output_norm = norm(seen), norm(hidden_size), norm(said)
 

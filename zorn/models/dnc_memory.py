@@ -6,6 +6,7 @@ negative and together at most 1.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,15 @@ from torch.nn import functional as F
 from zorn.checks import check_switch
 from zorn.errors import ConfigError
 from zorn.models.sizes import require_positive
+
+Memory: TypeAlias = Float[Tensor, "rows slots width"]
+Slots: TypeAlias = Float[Tensor, "rows slots"]
+"""A number for each slot: weights, usage."""
+Reads: TypeAlias = Float[Tensor, "rows heads slots"]
+"""Weights over the slots of each read head, or of other heads."""
+Links: TypeAlias = Float[Tensor, "rows slots slots"]
+Vectors: TypeAlias = Float[Tensor, "rows heads width"]
+Gate: TypeAlias = Float[Tensor, "rows 1"]
 
 COSINE_EPSILON = 1e-6
 """Added to squared lengths, so that the cosine with an empty slot is 0 and has a finite gradient."""
@@ -29,9 +39,6 @@ class DNCSettings:
 
     Raises:
         ConfigError: a size below its least, or a `simple_memory` that is neither True nor False.
-
-    >>> DNCSettings(memory_slots=32)
-    DNCSettings(memory_slots=32, memory_width=16, read_heads=1, simple_memory=False)
     """
 
     memory_slots: int = 16
@@ -52,11 +59,7 @@ class DNCSettings:
             )
 
 
-def content_weights(
-    memory: Float[Tensor, "rows slots width"],
-    keys: Float[Tensor, "rows heads width"],
-    strengths: Float[Tensor, "rows heads"],
-) -> Float[Tensor, "rows heads slots"]:
+def content_weights(memory: Memory, keys: Vectors, strengths: Float[Tensor, "rows heads"]) -> Reads:
     """Slots that look like a key: softmax over n of β k·M[n] / (|k| |M[n]|), each |v|² + 10⁻⁶ in place of
     |v|².
 
@@ -64,10 +67,6 @@ def content_weights(
         memory: M.
         keys: k of each head.
         strengths: β of each head, at least 1; the larger, the sharper.
-
-    >>> memory = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    >>> content_weights(memory, torch.tensor([[[0.0, 5.0]]]), torch.tensor([[3.0]]))
-    tensor([[[0.0474, 0.9526]]])
     """
     sharpness = strengths * (keys.square().sum(-1) + COSINE_EPSILON).rsqrt()
     inverse_lengths = (memory.square().sum(-1) + COSINE_EPSILON).rsqrt()
@@ -75,87 +74,51 @@ def content_weights(
     return (products * inverse_lengths.unsqueeze(1)).softmax(-1)
 
 
-def retention(
-    free_gates: Float[Tensor, "rows heads"], read_weights: Float[Tensor, "rows heads slots"]
-) -> Float[Tensor, "rows slots"]:
+def retention(free_gates: Float[Tensor, "rows heads"], read_weights: Reads) -> Slots:
     """The share of each slot that stays in use after it was read: ψ = Π_i (1 − f_i w_i), in [0, 1].
 
     Args:
         free_gates: f of each read head, in [0, 1]; 1 frees what it read.
         read_weights: w of each read head, of the step before.
-
-    >>> retention(torch.tensor([[1.0, 0.5]]), torch.tensor([[[0.5, 0.0], [1.0, 0.0]]]))
-    tensor([[0.2500, 1.0000]])
     """
     return (1 - free_gates.unsqueeze(-1) * read_weights).prod(1)
 
 
-def usage_after(
-    usage: Float[Tensor, "rows slots"],
-    write_weights: Float[Tensor, "rows slots"],
-    retention: Float[Tensor, "rows slots"],
-) -> Float[Tensor, "rows slots"]:
-    """Usage of each slot: u' = (u + w − u w) ψ, in [0, 1]; w of the last write, ψ the `retention`.
-
-    >>> usage_after(torch.tensor([[0.5, 0.0]]), torch.tensor([[0.5, 0.0]]), torch.ones(1, 2))
-    tensor([[0.7500, 0.0000]])
-    """
+def usage_after(usage: Slots, write_weights: Slots, retention: Slots) -> Slots:
+    """Usage of each slot: u' = (u + w − u w) ψ, in [0, 1]; w of the last write, ψ the `retention`."""
     return torch.addcmul(usage, write_weights, 1 - usage).mul_(retention)
 
 
-def allocation_weights(usage: Float[Tensor, "rows slots"]) -> Float[Tensor, "rows slots"]:
+def allocation_weights(usage: Slots) -> Slots:
     """The free list: a[φ_j] = (1 − u[φ_j]) Π_{i<j} u[φ_i], φ the slots by rising usage, equals by number.
 
     All of it on the least used slot where that is free; nothing where no slot is. The order is a constant to
     the gradient, which is thus that of one piece of a function continuous across pieces.
-
-    >>> allocation_weights(torch.tensor([[0.5, 1.0, 0.25]]))
-    tensor([[0.1250, 0.0000, 0.7500]])
     """
     rising, order = usage.sort(dim=-1, stable=True)
     others_used = F.pad(rising.cumprod(-1)[:, :-1], (1, 0), value=1.0)
     return torch.empty_like(usage).scatter(1, order, (1 - rising) * others_used)
 
 
-def write_weights(
-    content: Float[Tensor, "rows slots"],
-    allocation: Float[Tensor, "rows slots"],
-    allocation_gate: Float[Tensor, "rows 1"],
-    write_gate: Float[Tensor, "rows 1"],
-) -> Float[Tensor, "rows slots"]:
-    """Weights of a write: w = g_w (g_a a + (1 − g_a) c), gates in [0, 1]; a write gate of 0 writes nothing.
-
-    >>> content, allocation = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    >>> write_weights(content, allocation, torch.tensor([[0.25]]), torch.tensor([[0.5]]))
-    tensor([[0.3750, 0.1250]])
-    """
+def write_weights(content: Slots, allocation: Slots, allocation_gate: Gate, write_gate: Gate) -> Slots:
+    """Weights of a write: w = g_w (g_a a + (1 − g_a) c), gates in [0, 1]; g_w = 0 writes nothing."""
     return write_gate * content.lerp(allocation, allocation_gate)
 
 
 def memory_after(
-    memory: Float[Tensor, "rows slots width"],
-    write_weights: Float[Tensor, "rows slots"],
+    memory: Memory,
+    write_weights: Slots,
     erase: Float[Tensor, "rows width"],
     vector: Float[Tensor, "rows width"],
-) -> Float[Tensor, "rows slots width"]:
-    """Memory after a write: M' = M ∘ (1 − w eᵀ) + w vᵀ; a slot of weight 0 keeps every bit.
-
-    >>> memory, erase = torch.full((1, 2, 2), 4.0), torch.tensor([[1.0, 0.0]])
-    >>> memory_after(memory, torch.tensor([[0.0, 1.0]]), erase, torch.ones(1, 2))
-    tensor([[[4., 4.],
-             [1., 5.]]])
-    """
+) -> Memory:
+    """Memory after a write: M' = M ∘ (1 − w eᵀ) + w vᵀ; a slot of weight 0 keeps every bit."""
     weights = write_weights.unsqueeze(2)
     # Not M + w (v − e M): that would leave a rounding error of the old content in a slot written over.
     kept = torch.addcmul(memory, memory, weights * erase.unsqueeze(1), value=-1)
     return kept.addcmul_(weights, vector.unsqueeze(1))
 
 
-def link_after(
-    link: Float[Tensor, "rows slots slots"],
-    write_weights: Float[Tensor, "rows slots"],
-    precedence: Float[Tensor, "rows slots"],
-) -> Float[Tensor, "rows slots slots"]:
+def link_after(link: Links, write_weights: Slots, precedence: Slots) -> Links:
     """Links in the order of writing: L'[i, j] = (1 − w[i] − w[j]) L[i, j] + w[i] p[j], and 0 where i = j.
 
     L[i, j] near 1 means that slot i was written right after slot j.
@@ -164,10 +127,6 @@ def link_after(
         link: L; its rows and its columns each sum to at most 1.
         write_weights: w of this write.
         precedence: p before this write.
-
-    >>> link_after(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]))
-    tensor([[[0.0000, 0.0000],
-             [0.5000, 0.0000]]])
     """
     after, before = write_weights.unsqueeze(2), write_weights.unsqueeze(1)
     new = ((1 - after) - before).mul_(link).addcmul_(after, precedence.unsqueeze(1))
@@ -175,53 +134,26 @@ def link_after(
     return new
 
 
-def precedence_after(
-    precedence: Float[Tensor, "rows slots"], write_weights: Float[Tensor, "rows slots"]
-) -> Float[Tensor, "rows slots"]:
-    """Precedence, near 1 for the slot that was written last: p' = (1 − Σ w) p + w.
-
-    >>> precedence_after(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.0]]))
-    tensor([[0.7500, 0.2500]])
-    """
+def precedence_after(precedence: Slots, write_weights: Slots) -> Slots:
+    """Precedence, near 1 for the slot that was written last: p' = (1 − Σ w) p + w."""
     return torch.addcmul(write_weights, 1 - write_weights.sum(-1, keepdim=True), precedence)
 
 
-def directional_weights(
-    link: Float[Tensor, "rows slots slots"], read_weights: Float[Tensor, "rows heads slots"]
-) -> tuple[Float[Tensor, "rows heads slots"], Float[Tensor, "rows heads slots"]]:
-    """The slots written before, Lᵀ w, and after, L w, those that each head read: (backward, forward).
-
-    >>> link = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])  # slot 1 was written after slot 0
-    >>> directional_weights(link, torch.tensor([[[0.75, 0.25]]]))
-    (tensor([[[0.2500, 0.0000]]]), tensor([[[0.0000, 0.7500]]]))
-    """
+def directional_weights(link: Links, read_weights: Reads) -> tuple[Reads, Reads]:
+    """The slots written before, Lᵀ w, and after, L w, those that each head read: (backward, forward)."""
     return _weighted_sums(read_weights, link), torch.bmm(read_weights, link.mT)
 
 
 def read_weights(
-    modes: Float[Tensor, "rows heads 3"],
-    backward: Float[Tensor, "rows heads slots"],
-    content: Float[Tensor, "rows heads slots"],
-    forward: Float[Tensor, "rows heads slots"],
-) -> Float[Tensor, "rows heads slots"]:
-    """Weights of each head's read: w = π_1 b + π_2 c + π_3 f; its modes π are not negative and sum to 1.
-
-    >>> b, c, f = torch.eye(3).view(3, 1, 1, 3)
-    >>> read_weights(torch.tensor([[[0.5, 0.25, 0.25]]]), b, c, f)
-    tensor([[[0.5000, 0.2500, 0.2500]]])
-    """
+    modes: Float[Tensor, "rows heads 3"], backward: Reads, content: Reads, forward: Reads
+) -> Reads:
+    """Weights of each head's read: w = π_1 b + π_2 c + π_3 f; its modes π are not negative and sum to 1."""
     back, look, ahead = modes.split(1, dim=-1)
     return (back * backward).addcmul_(look, content).addcmul_(ahead, forward)
 
 
-def read_vectors(
-    memory: Float[Tensor, "rows slots width"], read_weights: Float[Tensor, "rows heads slots"]
-) -> Float[Tensor, "rows heads width"]:
-    """The vector that each head reads: r = Mᵀ w.
-
-    >>> read_vectors(torch.tensor([[[4.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[0.25, 0.5]]]))
-    tensor([[[1., 1.]]])
-    """
+def read_vectors(memory: Memory, read_weights: Reads) -> Vectors:
+    """The vector that each head reads: r = Mᵀ w."""
     return _weighted_sums(read_weights, memory)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from zorn.models import dnc_memory as addressing
 from zorn.models.dnc_memory import DNCSettings
-from zorn.models.initialise import uniform_, without_values
+from zorn.models.initialise import Source, linear
 
 
 class DynamicMemoryState(NamedTuple):
@@ -32,30 +32,18 @@ class Interface(NamedTuple):
 
     read_keys: Float[Tensor, "rows heads width"]
     write_key: Float[Tensor, "rows 1 width"]
-    vector: Float[Tensor, "rows width"]
-    """The vector that is written."""
-    erase: Float[Tensor, "rows width"]
-    """In [0, 1]."""
-    free_gates: Float[Tensor, "rows heads"]
-    """In [0, 1]."""
-    allocation_gate: Float[Tensor, "rows 1"]
-    """In [0, 1]: 0 writes by content, 1 where memory is free."""
-    write_gate: Float[Tensor, "rows 1"]
-    """In [0, 1]: 0 writes nothing."""
-    read_strengths: Float[Tensor, "rows heads"]
-    """At least 1."""
-    write_strength: Float[Tensor, "rows 1"]
-    """At least 1."""
-    modes: Float[Tensor, "rows heads 3"]
-    """Shares of backward, content and forward reading, together 1."""
+    vector: Float[Tensor, "rows width"]  # that is written
+    erase: Float[Tensor, "rows width"]  # in [0, 1]
+    free_gates: Float[Tensor, "rows heads"]  # in [0, 1]
+    allocation_gate: Float[Tensor, "rows 1"]  # in [0, 1]: 0 writes by content, 1 where memory is free
+    write_gate: Float[Tensor, "rows 1"]  # in [0, 1]: 0 writes nothing
+    read_strengths: Float[Tensor, "rows heads"]  # at least 1
+    write_strength: Float[Tensor, "rows 1"]  # at least 1
+    modes: Float[Tensor, "rows heads 3"]  # shares of backward, content and forward reading, together 1
 
 
 def interface_size(memory: DNCSettings) -> int:
-    """Numbers that the controller emits for a step: R W + 3 W + 5 R + 3.
-
-    >>> interface_size(DNCSettings(memory_slots=16, memory_width=16, read_heads=1))
-    72
-    """
+    """Numbers that the controller emits for a step: R W + 3 W + 5 R + 3."""
     width, heads = memory.memory_width, memory.read_heads
     return heads * width + 3 * width + 5 * heads + 3
 
@@ -66,10 +54,6 @@ def interface_parts(emitted: Float[Tensor, "rows size"], memory: DNCSettings) ->
     They lie by what is done to them: read keys, write key and vector [R W + 2 W], as they are; erase, free
     gates, allocation gate and write gate [W + R + 2], sigmoid; read strengths and write strength [R + 1],
     oneplus, 1 + log(1 + eˣ); modes [3 R], softmax of each head's three.
-
-    >>> parts = interface_parts(torch.zeros(5, 72), DNCSettings())
-    >>> parts.read_keys.shape, parts.modes[0], round(parts.write_strength[0].item(), 4)
-    (torch.Size([5, 1, 16]), tensor([[0.3333, 0.3333, 0.3333]]), 1.6931)
     """
     width, heads = memory.memory_width, memory.read_heads
     vectors, gates, strengths, modes = emitted.split(
@@ -79,18 +63,8 @@ def interface_parts(emitted: Float[Tensor, "rows size"], memory: DNCSettings) ->
     erase, free, allocation, write = gates.sigmoid().split([width, heads, 1, 1], dim=1)
     read_strengths, write_strength = (F.softplus(strengths) + 1).split([heads, 1], dim=1)
     modes = modes.unflatten(1, (heads, 3)).softmax(-1)
-    return Interface(
-        read_keys,
-        write_key,
-        vector.squeeze(1),
-        erase,
-        free,
-        allocation,
-        write,
-        read_strengths,
-        write_strength,
-        modes,
-    )
+    gates = (erase, free, allocation, write)
+    return Interface(read_keys, write_key, vector.squeeze(1), *gates, read_strengths, write_strength, modes)
 
 
 class DynamicMemory(nn.Module):
@@ -112,13 +86,9 @@ class DynamicMemory(nn.Module):
     (torch.Size([5, 2, 3]), torch.Size([5, 4, 4]))
     """
 
-    def __init__(
-        self, hidden_size: int, sizes: DNCSettings, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, hidden_size: int, sizes: DNCSettings, *, generator: Source = None) -> None:
         super().__init__()
-        self.interface = without_values(nn.Linear(hidden_size, interface_size(sizes), device="meta"))
-        for parameter in self.interface.parameters():
-            uniform_(parameter, hidden_size**-0.5, generator)
+        self.interface = linear(hidden_size, interface_size(sizes), generator=generator)
         self.sizes = sizes
 
     def initial_state(self, rows: int) -> DynamicMemoryState:
@@ -130,17 +100,15 @@ class DynamicMemory(nn.Module):
         weight, slots, heads = self.interface.weight, self.sizes.memory_slots, self.sizes.read_heads
         dtype = torch.promote_types(weight.dtype, torch.float32)
 
-        def zeros(*shape: int) -> Tensor:
-            return weight.new_zeros(rows, *shape, dtype=dtype)
-
-        return DynamicMemoryState(
-            memory=zeros(slots, self.sizes.memory_width),
-            usage=zeros(slots),
-            precedence=zeros(slots),
-            link=zeros(slots, slots),
-            write_weights=zeros(slots),
-            read_weights=zeros(heads, slots),
+        shapes = (
+            (slots, self.sizes.memory_width),
+            (slots,),
+            (slots,),
+            (slots, slots),
+            (slots,),
+            (heads, slots),
         )
+        return DynamicMemoryState(*(weight.new_zeros(rows, *shape, dtype=dtype) for shape in shapes))
 
     def forward(
         self, h: Float[Tensor, "rows hidden_size"], state: DynamicMemoryState

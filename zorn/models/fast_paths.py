@@ -8,26 +8,20 @@ apply after all; then the cell runs as it is written.
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Any, Any, Any], tuple[Tensor, Any] | None]
-"""(cell, drive of one step, state) to the output and the next state, or None."""
+Path: TypeAlias = Callable[[Any, Any, Any], tuple[Tensor, Any] | None]
+"""A step, (cell, drive of one step, state) to the output and the next state; or a rollout, (cell, x `[time,
+rows, k]`, state) to the outputs `[time, rows, H]` and the last state. None where it does not apply."""
 
-Rollout = Callable[[Any, Tensor, Any], tuple[Tensor, Any] | None]
-"""(cell, x `[time, rows, k]`, state) to the outputs `[time, rows, H]` and the last state, or None."""
-
-_HOMES = {"cpu": "zorn.native.cells"}
-"""Device -> the module that registers its paths when it is imported, at the first look-up."""
-
-_STEPS: dict[tuple[type, str], Step] = {}
-_ROLLOUTS: dict[tuple[type, str], Rollout] = {}
+_PATHS: dict[tuple[str, type, str], Path] = {}
 
 
 def register_fast_path(
-    cell_type: type, device: str, *, step: Step | None = None, rollout: Rollout | None = None
+    cell_type: type, device: str, *, step: Path | None = None, rollout: Path | None = None
 ) -> None:
     """Use compiled functions for the cells of exactly this type on a device, where nothing is recorded.
 
@@ -37,30 +31,28 @@ def register_fast_path(
         step: one step; None: the cell's own.
         rollout: all steps of a chunk of time; None: step by step.
     """
-    if step is not None:
-        _STEPS[cell_type, device] = step
-    if rollout is not None:
-        _ROLLOUTS[cell_type, device] = rollout
+    for kind, path in (("step", step), ("rollout", rollout)):
+        if path is not None:
+            _PATHS[kind, cell_type, device] = path
 
 
 def fast_step(cell: Any, drive_t: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any] | None:
     """One step on the fast path of the cell; None where there is none."""
-    if torch.is_grad_enabled():
-        return None
-    step = _found()[0].get((type(cell), drive_t[0].device.type))
-    return None if step is None else step(cell, drive_t, state)
+    path = _path("step", cell, drive_t[0])
+    return None if path is None else path(cell, drive_t, state)
 
 
 def fast_rollout(cell: Any, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
     """A chunk of time on the fast path of the cell; None where there is none."""
-    if torch.is_grad_enabled():
-        return None
-    rollout = _found()[1].get((type(cell), x.device.type))
-    return None if rollout is None else rollout(cell, x, state)
+    path = _path("rollout", cell, x)
+    return None if path is None else path(cell, x, state)
+
+
+def _path(kind: str, cell: Any, x: Tensor) -> Path | None:
+    return None if torch.is_grad_enabled() else _registered().get((kind, type(cell), x.device.type))
 
 
 @cache
-def _found() -> tuple[dict[tuple[type, str], Step], dict[tuple[type, str], Rollout]]:
-    for module in _HOMES.values():
-        import_module(module)
-    return _STEPS, _ROLLOUTS
+def _registered() -> dict[tuple[str, type, str], Path]:
+    import_module("zorn.native.cells")  # registers its paths when it is imported, here at the first look-up
+    return _PATHS

@@ -1,14 +1,12 @@
 """Sampling of tokens from a recurrent model: one token at a time, with the state carried along."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zorn.checks import check_number, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models.rollout import RecurrentModel, evaluation_mode
-from zorn.models.sizes import require_positive
 
 PROMPT_CHUNK = 256
 
@@ -48,11 +46,8 @@ def sample(
         raise ConfigError(
             f"the prompt {tuple(prompt.shape)} [rows, time] is empty: start from at least one token."
         )
-    require_positive(length=length)
-    if not 0 <= temperature < math.inf:
-        raise ConfigError(
-            f"temperature is {temperature}, but it must be finite and at least 0: 1 is the usual one."
-        )
+    check_whole_number("length", length, minimum=1)
+    check_number("temperature", temperature, hint="1 is the model's own distribution")
     generator = torch.Generator().manual_seed(seed)
     before, token = prompt[:, :-1], prompt[:, -1:]
     tokens = []

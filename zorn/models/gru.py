@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from zorn.models.cell import Cell
 from zorn.models.fast_paths import fast_step
-from zorn.models.initialise import uniform_, without_values
+from zorn.models.initialise import Source, linear
 from zorn.models.maps import BlockLinear, Drive
 from zorn.models.sizes import head_size, require_positive
 
@@ -29,12 +29,6 @@ class GRUCell(Cell):
     r = σ(x_r + h_r);  z = σ(x_z + h_z);  n = tanh(x_n + r h_n);  h' = (1 − z) n + z h.
     First values: Uniform(−1/√H, 1/√H).
 
-    Args:
-        input_size: k, at least 1.
-        hidden_size: H, a multiple of `num_heads`.
-        num_heads: blocks of the recurrent weight, at least 1; 1 is dense.
-        generator: source of the first values; None is torch's global one.
-
     Raises:
         ConfigError: a size below 1, or a hidden size that the heads do not divide.
 
@@ -48,19 +42,12 @@ class GRUCell(Cell):
     state_maps = ("state_map",)
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_heads: int = 1,
-        *,
-        generator: torch.Generator | None = None,
+        self, input_size: int, hidden_size: int, num_heads: int = 1, *, generator: Source = None
     ) -> None:
         require_positive(input_size=input_size)
         head_size(hidden_size, num_heads)
         super().__init__()
-        self.input_map = without_values(nn.Linear(input_size, 3 * hidden_size, device="meta"))
-        for parameter in self.input_map.parameters():
-            uniform_(parameter, hidden_size**-0.5, generator)
+        self.input_map = linear(input_size, 3 * hidden_size, bound=hidden_size**-0.5, generator=generator)
         self.state_map = BlockLinear(hidden_size, 3 * hidden_size, num_heads, generator=generator)
         self.hidden_size, self.num_heads = hidden_size, num_heads
 

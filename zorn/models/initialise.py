@@ -6,13 +6,16 @@ and in every dtype, and nothing is held beside the weights but a slice.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Module = TypeVar("Module", bound=nn.Module)
+
+Source: TypeAlias = torch.Generator | None
+"""The generator of first values; None is torch's global one."""
 
 SLICE = 2**20
 """Values that are drawn at once: 4 MiB."""
@@ -68,30 +71,33 @@ def without_values(module: Module) -> Module:
     return module.to_empty(device=torch.empty(0).device)  # get_default_device of torch 2.6 misses a `with`
 
 
+def linear(
+    inputs: int, outputs: int, *, bound: float | None = None, bias: bool = True, generator: Source
+) -> nn.Linear:
+    """A linear map with first values from Uniform(−bound, bound); None is 1/√inputs, as torch has it.
+
+    >>> linear(3, 4, generator=None).weight.shape
+    torch.Size([4, 3])
+    """
+    made = without_values(nn.Linear(inputs, outputs, bias=bias, device="meta"))
+    for parameter in made.parameters():
+        uniform_(parameter, inputs**-0.5 if bound is None else bound, generator)
+    return made
+
+
 @torch.no_grad()
-def uniform_(parameter: Tensor, bound: float, generator: torch.Generator | None = None) -> None:
-    """Fill `parameter` in place from Uniform(−bound, bound); `generator` None is torch's global one.
+def uniform_(parameter: Tensor, bound: float, generator: Source = None) -> None:
+    """Fill `parameter` in place from Uniform(−bound, bound).
 
     The values are those of one draw in float32, rounded to the parameter's dtype; on the meta device none are
     drawn.
-
-    >>> weight = torch.empty(2, 3)
-    >>> uniform_(weight, 0.5, torch.Generator().manual_seed(0))
-    >>> bool(weight.abs().max() <= 0.5)
-    True
     """
     _fill(parameter, lambda values: values.uniform_(-bound, bound, generator=generator))
 
 
 @torch.no_grad()
-def normal_(parameter: Tensor, generator: torch.Generator | None = None) -> None:
-    """Fill `parameter` in place from N(0, 1), as `uniform_` does; `generator` None is torch's global one.
-
-    >>> weight = torch.empty(2, 3)
-    >>> normal_(weight, torch.Generator().manual_seed(0))
-    >>> bool(weight.isfinite().all())
-    True
-    """
+def normal_(parameter: Tensor, generator: Source = None) -> None:
+    """Fill `parameter` in place from N(0, 1), as `uniform_` does."""
     _fill(parameter, lambda values: values.normal_(generator=generator))
 
 
@@ -107,9 +113,6 @@ def _fill(parameter: Tensor, draw: Callable[[Tensor], Tensor]) -> None:
 def slices(count: int) -> Iterator[slice]:
     """Cuts of `count` values into `SLICE` each, none of which is shorter than `_NORMALS_AT_ONCE` but an only
     one: a draw in these pieces gives the bits of one draw.
-
-    >>> list(slices(2 * SLICE + 1)) == [slice(0, SLICE), slice(SLICE, 2 * SLICE + 1)]
-    True
     """
     start = 0
     while start < count:

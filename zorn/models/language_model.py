@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zorn.checks import check_choice, check_seed
 from zorn.errors import ConfigError
 from zorn.models.cell import run
 from zorn.models.cell_registry import check_cell_settings, find_cell
-from zorn.models.initialise import allocation, normal_, uniform_, without_values
+from zorn.models.initialise import allocation, linear, normal_, without_values
 from zorn.models.sizes import device_of, head_size, require_floating, require_positive
 from zorn.models.state import State
 
@@ -90,20 +91,19 @@ class LanguageModel(nn.Module):
         make_cell = find_cell(cell)
         further = dict(cell_settings or {})
         check_cell_settings(cell, further)
-        norm_class = _norm_class(norm)
-        if residual and embedding_size != hidden_size:
-            raise ConfigError(
-                f"embedding_size {embedding_size} differs from hidden_size {hidden_size}, but a residual "
-                "adds the embedding to the first layer's output and needs both equal: leave embedding_size "
-                "out, or take residual=False."
+        check_choice("norm", norm, tuple(NORMS))
+        norm_class = NORMS[norm]
+        if (residual or tie_embedding) and embedding_size != hidden_size:
+            why = (
+                "a residual adds it to the first layer's output"
+                if residual
+                else "a tied one is the head's weight"
             )
-        if tie_embedding and embedding_size != hidden_size:
             raise ConfigError(
-                f"embedding_size {embedding_size} differs from hidden_size {hidden_size}, but a tied "
-                "embedding is the head's weight and needs both equal: leave embedding_size out or do not tie."
+                f"embedding_size {embedding_size} differs from hidden_size {hidden_size}, but {why}: leave "
+                f"embedding_size out, or take {'residual' if residual else 'tie_embedding'}=False"
             )
-        if not 0 <= seed < 2**64:
-            raise ConfigError(f"seed is {seed}, but it must lie in 0 … 2**64 - 1: choose another.")
+        check_seed(seed)
         require_floating(dtype)
         device = device_of(device)
         super().__init__()
@@ -117,9 +117,7 @@ class LanguageModel(nn.Module):
             self.cells = nn.ModuleList(
                 make_cell(size, hidden_size, num_heads, generator=generator, **further) for size in sizes[:-1]
             )
-            self.head = without_values(nn.Linear(hidden_size, vocabulary, device="meta"))
-            for parameter in self.head.parameters():
-                uniform_(parameter, hidden_size**-0.5, generator)
+            self.head = linear(hidden_size, vocabulary, generator=generator)
             if tie_embedding:
                 self.embedding.weight = self.head.weight
             else:
@@ -200,9 +198,3 @@ def parameter_count(model: nn.Module) -> int:
     16
     """
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _norm_class(name: str) -> Any:
-    if name not in NORMS:
-        raise ConfigError(f"norm is {name!r}, but it must be one of {', '.join(NORMS)}.")
-    return NORMS[name]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zorn.models.cell import Cell
 from zorn.models.fast_paths import fast_step
+from zorn.models.initialise import Source
 from zorn.models.maps import Drive, RecurrentMap
 
 
@@ -29,12 +30,6 @@ class LSTMCell(Cell):
     c' = σ(f) c + σ(i) tanh(u);  h' = σ(o) tanh(c').
     First values: Uniform(−1/√H, 1/√H), with 1 added to the bias of the forget gate (Jozefowicz et al. 2015).
 
-    Args:
-        input_size: k, at least 1.
-        hidden_size: H, a multiple of `num_heads`.
-        num_heads: blocks of the recurrent weight, at least 1; 1 is dense.
-        generator: source of the first values; None is torch's global one.
-
     Raises:
         ConfigError: a size below 1, or a hidden size that the heads do not divide.
 
@@ -47,17 +42,10 @@ class LSTMCell(Cell):
     state_maps = ("map",)
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_heads: int = 1,
-        *,
-        generator: torch.Generator | None = None,
+        self, input_size: int, hidden_size: int, num_heads: int = 1, *, generator: Source = None
     ) -> None:
         super().__init__()
-        self.map = RecurrentMap(
-            input_size, hidden_size, num_gates=4, num_heads=num_heads, generator=generator
-        )
+        self.map = RecurrentMap(input_size, hidden_size, 4, num_heads, generator=generator)
         self.hidden_size, self.num_heads = hidden_size, num_heads
         with torch.no_grad():
             self.map.bias.view(num_heads, 4, -1)[:, 1] += 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
-from zorn.models.initialise import uniform_
+from zorn.models.initialise import Source, uniform_
 from zorn.models.sizes import head_size, require_positive
 
 Drive = tuple[Tensor, ...]
@@ -23,13 +23,6 @@ def has_hooks(module: nn.Module) -> bool:
 
     `register_module_forward_hook` and its kin keep the hooks of all modules in these four dictionaries, in
     every version of torch from 2.0 on.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> has_hooks(layer)
-    False
-    >>> handle = layer.register_forward_hook(lambda module, inputs, output: None)
-    >>> has_hooks(layer)
-    True
     """
     return bool(
         module._forward_hooks
@@ -69,7 +62,7 @@ class BlockLinear(nn.Module):
         num_heads: int = 1,
         bias: bool = True,
         *,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
     ) -> None:
         require_positive(in_features=in_features, out_features=out_features, num_heads=num_heads)
         block = head_size(out_features, num_heads), head_size(in_features, num_heads)
@@ -128,7 +121,7 @@ class RecurrentMap(nn.Module):
         num_gates: int,
         num_heads: int = 1,
         *,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
     ) -> None:
         require_positive(input_size=input_size, num_gates=num_gates)
         size = head_size(hidden_size, num_heads)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from zorn.errors import ConfigError
 from zorn.models.cell import Cell
-from zorn.models.initialise import uniform_, without_values
+from zorn.models.initialise import Source, linear
 from zorn.models.maps import Drive
 from zorn.models.scan import linear_scan
 from zorn.models.sizes import require_positive
@@ -32,10 +32,7 @@ class MinGRUCell(Cell):
     First values: Uniform(−1/√k, 1/√k), those of `nn.Linear`.
 
     Args:
-        input_size: k, at least 1.
-        hidden_size: H, at least 1.
         num_heads: 1. Heads are the blocks of a recurrent weight, and this cell has none.
-        generator: source of the first values; None is torch's global one.
 
     Raises:
         ConfigError: a size below 1, or more than one head.
@@ -50,19 +47,16 @@ class MinGRUCell(Cell):
     state_maps = ()
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_heads: int = 1,
-        *,
-        generator: torch.Generator | None = None,
+        self, input_size: int, hidden_size: int, num_heads: int = 1, *, generator: Source = None
     ) -> None:
         require_positive(input_size=input_size, hidden_size=hidden_size)
-        _require_one_head(num_heads)
+        if num_heads != 1:
+            raise ConfigError(
+                f"num_heads must be 1 in a minGRU, got {num_heads!r}: heads are blocks of a recurrent "
+                "weight, and it has none; take another cell"
+            )
         super().__init__()
-        self.input_map = without_values(nn.Linear(input_size, 2 * hidden_size, device="meta"))
-        for parameter in self.input_map.parameters():
-            uniform_(parameter, input_size**-0.5, generator)
+        self.input_map = linear(input_size, 2 * hidden_size, generator=generator)
         self.hidden_size, self.num_heads = hidden_size, num_heads
 
     def initial_state(self, rows: int) -> MinGRUState:
@@ -94,11 +88,3 @@ class MinGRUCell(Cell):
         hidden = linear_scan(1 - z, z * candidate, state.hidden)
         # The state is a copy: a view would keep the whole chunk in memory.
         return hidden.to(self.input_map.weight.dtype), MinGRUState(hidden[-1].clone())
-
-
-def _require_one_head(num_heads: int) -> None:
-    if num_heads != 1:
-        raise ConfigError(
-            f"num_heads is {num_heads!r}, but heads are blocks of a recurrent weight and a minGRU has none: "
-            "take num_heads=1, or another cell."
-        )

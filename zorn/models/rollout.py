@@ -4,7 +4,6 @@ A recurrent model runs in chunks of time with its state carried from one to the 
 adds up over tokens the outputs of a chunk die with it, so that memory does not grow with the context.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor, nn
 
+from zorn.checks import check_number
 from zorn.errors import ConfigError, ZornError
 from zorn.models.sizes import require_positive
 from zorn.models.state import State
@@ -176,10 +176,8 @@ def _summed_token_losses(
     chunks: Iterator[Any], all_targets: Tensor, rows: Tensor | None, objective: TokenObjective
 ) -> Tensor:
     """Sum of each row's token losses, in float64."""
-    time = all_targets.shape[1]
-    total = torch.zeros(len(all_targets) if rows is None else len(rows), dtype=torch.float64)
-    total = total.to(all_targets.device)
-    start = 0
+    count = len(all_targets) if rows is None else len(rows)
+    start, total = 0, torch.zeros(count, dtype=torch.float64).to(all_targets.device)
     for outputs in chunks:
         targets = _chosen(all_targets[:, start : start + outputs.shape[1]], rows)
         losses = objective.token_losses(outputs, targets)
@@ -191,7 +189,7 @@ def _summed_token_losses(
         total = total + losses.sum(dim=1, dtype=torch.float64)
         start += outputs.shape[1]
         del outputs, losses
-    if start != time:
+    if start != (time := all_targets.shape[1]):
         raise ZornError(f"the model gave outputs for {start} time steps, but the targets have {time}.")
     return total
 
@@ -241,10 +239,8 @@ def _check(
                 f"the targets have the shape {tuple(targets.shape)} for inputs {tuple(inputs.shape)}, but "
                 f"{type(objective).__name__} needs one target per time step: give targets [rows, time, …]."
             )
-        if normaliser is not None and not 0 < normaliser < math.inf:
-            raise ConfigError(
-                f"normaliser is {normaliser}, but it must be positive and finite: see mean_tokens."
-            )
+        if normaliser is not None:
+            check_number("normaliser", normaliser, above=True, hint="see mean_tokens")
     elif not callable(objective):
         raise ConfigError(
             f"the objective {type(objective).__name__} is neither a function of (outputs, targets) nor an "

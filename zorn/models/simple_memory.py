@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zorn.models.dnc_memory import DNCSettings, memory_after, read_vectors
-from zorn.models.initialise import uniform_, without_values
+from zorn.models.initialise import Source, linear
 
 
 class SimpleMemoryState(NamedTuple):
@@ -21,12 +21,7 @@ class SimpleMemoryState(NamedTuple):
 
 
 def slot_codes(slots: int, width: int) -> Float[Tensor, "slots width"]:
-    """Fixed first contents that tell slots apart: cos(π (n + ½) (k + 1) / N) in slot n, number k; float64.
-
-    >>> slot_codes(2, 2)
-    tensor([[ 7.0711e-01,  6.1232e-17],
-            [-7.0711e-01, -1.8370e-16]], dtype=torch.float64)
-    """
+    """Fixed first contents that tell slots apart: cos(π (n + ½) (k + 1) / N) in slot n, number k; float64."""
     slot = torch.arange(slots, dtype=torch.float64).unsqueeze(1) + 0.5
     return torch.cos(math.pi / slots * slot * (torch.arange(width, dtype=torch.float64) + 1))
 
@@ -56,14 +51,10 @@ class SimpleMemory(nn.Module):
     (torch.Size([5, 2, 3]), torch.Size([5, 4, 3]))
     """
 
-    def __init__(
-        self, hidden_size: int, sizes: DNCSettings, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, hidden_size: int, sizes: DNCSettings, *, generator: Source = None) -> None:
         super().__init__()
         size = (sizes.read_heads + 3) * sizes.memory_width + 1
-        self.interface = without_values(nn.Linear(hidden_size, size, device="meta"))
-        for parameter in self.interface.parameters():
-            uniform_(parameter, hidden_size**-0.5, generator)
+        self.interface = linear(hidden_size, size, generator=generator)
         self.read_key_norm = nn.LayerNorm(sizes.memory_width)
         self.write_key_norm = nn.LayerNorm(sizes.memory_width)
         self.memory_norm = nn.LayerNorm(sizes.memory_width, bias=False)

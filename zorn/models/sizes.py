@@ -4,30 +4,18 @@ from typing import Any
 
 import torch
 
-from zorn.checks import LARGEST
+from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
 
 
 def require_positive(**sizes: int) -> None:
-    """Raise `ConfigError` naming the first of `sizes` that is not an integer from 1 to 2**31 - 1.
-
-    >>> require_positive(hidden_size=64, num_layers=2)
-    """
+    """Raise `ConfigError` naming the first of `sizes` that is not a whole number from 1 to 2**31 - 1."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ConfigError(
-                f"{name} is {size!r}, but it must be an integer of at least 1: give {name}=1 or more."
-            )
-        if size > LARGEST:
-            raise ConfigError(f"{name} is {size}, but it must be at most {LARGEST}: give a smaller one.")
+        check_whole_number(name, size, minimum=1)
 
 
 def head_size(hidden_size: int, num_heads: int) -> int:
-    """Units per head, d = H / heads; `ConfigError` unless the heads divide the hidden size.
-
-    >>> head_size(64, 4)
-    16
-    """
+    """Units per head, d = H / heads; `ConfigError` unless the heads divide the hidden size."""
     require_positive(hidden_size=hidden_size, num_heads=num_heads)
     if hidden_size % num_heads:
         raise ConfigError(
@@ -50,11 +38,7 @@ def require_floating(dtype: Any) -> None:
 
 
 def device_of(device: Any) -> torch.device | None:
-    """The device of that name, None for None; `ConfigError` where there is no such name.
-
-    >>> device_of("cpu")
-    device(type='cpu')
-    """
+    """The device of that name, None for None; `ConfigError` where there is no such name."""
     try:
         return None if device is None else torch.device(device)
     except (RuntimeError, TypeError) as error:

@@ -5,8 +5,8 @@ large, `streamed` runs the body alone. The objective then reads the head's outpu
 `OUTPUT_SLICE`, so that no tensor `[rows, time, vocabulary]` exists.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from zorn.models.language_model import LanguageModel
 from zorn.models.maps import has_hooks
+from zorn.models.rollout import TokenObjective
 from zorn.models.state import State
 
 OUTPUT_SLICE = 8192
@@ -26,22 +27,13 @@ SlicedOutputs = Callable[[int, int], Tensor]
 """The outputs first .. last of a head for features that are fixed, [rows, time, last − first]."""
 
 
-@runtime_checkable
-class SlicedObjective(Protocol):
+class SlicedObjective(TokenObjective, Protocol):
     """A token objective that can read the outputs slice by slice."""
-
-    def token_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each token from all outputs."""
-        ...
 
     def sliced_token_losses(
         self, outputs: SlicedOutputs, count: int, targets: Tensor, *, at_once: int
     ) -> Tensor:
-        """The same from slices of at most `at_once` of the `count` outputs."""
-        ...
-
-    def counts(self, targets: Tensor) -> Tensor:
-        """Mask of the tokens that count, `[rows, time]` bool."""
+        """`token_losses` from slices of at most `at_once` of the `count` outputs."""
         ...
 
 
@@ -107,9 +99,10 @@ class HeadObjective:
         """Loss of each token, [rows, time], from features [rows, time, H]."""
         sliceable = is_sliceable(self._head)
         outputs = self._head.out_features
-        width = len(features) * (OUTPUT_SLICE if sliceable else outputs)
+        steps = max(1, LOGITS_AT_ONCE // (len(features) * (OUTPUT_SLICE if sliceable else outputs)))
         found = []
-        for x, right in _pieces(features, targets, max(1, LOGITS_AT_ONCE // width)):
+        for x, right in zip(features.split(steps, dim=1), targets.split(steps, dim=1), strict=True):
+            x = x.contiguous()
             if sliceable:
                 slices = sliced_outputs(self._head, x)
                 losses = self._objective.sliced_token_losses(slices, outputs, right, at_once=OUTPUT_SLICE)
@@ -130,13 +123,7 @@ def is_sliceable(head: nn.Linear) -> bool:
 
 
 def sliced_outputs(head: nn.Linear, x: Tensor) -> SlicedOutputs:
-    """Slices of `head(x)`, made when they are asked for; with the noise of a block that is open.
-
-    Example:
-        >>> head, x = nn.Linear(3, 10), torch.ones(2, 5, 3)
-        >>> sliced_outputs(head, x)(4, 6).allclose(head(x)[..., 4:6])
-        True
-    """
+    """Slices of `head(x)`, made when they are asked for; with the noise of a block that is open."""
     rule = vars(head).get("sliced")
     if rule is not None:
         return rule(x)
@@ -147,11 +134,6 @@ def linear_slice(head: nn.Linear, x: Tensor, first: int, last: int) -> Tensor:
     """Outputs first .. last of W x + b."""
     bias = None if head.bias is None else head.bias[first:last]
     return F.linear(x, head.weight[first:last], bias)
-
-
-def _pieces(features: Tensor, targets: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    parts = (part.contiguous() for part in features.split(steps, dim=1))
-    return zip(parts, targets.split(steps, dim=1), strict=True)
 
 
 def _reads_slices(objective: object) -> bool:

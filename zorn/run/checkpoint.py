@@ -27,10 +27,11 @@ from torch import Tensor, nn
 import zorn
 from zorn.checks import some
 from zorn.errors import CheckpointError
-from zorn.run.tensor_file import TensorFiles, synchronise, write_tensors
-from zorn.run.tensor_tree import join_tree, split_tree, store_once
+from zorn.run.files import synchronise, write_whole
+from zorn.run.tensor_file import TensorFiles, write_tensors
+from zorn.run.tensor_tree import join_tree, split_tree, stored_tensors
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -95,8 +96,7 @@ def _write(
 ) -> None:
     """Make a new folder and write a checkpoint's files into it, all of them on the disk at the end."""
     folder.mkdir()
-    weights, aliases = store_once(model.state_dict())
-    files = write_tensors(folder / MODEL, weights)
+    files = write_tensors(folder / MODEL, stored_tensors(model))
     plain = None
     if optimizers:
         states = [optimizer.state_dict() for optimizer in optimizers]
@@ -112,13 +112,11 @@ def _write(
         "progress": dataclasses.asdict(dataclasses.replace(progress, estimator={})),
         "estimator": estimator,
         "model": _table(model),
-        "aliases": aliases,
         "optimizers": plain,
         "files": {file: _fingerprint(folder / file) for file in files},
     }
     manifest["sha256"] = _manifest_hash(manifest)
-    _write_synchronised(folder / MANIFEST, _manifest_text(manifest))
-    synchronise(folder)
+    write_whole(folder / MANIFEST, _manifest_text(manifest))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -166,12 +164,7 @@ def newest_mark(folder: Path) -> tuple[Path, int] | None:
 
 def read_progress(path: Path) -> Progress:
     """The content of a checkpoint beside weights and states; CheckpointError unless its manifest is whole."""
-    manifest = _read_manifest(path)
-    if manifest is None:
-        raise CheckpointError(
-            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
-        )
-    return Progress(**manifest["progress"])
+    return Progress(**_manifest(path)["progress"])
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -199,37 +192,45 @@ def load_checkpoint(
     against the model's names, shapes and dtypes. Raises CheckpointError saying which file or weight is wrong,
     and what to do.
     """
-    manifest = _verified_manifest(path)
+    manifest = _manifest(path)
+    if (damage := _damage(path, manifest)) is not None:
+        raise CheckpointError(f"{damage}{_way_out(path)}")
     _check_table(path, manifest["model"], _table(model))
     if optimizers and manifest["optimizers"] is None:
         raise CheckpointError(
             f"{path} holds no optimizer state, and one is wanted: load it without an optimizer"
         )
-    saved = TensorFiles(path / MODEL)
-    for name, tensor in model.state_dict().items():
-        saved.read_into(manifest["aliases"].get(name, name), tensor)
+    saved = _files(path, manifest, MODEL)
+    for name, tensor in stored_tensors(model).items():
+        saved.read_into(name, tensor)
     if optimizers:
-        states = join_tree(manifest["optimizers"], _read_all(path / OPTIMIZER))
+        states = join_tree(manifest["optimizers"], _read_all(path, manifest, OPTIMIZER))
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-    holds_tensors = any(name.startswith(Path(ESTIMATOR).stem) for name in manifest["files"])
-    kept = _read_all(path / ESTIMATOR) if holds_tensors else {}
-    return Progress(**manifest["progress"] | {"estimator": join_tree(manifest["estimator"], kept)})
+    estimator = join_tree(manifest["estimator"], _read_all(path, manifest, ESTIMATOR))
+    return Progress(**manifest["progress"] | {"estimator": estimator})
 
 
-def _read_all(path: Path) -> dict[str, Tensor]:
-    files = TensorFiles(path)
-    return {name: files.read(name) for name in files.names}
+def _files(path: Path, manifest: dict[str, Any], name: str) -> TensorFiles:
+    """The file of that name, or its shards."""
+    stem, suffix = name.split(".")
+    return TensorFiles(
+        [path / file for file in manifest["files"] if file.startswith(stem) and file.endswith(suffix)]
+    )
 
 
-def _verified_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all intact; CheckpointError names the damaged one."""
+def _read_all(path: Path, manifest: dict[str, Any], name: str) -> dict[str, Tensor]:
+    files = _files(path, manifest, name)
+    return {tensor: files.read(tensor) for tensor in files.names}
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; CheckpointError unless it is whole."""
     manifest = _read_manifest(path)
-    damage = f"{path} is no checkpoint: its {MANIFEST} is missing or damaged"
-    if manifest is not None:
-        damage = _damage(path, manifest)
-    if manifest is None or damage is not None:
-        raise CheckpointError(f"{damage}{_way_out(path)}")
+    if manifest is None:
+        raise CheckpointError(
+            f"{path} is no checkpoint: its {MANIFEST} is missing or damaged{_way_out(path)}"
+        )
     return manifest
 
 
@@ -283,10 +284,10 @@ def _manifest_hash(manifest: dict[str, Any]) -> str:
 
 
 def _table(model: nn.Module) -> dict[str, str]:
-    """Name -> "dtype [shape]" of every tensor of the model."""
+    """Name -> "dtype [shape]" of every tensor of the model that is stored."""
     return {
         name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        for name, tensor in model.state_dict().items()
+        for name, tensor in stored_tensors(model).items()
     }
 
 
@@ -308,11 +309,6 @@ def _check_table(path: Path, saved: dict[str, str], wanted: dict[str, str]) -> N
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _write_synchronised(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    synchronise(path)
 
 
 def _remove_leftovers(folder: Path) -> None:

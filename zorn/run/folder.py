@@ -11,11 +11,22 @@ from pathlib import Path
 
 from zorn.config import Config, from_json, to_json
 from zorn.errors import ConfigError
+from zorn.run.files import write_whole
 from zorn.run.lock import LOCK, locked
-from zorn.tasks import Tokenizer, tokenizer_from_json
+from zorn.tasks import ByteTokenizer, Tokenizer, tokenizer_from_json
 
 
-@dataclass(frozen=True, slots=True)
+class _Place:
+    """A path inside a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", _: type) -> Path:
+        return folder.path / self.name
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Paths inside a run's folder.
 
@@ -25,55 +36,26 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The settings."""
-        return self.path / "config.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer, where it was made from the text: alphabet and bpe."""
-        return self.path / "tokenizer.json"
-
-    @property
-    def metrics(self) -> Path:
-        """All logged numbers."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def journal(self) -> Path:
-        """The numbers that make every step again, see `zorn.run.journal`."""
-        return self.path / "journal.bin"
-
-    @property
-    def summary(self) -> Path:
-        """The summary, written when the budget is used up."""
-        return self.path / "summary.json"
-
-    @property
-    def curve(self) -> Path:
-        """The picture of the validation curve."""
-        return self.path / "curve.png"
-
-    @property
-    def sample(self) -> Path:
-        """Generated text."""
-        return self.path / "sample.txt"
-
-    @property
-    def _aside(self) -> Path:
-        """Where what a new run replaces is, until it has begun."""
-        return self.path / ".replaced"
+    config = _Place("config.json")
+    """The settings."""
+    tokenizer = _Place("tokenizer.json")
+    """The tokenizer, where it was made from the text: alphabet and bpe."""
+    metrics = _Place("metrics.jsonl")
+    """All logged numbers."""
+    tensorboard = _Place("tensorboard")
+    """TensorBoard's event files."""
+    checkpoints = _Place("checkpoints")
+    """The newest checkpoints."""
+    journal = _Place("journal.jsonl")
+    """The numbers that make every step again, see `zorn.run.journal`."""
+    summary = _Place("summary.json")
+    """The summary, written when the budget is used up."""
+    curve = _Place("curve.png")
+    """The picture of the validation curve."""
+    sample = _Place("sample.txt")
+    """Generated text."""
+    _aside = _Place(".replaced")
+    """Where what a new run replaces is, until it has begun."""
 
     def check_new(self, *, overwrite: bool, otherwise: str = "replace the run with --overwrite") -> None:
         """Raise ConfigError unless a new run can be written here; changes nothing.
@@ -127,14 +109,8 @@ class RunFolder:
             ) from error
 
     def write_config(self, asked: Config, config: Config) -> None:
-        """Write `config.json`, what was asked and what was resolved, in one move, so that it is never half
-        there."""
-        temporary = self.config.with_suffix(".tmp")
-        try:
-            temporary.write_text(to_json(asked, config), encoding="utf-8")
-            temporary.replace(self.config)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write `config.json`, what was asked and what was resolved, in one move."""
+        write_whole(self.config, to_json(asked, config))
 
     def read_config(self) -> Config:
         """All settings of the run; ConfigError when this is no run's folder or the file does not fit."""
@@ -157,8 +133,17 @@ class RunFolder:
         """The JSON of the tokenizer that was learned from the run's text; None where there is none."""
         return self.tokenizer.read_text(encoding="utf-8") if self.tokenizer.is_file() else None
 
-    def read_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was learned from the run's text; ConfigError when it is gone or damaged."""
+    def read_tokenizer(self, name: str) -> Tokenizer:
+        """The tokenizer of a run on text, without the text.
+
+        Args:
+            name: as in the settings of the task.
+
+        Raises:
+            ConfigError: it was learned from the text, and its file is gone or damaged.
+        """
+        if name == ByteTokenizer.name:
+            return ByteTokenizer()
         text = self.tokenizer_json()
         if text is None:
             raise ConfigError(

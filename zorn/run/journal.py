@@ -1,17 +1,17 @@
 """The journal of a run: an append-only file with the few numbers that each step came down to.
 
-    RUN/journal.bin    "ZORNJRNL", format, the step it begins after, SHA-256 of what makes the run the run it
-                       is, CRC-32: 56 bytes
-                       an entry for each step done, see `JournalEntry`
+    RUN/journal.jsonl    a line with the format, the step it begins after, and the SHA-256 of what makes the
+                         run the run it is
+                         a line for each step done, see `JournalEntry`; every line ends with its CRC-32
 
-A step counts once its entry is whole: the entry is written after the update of the weights and before
-anything else of the step, so that a line of the log, an evaluation or a checkpoint never tells of a step that
-is not there. With weights from before it, a run's seed or a checkpoint, the entries give the weights after
-any step again, bit for bit. A process that dies loses nothing that was written, a machine that dies what was
-not yet forced to the disk.
+A step counts once its line is whole: it is written after the update of the weights and before anything else
+of the step, so that a line of the log, an evaluation or a checkpoint never tells of a step that is not there.
+With weights from before it, a run's seed or a checkpoint, the entries give the weights after any step again,
+bit for bit. A process that dies loses nothing that was written, a machine that dies what was not yet forced
+to the disk.
 
-An entry that a crash cut short can only be the last one, and is dropped. Damage with whole entries after it
-did not come from a crash: it is an error that names the step.
+A line that a crash cut short can only be the last one, and is dropped. Damage with whole lines after it did
+not come from a crash: it is an error that names the step.
 """
 
 from __future__ import annotations
@@ -20,42 +20,19 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, final
 
 import torch
 from torch import nn
 
 from zorn.errors import JournalError
-from zorn.run.journal_entry import JournalEntry
-from zorn.run.journal_file import (
-    HEADER_BYTES,
-    Damage,
-    JournalHeader,
-    check_identity,
-    journal_pieces,
-    last_step,
-    read_header,
-    read_journal,
-    write_journal,
-)
+from zorn.run.files import write_whole
+from zorn.run.journal_entry import JournalEntry, sealed, unsealed
 
-__all__ = [
-    "HEADER_BYTES",
-    "Damage",
-    "Journal",
-    "JournalEntry",
-    "JournalHeader",
-    "check_identity",
-    "journal_pieces",
-    "last_step",
-    "read_header",
-    "read_journal",
-    "run_identity",
-    "write_journal",
-]
+FORMAT = 2
 
 
 def run_identity(settings: Mapping[str, Any], model: nn.Module) -> bytes:
@@ -73,6 +50,123 @@ def run_identity(settings: Mapping[str, Any], model: nn.Module) -> bytes:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Lines of a journal that are no entries.
+
+    Args:
+        step: the first step that is lost.
+        last: the last one; None where nothing whole follows, as after a crash.
+        start: where the damage begins, in bytes from the start of the file.
+    """
+
+    step: int
+    last: int | None
+    start: int
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The first line of a journal, and its length as "bytes".
+
+    Raises:
+        JournalError: there is no such file, it is no journal of this zorn, or the line is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} cannot be read ({error.strerror}): name a run that keeps one"
+        ) from error
+    header = unsealed(line)
+    if header is None:
+        raise JournalError(
+            f"{path} is no journal, or its header is damaged: restore it from a copy; without it zorn resume "
+            "continues from the newest checkpoint, and begins a new one"
+        )
+    if header.get("format") != FORMAT:
+        raise JournalError(
+            f"{path} is of journal format {header.get('format')}, this zorn reads format {FORMAT}: read it "
+            "with the zorn that wrote it"
+        )
+    return header | {"bytes": len(line)}
+
+
+def base_step(path: Path) -> int:
+    """The step that a journal begins after; 0: the run's seed is all that it needs.
+
+    Raises:
+        JournalError: there is no such file, it is no journal of this zorn, or its header is damaged.
+    """
+    return _header(path)["base_step"]
+
+
+def check_identity(path: Path, identity: bytes) -> None:
+    """Raise JournalError unless a journal is of the run with this identity, from `run_identity`."""
+    found, expected = _header(path)["identity"], identity.hex()
+    if found != expected:
+        raise JournalError(
+            f"{path} is the journal of another run: its settings, seed, text or first weights are not this "
+            f"run's (got identity {found[:12]}…, expected {expected[:12]}…); put the right one back, or move "
+            "it away to resume from the newest checkpoint"
+        )
+
+
+def journal_pieces(path: Path) -> Iterator[JournalEntry | Damage]:
+    """All entries of a journal in order, and the damage between them.
+
+    Raises JournalError as `base_step` does.
+    """
+    header = _header(path)
+    step, place = header["base_step"], header["bytes"]
+    damaged: int | None = None
+    with path.open("rb") as file:
+        file.seek(place)
+        for line in file:
+            entry = JournalEntry.decoded(line)
+            if entry is None or entry.step <= step:
+                damaged = place if damaged is None else damaged
+            else:
+                if damaged is not None or entry.step > step + 1:
+                    start = place if damaged is None else damaged
+                    yield Damage(step=step + 1, last=max(entry.step - 1, step + 1), start=start)
+                yield entry
+                step, damaged = entry.step, None
+            place += len(line)
+    if damaged is not None:
+        yield Damage(step=step + 1, last=None, start=damaged)
+
+
+def read_journal(path: Path, *, after: int = 0) -> Iterator[JournalEntry]:
+    """The entries after a step, one at a time; one that a crash cut short at the end is passed over.
+
+    Raises:
+        JournalError: as `base_step`; or damage with whole entries after it, unless no step after `after` is
+            lost. The message names the step.
+    """
+    for piece in journal_pieces(path):
+        if isinstance(piece, JournalEntry):
+            if piece.step > after:
+                yield piece
+        elif piece.last is not None and piece.last > after:
+            raise JournalError(
+                f"{path} is damaged at step {piece.step} (byte {piece.start}), and steps after "
+                f"{piece.last} are whole: restore it from a copy; or move it away, to resume from "
+                "the newest checkpoint"
+            )
+
+
+def last_step(path: Path) -> int:
+    """The step of a journal's last whole entry, or what it begins after.
+
+    Raises JournalError as `read_journal` does.
+    """
+    last = base_step(path)
+    for entry in read_journal(path):
+        last = entry.step
+    return last
 
 
 @final
@@ -98,7 +192,7 @@ class Journal:
         >>> batch = zorn.Batch(torch.ones(4, 2), torch.ones(4, 1))
         >>> first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         >>> folder = tempfile.TemporaryDirectory()
-        >>> path = Path(folder.name) / "journal.bin"
+        >>> path = Path(folder.name) / "journal.jsonl"
         >>> with Journal.create(path, run_identity({}, model)) as journal:
         ...     for step in range(3):
         ...         estimate = estimator.estimate(model, batch, lambda y, t: (y - t).square().mean(-1))
@@ -117,7 +211,7 @@ class Journal:
     def __init__(self, path: Path, *, end: int, last_step: int, sync_seconds: float | None) -> None:
         self.path, self.last_step = path, last_step
         self.dropped: str | None = None
-        self._end, self._sync_seconds = end, sync_seconds
+        self._sync_seconds = sync_seconds
         self._file = path.open("r+b", buffering=0)
         self._file.truncate(end)
         self._file.seek(end)
@@ -136,8 +230,9 @@ class Journal:
         Raises:
             OSError: the disk refused.
         """
-        write_journal(path, identity, base_step, iter(()))
-        return cls(path, end=HEADER_BYTES, last_step=base_step, sync_seconds=sync_seconds)
+        header = sealed({"format": FORMAT, "base_step": base_step, "identity": identity.hex()})
+        write_whole(path, header.decode())
+        return cls(path, end=len(header), last_step=base_step, sync_seconds=sync_seconds)
 
     @classmethod
     def open(
@@ -150,10 +245,11 @@ class Journal:
             OSError: the disk refused.
         """
         check_identity(path, identity)
-        end = whole = HEADER_BYTES
-        last = read = read_header(path).base_step
+        header = _header(path)
+        end = whole = header["bytes"]
+        last = read = header["base_step"]
         for entry in read_journal(path):
-            whole, read = whole + entry.nbytes, entry.step
+            whole, read = whole + len(entry.encoded()), entry.step
             if last_step is None or entry.step <= last_step:
                 end, last = whole, entry.step
         if last_step is not None and last != last_step:
@@ -162,7 +258,7 @@ class Journal:
             )
         cut, dropped = path.stat().st_size - whole, []
         if cut > 0:
-            dropped.append(f"its last {cut} bytes were no whole entry, as after a crash, and were dropped")
+            dropped.append(f"its last {cut} bytes were no whole line, as after a crash, and were dropped")
         if read > last:
             again = f"step {read} is" if read == last + 1 else f"steps {last + 1} to {read} are"
             dropped.append(f"{again} taken again, as checkpoints alone hold the states that they began with")
@@ -174,9 +270,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def append(self, entry: JournalEntry) -> None:
@@ -191,16 +285,15 @@ class Journal:
                 f"{self.path}: got the entry of step {entry.step}, expected step {self.last_step + 1}: "
                 "append every step once, in order"
             )
-        waiting = memoryview(entry.encoded())
-        size = len(waiting)
+        waiting, end = memoryview(entry.encoded()), self._file.tell()
         try:
             while waiting:
                 waiting = waiting[self._file.write(waiting) :]
         except OSError:
-            self._file.truncate(self._end)
-            self._file.seek(self._end)
+            self._file.truncate(end)
+            self._file.seek(end)
             raise
-        self._end, self.last_step = self._end + size, entry.step
+        self.last_step = entry.step
         if self._sync_seconds is not None and time.monotonic() - self._synced_at >= self._sync_seconds:
             self.sync()
 

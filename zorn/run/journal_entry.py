@@ -1,17 +1,13 @@
-"""One step in a journal, and its bytes.
-
-    marker "STEP", the fields of `_HEAD` (little-endian), CRC-32 of the coefficients, CRC-32 of all before it
-    the coefficients: `population` numbers of 4 or 8 bytes
-
-100 bytes, and 4 for each member (8 where a parameter is float64).
-"""
+"""One step in a journal, and its line: JSON with a checksum, so that a line that is not as it was written is
+found."""
 
 from __future__ import annotations
 
-import struct
+import base64
+import json
 import zlib
-from dataclasses import dataclass
-from typing import final
+from dataclasses import asdict, dataclass
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -20,12 +16,6 @@ from zorn.errors import ConfigError
 from zorn.estimators.fold import Fold
 from zorn.noise import Draw
 
-MARKER = b"STEP"
-_HEAD = struct.Struct("<4sQQIIIddddQIdB3xII")
-_CRC = struct.Struct("<I")
-HEAD_BYTES = _HEAD.size + _CRC.size
-_NUMBERS = {4: "<f4", 8: "<f8"}
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +23,7 @@ class JournalEntry:
     """One step: all that makes it again from the weights before it, and what is logged of it.
 
     Args:
-        step: steps done with it, 1 to 2**64 - 1.
+        step: steps done with it, at least 1.
         fold: of the step's estimate.
         rate_factor: what the first learning rates were multiplied by.
         loss: nats, or the objective's unit.
@@ -48,9 +38,11 @@ class JournalEntry:
     Example:
         >>> draw = Draw(seed=0, step=4, epsilon=0.1)
         >>> fold = Fold.of(draw, torch.tensor([0.5, -0.25], dtype=torch.float64))
-        >>> data = JournalEntry(step=5, fold=fold).encoded()
-        >>> len(data), JournalEntry.decoded(data).fold.weights
-        (108, tensor([ 0.5000, -0.2500], dtype=torch.float64))
+        >>> line = JournalEntry(step=5, fold=fold).encoded()
+        >>> JournalEntry.decoded(line).fold.weights
+        tensor([ 0.5000, -0.2500], dtype=torch.float64)
+        >>> JournalEntry.decoded(line.replace(b"0.1", b"0.2")) is None
+        True
     """
 
     step: int
@@ -66,75 +58,50 @@ class JournalEntry:
         if self.step < 1:
             raise ConfigError(f"step: got {self.step}, expected the steps done, at least 1")
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the entry in bytes."""
-        return HEAD_BYTES + self.fold.coded.nbytes
-
     def encoded(self) -> bytes:
-        """The bytes of the entry: `HEAD_BYTES`, and those of the coefficients."""
-        fold, draw, size = self.fold, self.fold.draw, self.fold.coded.element_size()
-        numbers = fold.coded.cpu().numpy().astype(_NUMBERS[size]).tobytes()
-        origin = draw.step if fold.origin is None else fold.origin
-        head = _HEAD.pack(
-            MARKER,
-            self.step,
-            *(draw.seed, draw.step, origin, fold.draws, draw.epsilon),
-            *(self.rate_factor, self.loss, self.gradient_norm),
-            *(self.forward_passes, self.dropped, self.seconds),
-            *(size, len(fold.coded), zlib.crc32(numbers)),
+        """The line of the entry: its fields; those of the draw; the coefficients' bytes, little-endian, in
+        base64."""
+        fold, numbers = self.fold, self.fold.coded.cpu().numpy()
+        little = numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+        return sealed(
+            {name: value for name, value in vars(self).items() if name != "fold"}
+            | {"draw": asdict(fold.draw), "origin": fold.origin, "draws": fold.draws}
+            | {"coded": base64.b64encode(little).decode(), "dtype": numbers.dtype.name}
         )
-        return head + _CRC.pack(zlib.crc32(head)) + numbers
 
     @classmethod
-    def decoded(cls, data: bytes) -> JournalEntry:
-        """The entry of some bytes, which are whole (see `payload_bytes` and `is_whole`)."""
-        (_, step, seed, draw_step, origin, draws, epsilon, *logged, size, _, _) = _HEAD.unpack_from(data)
-        rate_factor, loss, gradient_norm, forward_passes, dropped, seconds = logged
-        numbers = np.frombuffer(data, _NUMBERS[size], offset=HEAD_BYTES)
-        return cls(
-            step=step,
-            fold=Fold(
-                draw=Draw(seed=seed, step=draw_step, epsilon=epsilon),
-                coded=torch.from_numpy(numbers.astype(f"=f{size}")),
-                origin=origin,
-                draws=draws,
-            ),
-            rate_factor=rate_factor,
-            loss=loss,
-            gradient_norm=gradient_norm,
-            forward_passes=forward_passes,
-            dropped=dropped,
-            seconds=seconds,
-        )
+    def decoded(cls, line: bytes) -> JournalEntry | None:
+        """The entry of a line; None unless the line is whole, to the last byte."""
+        fields = unsealed(line)
+        if fields is None:
+            return None
+        dtype = np.dtype(fields.pop("dtype"))
+        little = np.frombuffer(base64.b64decode(fields.pop("coded")), dtype.newbyteorder("<"))
+        coded = torch.from_numpy(little.astype(dtype))
+        draw, origin, draws = (fields.pop(name) for name in ("draw", "origin", "draws"))
+        return cls(fold=Fold(draw=Draw(**draw), coded=coded, origin=origin, draws=draws), **fields)
 
 
-def payload_bytes(head: bytes) -> int | None:
-    """Bytes of coefficients that follow a head of `HEAD_BYTES`; None where it is none, or damaged.
+def sealed(content: dict[str, Any]) -> bytes:
+    """A line of JSON whose last field is the CRC-32 of all before it.
 
-    >>> payload_bytes(b"STEP") is None
-    True
+    >>> sealed({"step": 5})
+    b'{"step": 5, "crc32": "3ac74723"}\\n'
     """
-    if len(head) != HEAD_BYTES or not head.startswith(MARKER):
-        return None
-    if zlib.crc32(head[: _HEAD.size]) != _CRC.unpack_from(head, _HEAD.size)[0]:
-        return None
-    fields = _HEAD.unpack_from(head)
-    return fields[-2] * fields[-3]
+    return _with_checksum(json.dumps(content).encode()[:-1])
 
 
-def is_whole(data: bytes) -> bool:
-    """True for the bytes of an entry with coefficients as they were written.
+def unsealed(line: bytes) -> dict[str, Any] | None:
+    """The content of a line from `sealed`; None where any byte of it is another.
 
-    >>> fold = Fold.of(Draw(seed=0, step=0, epsilon=0.1), torch.zeros(2, dtype=torch.float64))
-    >>> data = JournalEntry(step=1, fold=fold).encoded()
-    >>> is_whole(data), is_whole(data[:-1])
-    (True, False)
+    >>> unsealed(sealed({"step": 5})), unsealed(b'{"step": 5}')
+    ({'step': 5}, None)
     """
-    head, numbers = data[:HEAD_BYTES], data[HEAD_BYTES:]
-    return payload_bytes(head) == len(numbers) and zlib.crc32(numbers) == _HEAD.unpack_from(head)[-1]
+    text = line[: -len(_with_checksum(b""))]
+    if not text or line != _with_checksum(text):
+        return None
+    return {name: value for name, value in json.loads(line).items() if name != "crc32"}
 
 
-def step_of(head: bytes) -> int:
-    """The step of a head that is not damaged."""
-    return _HEAD.unpack_from(head)[1]
+def _with_checksum(text: bytes) -> bytes:
+    return b'%b, "crc32": "%08x"}\n' % (text, zlib.crc32(text))

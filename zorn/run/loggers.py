@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from zorn.run.files import write_whole
+
 _NO_JSON = ("NaN", "Infinity", "-Infinity")
 """Words that a number that is not finite is written as, in quotes; `float` reads them."""
 
@@ -48,9 +50,7 @@ def _line(record: Record) -> str:
 def truncate_metrics(path: Path, step: int) -> None:
     """Drop what was logged after `step`, so that a resumed run writes each line once."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(map(_line, kept)))
 
 
 def _next_file(folder: Path) -> Path:

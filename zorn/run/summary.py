@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from zorn.run.files import write_whole
 from zorn.run.loggers import Record
 from zorn.run.progress_display import clock, shorten
 from zorn.tasks import Task, TextTask, bigram_bits_per_byte, unigram_bits_per_byte
@@ -96,9 +97,7 @@ def peak_memory_bytes() -> int | None:
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write `summary.json` in one move."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
 def print_summary(console: Console, summary: Summary, title: str) -> None:

@@ -6,7 +6,7 @@ safetensors file, the rest (step counters, hyperparameters, parameter indices) i
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zorn.errors import CheckpointError
 
@@ -61,26 +61,18 @@ def join_tree(plain: Any, tensors: dict[str, Tensor]) -> Any:
             return node
 
 
-def store_once(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Leave out names that are views of the same memory (tied weights): the rest, and alias -> kept name.
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state by name, those that several names share (tied weights) under the first.
 
-    >>> import torch
-    >>> weight = torch.zeros(2, 3)
-    >>> kept, aliases = store_once({"embedding": weight, "head": weight})
-    >>> list(kept), aliases
-    (['embedding'], {'head': 'embedding'})
+    >>> module = nn.ModuleDict({"embedding": nn.Linear(3, 2), "head": nn.Linear(3, 2)})
+    >>> module.head.weight = module.embedding.weight
+    >>> list(stored_tensors(module))
+    ['embedding.weight', 'embedding.bias', 'head.bias']
     """
-    kept: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    first_name: dict[tuple, str] = {}
-    for name, tensor in tensors.items():
-        place = (tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and place in first_name:
-            aliases[name] = first_name[place]
-        else:
-            first_name[place] = name
-            kept[name] = tensor
-    return kept, aliases
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
 
 
 def independent_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

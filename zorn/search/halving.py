@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from zorn.checks import check_number
+from zorn.checks import check_number, wrong
 from zorn.config import Choice, Config, resolve
-from zorn.errors import ConfigError, NonFiniteLossError, ZornError
+from zorn.errors import NonFiniteLossError, ZornError
 from zorn.search.space import alone, applied, describe, shortened, together
 from zorn.tasks import Task
 from zorn.training.build import build_task, set_threads
@@ -80,9 +80,9 @@ def tune(
     """
     check_number("seconds", seconds, above=True, hint="60 suits small models")
     if config.budget.seconds is None:
-        raise ConfigError(
-            "tuning compares settings at equal time, so the training budget must be in seconds, "
-            f"got steps {config.budget.steps}: for example --seconds 180"
+        expected = "in seconds, as tuning compares settings at equal time"
+        raise wrong(
+            "the training budget", expected, f"steps {config.budget.steps}", "for example --seconds 180"
         )
     asked, (config, reasons) = config, resolve(config)
     for reason in reasons:
@@ -139,10 +139,9 @@ class _Search:
         needed = self.elapsed() + LEAST_TRIALS * self.least / STAGES[0][1]
         costs = f"{step:.2g} s a step, {self.evaluation:.2g} s an evaluation"
         if needed > self.budget:
-            raise ConfigError(
-                f"the tuning budget must be at least {needed:.2g} seconds here ({costs}), got "
-                f"{self.budget:g}: for example --tune-seconds {math.ceil(3 * needed)}"
-            )
+            fix = f"for example --tune-seconds {math.ceil(3 * needed)}"
+            expected = f"at least {needed:.2g} seconds here ({costs})"
+            raise wrong("the tuning budget", expected, f"{self.budget:g}", fix)
         self.report(f"start: held-out loss {loss:.4g}, {costs}")
         return loss
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from zorn.checks import wrong
 from zorn.config import COMPONENTS, GROUPS, Choice, Config, resolve, to_plain
 from zorn.errors import ConfigError
 from zorn.estimators import ESTIMATORS
@@ -70,7 +71,7 @@ def resized(name: str, config: Config, factor: float) -> Config:
     ConfigError where the size would not be whole."""
     size = (config.task if name == "batch" else config.estimator).get(name) * factor
     if size != int(size):
-        raise ConfigError(f"{name} must be a whole number, got {size}")
+        raise wrong(name, "a whole number", size)
     return with_rate(_with(name, config, int(size)), math.sqrt(factor))
 
 

@@ -8,15 +8,11 @@ through `RowScore`.
 
 from zorn.registry import Registry
 from zorn.tasks.add import AddTask
-from zorn.tasks.copy import CopyTask
+from zorn.tasks.letters import CopyTask, RepeatCopyTask, ReverseTask, SortTask
 from zorn.tasks.metrics import TokenMetrics, bits_per_byte
 from zorn.tasks.objective_names import OBJECTIVES, has_derivative, objective_of
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy, sequence_error, token_error_rate
-from zorn.tasks.repeat_copy import RepeatCopyTask
-from zorn.tasks.reverse import ReverseTask
-from zorn.tasks.row_score import RowScore, greedy_tokens
-from zorn.tasks.scores import edit_distance, exact_match
-from zorn.tasks.sort import SortTask
+from zorn.tasks.row_score import RowScore, edit_distance, exact_match, greedy_tokens
 from zorn.tasks.task import SPLITS, Evaluation, EvaluationData, Task
 from zorn.tasks.text import PYTHON_DOCS, TextTask, read_source
 from zorn.tasks.tokenizers import (

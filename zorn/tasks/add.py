@@ -25,12 +25,6 @@ class AddTask(TransductionTask):
         inputs   9    5    +    1    7    |    1    1    2
         targets  -100 -100 -100 -100 -100 1    1    2    .
 
-    The digits of the sum and the end count.
-
-    L, the length of one number, is uniform from minimum_length to maximum_length in "train", "validation" and
-    "test", and from maximum_length + 1 to maximum_length + 50 in "validation-longer" and "test-longer". A
-    setting outside its range raises ConfigError.
-
     Example:
         >>> task = AddTask(batch=2, minimum_length=1, maximum_length=2, seed=0)
         >>> inputs, targets = task.training_batch(step=0)
@@ -42,7 +36,6 @@ class AddTask(TransductionTask):
 
     name = "add"
     symbols = DIGITS + "+" + MARKS
-    vocabulary = len(symbols)
     content = "the digits 0 to 9, '+'"
     prompt = "907+153|"
 
@@ -73,16 +66,10 @@ def add_digits(
     A place whose digits do not add up to 9 decides its own carry: 1 if they give more than 9, else 0. A place
     whose digits give 9 passes on the carry of the nearest other place below it (0 if there is none), which a
     running maximum finds. So a sum of any length is exact, and takes no loop over places.
-
-    Example:
-        >>> add_digits(torch.tensor([[7, 4, 9]]), torch.tensor([[3, 5, 0]]))  # 947 + 53 = 1000
-        tensor([[0, 0, 0, 1]])
     """
     sums = first + second
     place = torch.arange(sums.shape[1])
-    deciding = (
-        torch.where(sums == 9, 0, place).cummax(1).values
-    )  # place 0 decides for itself, with a carry of 0
+    deciding = torch.where(sums == 9, 0, place).cummax(1).values  # place 0 decides for itself: carry 0
     carries = (sums.gather(1, deciding) > 9).long()
     return (F.pad(sums, (0, 1)) + F.pad(carries, (1, 0))) % 10
 

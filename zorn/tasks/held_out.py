@@ -7,18 +7,10 @@ from torch import nn
 
 from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
-from zorn.models import (
-    Batch,
-    RecurrentModel,
-    RowObjective,
-    TokenObjective,
-    evaluation_mode,
-    row_losses,
-    streamed,
-)
+from zorn.models import Batch, RowObjective, TokenObjective, evaluation_mode, row_losses, streamed
 from zorn.models.sliced_head import outputs_at_once
 from zorn.tasks.objectives import IGNORE
-from zorn.tasks.task import Task
+from zorn.tasks.task import Task, device_of
 
 ROWS = 256
 """Most rows that it is the mean of: some objectives take milliseconds a row."""
@@ -57,21 +49,16 @@ def objective_value(
         >>> 0.9 < objective_value(LanguageModel(29, 8), task, objective=token_error_rate) <= 1.0
         True
     """
-    if not isinstance(model, RecurrentModel):
-        raise ConfigError(
-            f"evaluation reads rows from a model's initial state, but {type(model).__name__} has no "
-            "initial_state(rows): give it one, and an explicit state in and out of forward"
-        )
+    device = device_of(model)
     batch = _rows(task, split, window)
     wanted = task.objective if objective is None else objective
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     body, judge = streamed(model, wanted)
     of_a_step = outputs_at_once(body, task.vocabulary)
     together = max(1, OUTPUTS // (batch.targets.shape[1] * of_a_step))
     options: dict[str, Any] = {}
     if isinstance(wanted, TokenObjective):  # a row objective needs all outputs of a row
-        chunk = max(1, OUTPUTS // (together * of_a_step))
-        options = {"normaliser": _tokens(batch), "time_chunk": chunk}
+        tokens = int((batch.targets != IGNORE).sum()) / len(batch.targets)
+        options = {"normaliser": tokens, "time_chunk": max(1, OUTPUTS // (together * of_a_step))}
     total = 0.0
     with evaluation_mode(model), torch.inference_mode():
         for parts in zip(*(part.split(together) for part in batch), strict=True):
@@ -93,7 +80,3 @@ def _rows(task: Task, split: str, window: int | None) -> Batch:
         raise ConfigError(f"no token of the split {split!r} counts: evaluate another one")
     chosen = counted[torch.linspace(0, len(counted) - 1, min(ROWS, len(counted))).long()]
     return Batch(inputs[chosen], targets[chosen])
-
-
-def _tokens(batch: Batch) -> float:
-    return int((batch.targets != IGNORE).sum()) / len(batch.targets)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from zorn.errors import ZornError
-from zorn.tasks.objectives import TokenCrossEntropy
+from zorn.tasks.objectives import Logits, Losses, Targets, TokenCrossEntropy
 
 
 @final
@@ -30,8 +30,8 @@ class TokenMetrics:
 
     Example:
         >>> metrics = TokenMetrics(rows=2)
-        >>> metrics.update(torch.zeros(2, 1, 4), torch.tensor([[0], [1]]))  # ties go to token 0
-        >>> metrics.update(torch.zeros(2, 1, 4), torch.tensor([[0], [-100]]))
+        >>> _ = metrics.token_losses(torch.zeros(2, 1, 4), torch.tensor([[0], [1]]))  # ties go to token 0
+        >>> _ = metrics.token_losses(torch.zeros(2, 1, 4), torch.tensor([[0], [-100]]))
         >>> metrics.tokens, round(metrics.token_accuracy, 3), metrics.sequence_accuracy
         (3, 0.667, 0.5)
         >>> round(metrics.perplexity, 3)
@@ -44,21 +44,13 @@ class TokenMetrics:
         self._counted = torch.zeros(rows, dtype=torch.int64)
         self._wrong = torch.zeros(rows, dtype=torch.int64)
 
-    def update(
-        self, logits: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-    ) -> None:
-        """Adds the next chunk of the same rows."""
-        self.token_losses(logits, targets)
-
-    def token_losses(
-        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-    ) -> Float[Tensor, "rows time"]:
-        """Adds the next chunk; returns the loss of each token in nats, as `TokenCrossEntropy` does."""
+    def token_losses(self, outputs: Logits, targets: Targets) -> Losses:
+        """Adds the next chunk of the same rows; returns each token's loss in nats, as `TokenCrossEntropy`."""
         return self._added(self._objective.token_losses(outputs, targets), outputs.argmax(-1), targets)
 
     def sliced_token_losses(
         self, outputs: Callable[[int, int], Tensor], count: int, targets: Tensor, *, at_once: int
-    ) -> Float[Tensor, "rows time"]:
+    ) -> Losses:
         """`token_losses` from slices of the logits, each of which is read once; the arguments are those of
         `TokenCrossEntropy.sliced_token_losses`."""
         largest, places = [], []
@@ -74,7 +66,7 @@ class TokenMetrics:
         best = torch.stack(largest).argmax(0, keepdim=True)  # of equal ones the first, as of whole logits
         return self._added(losses, torch.stack(places).gather(0, best)[0], targets)
 
-    def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+    def counts(self, targets: Targets) -> Bool[Tensor, "rows time"]:
         """Mask of the tokens that count: those whose target is not -100."""
         return self._objective.counts(targets)
 
@@ -124,7 +116,7 @@ class TokenMetrics:
     def _some(count: int) -> int:
         if count == 0:
             raise ZornError(
-                "no token was counted, so there is no mean: update() with targets other than -100 first"
+                "no token was counted, so there is no mean: give token_losses targets other than -100 first"
             )
         return count
 

@@ -5,20 +5,19 @@ from collections.abc import Callable
 from zorn.models import RowObjective, TokenObjective
 from zorn.registry import Registry, load_object
 from zorn.tasks.objectives import TokenCrossEntropy, sequence_error, token_error_rate
-from zorn.tasks.row_score import RowScore
-from zorn.tasks.scores import edit_distance
+from zorn.tasks.row_score import RowScore, edit_distance
 
-OBJECTIVES: dict[str, Callable[[], TokenObjective | RowObjective]] = {
-    "cross-entropy": TokenCrossEntropy,
-    "token-error": lambda: token_error_rate,
-    "sequence-error": lambda: sequence_error,
-    "edit-distance": lambda: RowScore(edit_distance),
-}
+OBJECTIVES: Registry[Callable[[], TokenObjective | RowObjective]] = Registry(
+    "objective",
+    {
+        "cross-entropy": TokenCrossEntropy,
+        "token-error": lambda: token_error_rate,
+        "sequence-error": lambda: sequence_error,
+        "edit-distance": lambda: RowScore(edit_distance),
+    },
+)
 """Makes an objective by its name: `OBJECTIVES["edit-distance"]()`. Only cross-entropy has a derivative, so
 only it trains with BPTT, and only it adds up over tokens, so that memory does not grow with time."""
-
-DERIVABLE = ("cross-entropy",)
-"""Objectives by name that torch can differentiate."""
 
 
 def objective_of(name: str) -> TokenObjective | RowObjective:
@@ -31,9 +30,7 @@ def objective_of(name: str) -> TokenObjective | RowObjective:
     >>> type(objective_of("cross-entropy")).__name__
     'TokenCrossEntropy'
     """
-    if ":" in name:
-        return load_object(name, "objective")
-    return Registry("objective", OBJECTIVES, outside=False)[name]()
+    return load_object(name, "objective") if ":" in name else OBJECTIVES[name]()
 
 
 def has_derivative(name: str) -> bool:
@@ -42,4 +39,4 @@ def has_derivative(name: str) -> bool:
     >>> has_derivative("edit-distance")
     False
     """
-    return name not in OBJECTIVES or name in DERIVABLE
+    return name == "cross-entropy" or name not in OBJECTIVES

@@ -6,11 +6,17 @@ tokens, so that it can be computed chunk by chunk over time and the logits of ea
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Logits: TypeAlias = Float[Tensor, "rows time vocabulary"]
+Targets: TypeAlias = Int[Tensor, "rows time"]
+"""Tokens in [0, vocabulary), or `IGNORE`."""
+Losses: TypeAlias = Float[Tensor, "rows time"]
 
 IGNORE = -100
 """The target of a token that does not count (PyTorch's `ignore_index`)."""
@@ -35,9 +41,7 @@ class TokenCrossEntropy:
         tensor([[ True,  True, False]])
     """
 
-    def token_losses(
-        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-    ) -> Float[Tensor, "rows time"]:
+    def token_losses(self, outputs: Logits, targets: Targets) -> Losses:
         """The loss of each token in nats, zero where the token does not count.
 
         Args:
@@ -54,7 +58,7 @@ class TokenCrossEntropy:
 
     def sliced_token_losses(
         self, outputs: Callable[[int, int], Tensor], count: int, targets: Tensor, *, at_once: int
-    ) -> Float[Tensor, "rows time"]:
+    ) -> Losses:
         """`token_losses` of a large vocabulary, from slices of the logits: log Σ exp is added up slice by
         slice, so that no more than a slice ever exists.
 
@@ -93,9 +97,7 @@ class TokenCrossEntropy:
         assert of_target is not None
         return (total - of_target).masked_fill_(~counted, 0)
 
-    def output_gradient(
-        self, outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-    ) -> Float[Tensor, "rows time vocabulary"]:
+    def output_gradient(self, outputs: Logits, targets: Targets) -> Logits:
         """The derivative of each token's loss by its logits, softmax − one-hot; 0 where it does not count.
 
         Example:
@@ -110,14 +112,12 @@ class TokenCrossEntropy:
         gradient.scatter_add_(-1, right, torch.full_like(right, -1, dtype=precision))
         return gradient.masked_fill_(~counted.unsqueeze(-1), 0)
 
-    def counts(self, targets: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+    def counts(self, targets: Targets) -> Bool[Tensor, "rows time"]:
         """Mask of the tokens that count: those whose target is not -100."""
         return targets != IGNORE
 
 
-def token_error_rate(
-    outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-) -> Float[Tensor, " rows"]:
+def token_error_rate(outputs: Logits, targets: Targets) -> Float[Tensor, " rows"]:
     """Share of each row's counted tokens whose largest logit is not the target: 0 (all right) to 1.
 
     Piecewise constant, so its derivative is zero or undefined: for zero-order estimators only. A row in which
@@ -132,9 +132,7 @@ def token_error_rate(
     return wrong.float() / counted.clamp(min=1)
 
 
-def sequence_error(
-    outputs: Float[Tensor, "rows time vocabulary"], targets: Int[Tensor, "rows time"]
-) -> Float[Tensor, " rows"]:
+def sequence_error(outputs: Logits, targets: Targets) -> Float[Tensor, " rows"]:
     """1 for a row with any counted token wrong, 0 for a row with all of them right (1 - exact match).
 
     Piecewise constant, as `token_error_rate` is. A row in which no token counts scores 0.

@@ -1,7 +1,6 @@
-"""An objective out of any Python function that scores one row."""
+"""An objective out of any Python function that scores one row; two such functions, lower is better."""
 
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy
@@ -106,10 +105,43 @@ class RowScore:
     def __enter__(self) -> "RowScore":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def edit_distance(prediction: Sequence[object], target: Sequence[object]) -> float:
+    """Fewest tokens to insert, delete or replace to turn the prediction into the target, per target token.
+
+    0 for equal sequences, 1 for one that has nothing of the target in order, more than 1 only for a
+    prediction that is longer than its target: the token error rate of speech recognition. Of an empty target
+    it is the length of the prediction. Takes |prediction| · |target| steps of Python.
+
+    References:
+        V. I. Levenshtein: Binary codes capable of correcting deletions, insertions, and reversals, 1966. The
+        table, row by row, is that of R. A. Wagner and M. J. Fischer, 1974.
+
+    Example:
+        >>> edit_distance("kitten", "sitting")  # 3 edits, 7 letters
+        0.42857142857142855
+        >>> edit_distance([1, 2, 3, 4], [2, 3, 4, 9])  # shifted by one: 2 edits, though no place is right
+        0.5
+    """
+    row = list(range(len(target) + 1))
+    for length, token in enumerate(prediction, start=1):
+        above, row = row, [length]
+        for place, wanted in enumerate(target):
+            row.append(min(above[place] + (token != wanted), above[place + 1] + 1, row[place] + 1))
+    return row[-1] / max(len(target), 1)
+
+
+def exact_match(prediction: Sequence[object], target: Sequence[object]) -> float:
+    """The error of an exact match: 0 where prediction and target are equal as a whole, else 1.
+
+    Example:
+        >>> exact_match([1, 2], [1, 2]), exact_match([1, 2], [1, 3])
+        (0.0, 1.0)
+    """
+    return float(list(prediction) != list(target))
 
 
 def _array(tensor: Tensor) -> numpy.ndarray:
@@ -122,14 +154,13 @@ def _array(tensor: Tensor) -> numpy.ndarray:
 
 def _pairs(predictions: numpy.ndarray, targets: numpy.ndarray) -> list[tuple[Any, Any]]:
     """The two arguments of `score` for each row."""
-    if targets.ndim == 1 or targets.dtype.kind not in "iu":
-        return [(_plain(one), _plain(wanted)) for one, wanted in zip(predictions, targets, strict=True)]
-    counted = targets != IGNORE
-    aligned = predictions.shape[: targets.ndim] == targets.shape
-    return [
-        (_plain(one[counts] if aligned else one), _plain(wanted[counts]))
-        for one, wanted, counts in zip(predictions, targets, counted, strict=True)
-    ]
+    pairs = zip(predictions, targets, strict=True)
+    if targets.ndim > 1 and targets.dtype.kind in "iu":
+        aligned = predictions.shape[: targets.ndim] == targets.shape
+        pairs = (
+            (one[wanted != IGNORE] if aligned else one, wanted[wanted != IGNORE]) for one, wanted in pairs
+        )
+    return [(_plain(one), _plain(wanted)) for one, wanted in pairs]
 
 
 def _plain(array: Any) -> Any:

@@ -31,30 +31,21 @@ def score_rows(score: Score, pairs: Sequence[tuple[Any, Any]], first: int = 0) -
     Raises:
         ConfigError: a score that is no real number.
         Exception: what the score raises, with a note that names the row.
-
-    Example:
-        >>> score_rows(lambda prediction, target: prediction != target, [(1, 1), (1, 2)])
-        [0.0, 1.0]
     """
-    return [
-        _score_row(score, prediction, target, row)
-        for row, (prediction, target) in enumerate(pairs, start=first)
-    ]
-
-
-def _score_row(score: Score, prediction: Any, target: Any, row: int) -> float:
-    name = _name(score)
-    try:
-        value = score(prediction, target)
-    except Exception as error:
-        error.add_note(f"raised by the score {name} for row {row} of the rows it was called with")
-        raise
-    if not isinstance(value, Real):
-        raise ConfigError(
-            f"the score {name} returned {value!r} ({type(value).__name__}) for row {row}, expected a real "
-            "number: return a float, lower for a better row"
-        )
-    return float(value)
+    scores = []
+    for row, (prediction, target) in enumerate(pairs, start=first):
+        try:
+            value = score(prediction, target)
+        except Exception as error:
+            error.add_note(f"raised by the score {_name(score)} for row {row} of the rows it was called with")
+            raise
+        if not isinstance(value, Real):
+            raise ConfigError(
+                f"the score {_name(score)} returned {value!r} ({type(value).__name__}) for row {row}, "
+                "expected a real number: return a float, lower for a better row"
+            )
+        scores.append(float(value))
+    return scores
 
 
 @final
@@ -71,11 +62,6 @@ class ScorePool:
 
     Raises:
         ConfigError: a score that cannot be pickled.
-
-    Example:
-        >>> from zorn.tasks import edit_distance
-        >>> pool = ScorePool(edit_distance, processes=2)
-        >>> pool.close()  # nothing to end: no row was scored
     """
 
     def __init__(self, score: Score, processes: int):

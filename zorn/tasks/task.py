@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from zorn.checks import check_choice, check_whole_number
+from zorn.checks import check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch, RecurrentModel, RowObjective, TokenObjective, evaluation_mode, streamed
 from zorn.models.sliced_head import outputs_at_once
@@ -21,12 +21,7 @@ _CHUNK_LOGITS = 2**22  # logits in one chunk of an evaluation: 16 MiB of float32
 
 
 def data_stream(number: int) -> int:
-    """The `stream` of a task's random numbers: counted down from 2**32 - 1, it never meets a parameter's.
-
-    Example:
-        >>> data_stream(0) == 2**32 - 1
-        True
-    """
+    """The `stream` of a task's random numbers: counted down from 2**32 - 1, it never meets a parameter's."""
     return 2**32 - 1 - number
 
 
@@ -159,21 +154,16 @@ class Task(ABC):
         Raises:
             ConfigError: an unknown split, a time chunk below 1, or a model without `initial_state`.
         """
-        if not isinstance(model, RecurrentModel):
-            raise ConfigError(
-                f"evaluation carries a model's state over time, but {type(model).__name__} has no "
-                "initial_state(rows): give it one, and an explicit state in and out of forward"
-            )
         data = self.evaluation_data(split)
+        device = device_of(model)
         rows, time = data.batch.targets.shape
         metrics = TokenMetrics(rows)
         body, judge = streamed(model, metrics)
         if time_chunk is None:
             time_chunk = max(1, _CHUNK_LOGITS // (rows * outputs_at_once(body, self.vocabulary)))
         check_whole_number("time_chunk", time_chunk, minimum=1)
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         with evaluation_mode(model), torch.inference_mode():
-            state = model.initial_state(rows)
+            state = body.initial_state(rows)
             for start in range(0, time, time_chunk):
                 chunk = slice(start, start + time_chunk)
                 outputs, state = body(data.batch.inputs[:, chunk].to(device), state)
@@ -191,15 +181,11 @@ class Task(ABC):
         )
 
 
-def check_split(split: str, splits: Sequence[str]) -> None:
-    """Checks the name of a split of a task, against `Task.splits`.
-
-    Raises:
-        ConfigError: it is none of `splits`.
-
-    Example:
-        >>> check_split("dev", SPLITS)
-        Traceback (most recent call last):
-        zorn.errors.ConfigError: split must be one of 'train', 'validation', 'test', got 'dev'
-    """
-    check_choice("split", split, splits)
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a recurrent model's weights; ConfigError for a model whose state cannot be carried."""
+    if not isinstance(model, RecurrentModel):
+        raise ConfigError(
+            f"evaluation carries a model's state over time, but {type(model).__name__} has no "
+            "initial_state(rows): give it one, and an explicit state in and out of forward"
+        )
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -1,13 +1,16 @@
 """Language modelling of one text: a file, or the documentation of Python that ships with zorn."""
 
 import codecs
+import contextlib
 import gzip
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -16,12 +19,7 @@ from zorn.errors import ConfigError
 from zorn.models import Batch
 from zorn.random import integers
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy
-from zorn.tasks.task import (
-    EvaluationData,
-    Task,
-    check_split,
-    data_stream,
-)
+from zorn.tasks.task import SPLITS, EvaluationData, Task, data_stream
 from zorn.tasks.tokenizers import AlphabetTokenizer, BpeTokenizer, ByteTokenizer, Tokenizer, utf8
 
 PYTHON_DOCS = "python-docs"
@@ -34,8 +32,6 @@ BPE_VOCABULARY = 512
 
 EVALUATION_STREAMS = 16
 """Contiguous pieces of a split that an evaluation reads side by side."""
-
-_FEWEST_TOKENS = 2  # of a split that is evaluated: one to read and one to predict
 
 
 @final
@@ -110,21 +106,30 @@ class TextTask(Task):
         check_whole_number("batch", batch, minimum=1)
         check_whole_number("length", length, minimum=1)
         check_seed(seed)
-        _check_stream(stream, overfit)
-        _check_fractions(validation_fraction, test_fraction)
-        text = read_source(source)
-        self.text = _cut(text, validation_fraction, test_fraction)
+        if stream is not None:
+            check_whole_number("stream", stream, minimum=1)
+            if overfit:
+                raise ConfigError(
+                    f"stream must be None with overfit, got {stream}: one repeated batch has no next window; "
+                    "leave out one of the two"
+                )
+        if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
+            raise ConfigError(
+                "validation_fraction and test_fraction must each be above 0 and together below 1, "
+                f"got {validation_fraction} and {test_fraction}"
+            )
+        self.text = _cut(read_source(source), validation_fraction, test_fraction)
         self.tokenizer = _make_tokenizer(tokenizer, vocabulary_size, self.text["train"])
         self.vocabulary = self.tokenizer.vocabulary
         self.tokens = {split: self.tokenizer.encode(piece) for split, piece in self.text.items()}
         self._batch = batch
         self._length = length
         self._windows = 1 if stream is None else stream  # of a segment
-        _check_long_enough(
-            source, self.text, self.tokens, length, self._windows, validation_fraction, test_fraction
-        )
         self._seed = seed
         self._overfit = overfit
+        self._check_long_enough(
+            source, (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
+        )
 
     def training_batch(self, step: int) -> Batch:
         """The windows of a step: inputs and targets `[batch, length]`, the targets one token ahead."""
@@ -143,7 +148,7 @@ class TextTask(Task):
     def evaluation_data(self, split: str) -> EvaluationData:
         """The split in 16 streams, the last ones padded with targets of -100; or the one batch, when
         overfitting."""
-        check_split(split, self.splits)
+        check_choice("split", split, self.splits)
         if self._overfit:
             batch = self.training_batch(0)
             return self._data("overfit batch", batch, predicted=batch.targets)
@@ -152,8 +157,8 @@ class TextTask(Task):
         streams = min(EVALUATION_STREAMS, len(predicted))
         time = math.ceil(len(predicted) / streams)
         padding = streams * time - len(predicted)
-        inputs = torch.cat([tokens[:-1], tokens.new_zeros(padding)]).view(streams, time)
-        targets = torch.cat([predicted, tokens.new_full((padding,), IGNORE)]).view(streams, time)
+        inputs = F.pad(tokens[:-1], (0, padding)).view(streams, time)
+        targets = F.pad(predicted, (0, padding), value=IGNORE).view(streams, time)
         return self._data(split, Batch(inputs, targets), predicted)
 
     def encode(self, text: str) -> Int[Tensor, " time"]:
@@ -169,6 +174,24 @@ class TextTask(Task):
         total_bytes = int(self.tokenizer.token_bytes()[predicted].sum())
         untold = float(self.tokenizer.untold_nats()[predicted].sum())
         return EvaluationData(name, batch, total_bytes=total_bytes, untold_nats=untold, whole_sequences=False)
+
+    def _check_long_enough(self, source: str | Path, fractions: Sequence[float]) -> None:
+        """Raise ConfigError where a split, of these shares of the text, has too few tokens."""
+        fewest = (self._windows * self._length + 1, 2, 2)  # one to read and one to predict
+        tokens = [len(self.tokens[split]) for split in SPLITS]
+        if all(has >= needs for has, needs in zip(tokens, fewest, strict=True)):
+            return
+        size = sum(map(len, self.text.values()))
+        most = max(needs / share for needs, share in zip(fewest, fractions, strict=True))
+        needed = math.ceil(size / sum(tokens) * most)
+        of_stream, shorter = ("", "")
+        if self._windows > 1:
+            of_stream, shorter = f"streams of {self._windows} ", " or stream"
+        raise ConfigError(
+            f"the text source {str(source)!r} is too short: {size} bytes, but {of_stream}windows of "
+            f"{self._length} tokens and the validation and test pieces need about {needed} bytes; give a "
+            f"longer text or a smaller length{shorter}"
+        )
 
 
 def read_source(source: str | Path) -> bytes:
@@ -188,20 +211,20 @@ def read_source(source: str | Path) -> bytes:
     if source == PYTHON_DOCS:
         return gzip.decompress(_PYTHON_DOCS.read_bytes())
     advice = f"give the path of a text file, or {PYTHON_DOCS!r} for the text that ships with zorn"
+    wrong = f"the text source {str(source)!r}"
     try:
         text = Path(source).read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError(f"the text source {str(source)!r} does not exist; {advice}") from error
+        raise ConfigError(f"{wrong} does not exist; {advice}") from error
     except IsADirectoryError as error:
-        raise ConfigError(f"the text source {str(source)!r} is a folder, not a file; {advice}") from error
+        raise ConfigError(f"{wrong} is a folder, not a file; {advice}") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"the text source {str(source)!r} cannot be read ({reason}); {advice}") from error
+        raise ConfigError(f"{wrong} cannot be read ({error.strerror or error}); {advice}") from error
     if not text:
-        raise ConfigError(f"the text source {str(source)!r} is empty; {advice}")
+        raise ConfigError(f"{wrong} is empty; {advice}")
     if (encoding := _wide_encoding(text)) is not None:
         raise ConfigError(
-            f"the text source {str(source)!r} is {encoding} (it begins with its byte order mark), of which "
+            f"{wrong} is {encoding} (its byte order mark or its zeros say so), of which "
             f"every second byte or more would say nothing: convert it, for example with iconv -f {encoding} "
             f"-t UTF-8"
         )
@@ -209,111 +232,58 @@ def read_source(source: str | Path) -> bytes:
 
 
 def _wide_encoding(text: bytes) -> str | None:
-    """The encoding of more than one byte a letter whose mark a text begins with; None where it is no such
-    text."""
-    marks = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"))
-    marks += ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
-    for mark, encoding in marks:
-        if text.startswith(mark):
-            try:
-                text.decode(encoding)
-            except UnicodeDecodeError:  # a file of another kind that begins alike
-                continue
-            return encoding
+    """The encoding of more than one byte a letter that a text is in; None where it is no such text.
+
+    It begins with the encoding's mark; or a third of its bytes are zeros, and in that encoding it is
+    printable and most of its letters are Latin.
+    """
+    marks = {
+        "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+        "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    }
+    names = [name for name, own in marks.items() if text.startswith(own)]
+    if 3 * text.count(0) > len(text):
+        names += ["UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"]
+    for name in names:
+        with contextlib.suppress(UnicodeDecodeError):  # a file of another kind that begins alike
+            letters = "".join(text.decode(name).split())
+            latin = len(letters.encode("latin-1", "ignore")) * 2 > len(letters)
+            if name in marks or (latin and letters.isprintable()):
+                return name
     return None
 
 
 def _cut(text: bytes, validation_fraction: float, test_fraction: float) -> dict[str, bytes]:
     """Train, validation and test pieces, cut between UTF-8 characters."""
-    test_size = int(len(text) * test_fraction)
-    test_start = _character_start(text, len(text) - test_size)
-    validation_size = int(len(text) * validation_fraction)
-    validation_start = _character_start(text, len(text) - test_size - validation_size)
-    return {
-        "train": text[:validation_start],
-        "validation": text[validation_start:test_start],
-        "test": text[test_start:],
-    }
+    test = len(text) - int(len(text) * test_fraction)
+    validation = test - int(len(text) * validation_fraction)
+    cuts = [0, _character_start(text, validation), _character_start(text, test), len(text)]
+    return {split: text[start:end] for split, (start, end) in zip(SPLITS, pairwise(cuts), strict=True)}
 
 
 def _character_start(text: bytes, position: int) -> int:
     """The first position from this one on, at most 3 further, that is not inside a UTF-8 character."""
-    for start in range(position, min(position + 3, len(text))):
-        if text[start] & 0b1100_0000 != 0b1000_0000:
-            return start
-    return min(position + 3, len(text))
+    last = min(position + 3, len(text))
+    return next((p for p in range(position, last) if text[p] & 0b1100_0000 != 0b1000_0000), last)
 
 
 def _check_tokenizer(tokenizer: object, vocabulary_size: int | None) -> None:
     if not isinstance(tokenizer, Tokenizer):
         check_choice("tokenizer", tokenizer, ("bytes", "alphabet", "bpe"))
-    if tokenizer == "bpe":
-        if vocabulary_size is not None:
-            check_whole_number("vocabulary_size", vocabulary_size, minimum=257)
-    elif vocabulary_size is not None:
-        raise ConfigError(
-            f"vocabulary_size belongs to tokenizer 'bpe', got {vocabulary_size} with another; leave it out"
-        )
+    if vocabulary_size is not None:
+        if tokenizer != "bpe":
+            raise ConfigError(
+                f"vocabulary_size belongs to tokenizer 'bpe', got {vocabulary_size} with another; "
+                "leave it out"
+            )
+        check_whole_number("vocabulary_size", vocabulary_size, minimum=257)
 
 
-def _make_tokenizer(
-    tokenizer: str | Tokenizer, vocabulary_size: int | None, training_text: bytes
-) -> Tokenizer:
-    if isinstance(tokenizer, Tokenizer):
-        return tokenizer
+def _make_tokenizer(tokenizer: str | Tokenizer, vocabulary_size: int | None, training: bytes) -> Tokenizer:
     if tokenizer == ByteTokenizer.name:
         return ByteTokenizer()
     if tokenizer == AlphabetTokenizer.name:
-        return AlphabetTokenizer(training_text)
-    return BpeTokenizer.train(training_text, vocabulary_size=vocabulary_size or BPE_VOCABULARY)
-
-
-def _check_stream(stream: int | None, overfit: bool) -> None:
-    if stream is None:
-        return
-    check_whole_number("stream", stream, minimum=1)
-    if overfit:
-        raise ConfigError(
-            f"stream must be None with overfit, got {stream}: one repeated batch has no next window; "
-            "leave out one of the two"
-        )
-
-
-def _check_fractions(validation_fraction: float, test_fraction: float) -> None:
-    if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
-        raise ConfigError(
-            "validation_fraction and test_fraction must each be above 0 and together below 1, "
-            f"got {validation_fraction} and {test_fraction}"
-        )
-
-
-def _check_long_enough(
-    source: str | Path,
-    text: dict[str, bytes],
-    tokens: dict[str, Tensor],
-    length: int,
-    windows: int,
-    validation_fraction: float,
-    test_fraction: float,
-) -> None:
-    fewest: dict[str, int] = {
-        "train": windows * length + 1,
-        "validation": _FEWEST_TOKENS,
-        "test": _FEWEST_TOKENS,
-    }
-    if all(len(tokens[split]) >= fewest[split] for split in fewest):
-        return
-    fractions: dict[str, float] = {
-        "train": 1 - validation_fraction - test_fraction,
-        "validation": validation_fraction,
-        "test": test_fraction,
-    }
-    size = sum(map(len, text.values()))
-    bytes_per_token = size / sum(map(len, tokens.values()))
-    needed = math.ceil(bytes_per_token * max(fewest[split] / fractions[split] for split in fewest))
-    of_stream, shorter = ("", "") if windows == 1 else (f"streams of {windows} ", " or stream")
-    raise ConfigError(
-        f"the text source {str(source)!r} is too short: {size} bytes, but {of_stream}windows of {length} "
-        f"tokens and the validation and test pieces need about {needed} bytes; give a longer text or a "
-        f"smaller length{shorter}"
-    )
+        return AlphabetTokenizer(training)
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    return BpeTokenizer.train(training, vocabulary_size=vocabulary_size or BPE_VOCABULARY)

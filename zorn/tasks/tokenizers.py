@@ -5,7 +5,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import Any, final
 
 import numpy
 import torch
@@ -70,59 +70,26 @@ class Tokenizer(ABC):
         del text
         return b""
 
-    @abstractmethod
     def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
-        """Number of bytes of text that each token stands for."""
+        """Number of bytes of text that each token stands for: by default one."""
+        return torch.ones(self.vocabulary, dtype=torch.int64)
 
-    @abstractmethod
     def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
-        """Information about its bytes that each token leaves out, in nats.
+        """Information about its bytes that each token leaves out, in nats: by default none.
 
         It is more than 0 where several bytes become the same token. Bits per byte add it to the model's loss.
         """
+        return torch.zeros(self.vocabulary, dtype=torch.float64)
 
-    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """The entries of `to_json` beside the name: all that tells it from another tokenizer of its class."""
+        return {}
+
     def to_json(self) -> str:
         """The whole tokenizer as a JSON object, for a checkpoint; `tokenizer_from_json` reads it."""
+        return json.dumps({"tokenizer": self.name, **self.description()})
 
 
-@final
-class ByteTokenizer(Tokenizer):
-    """A token is a byte: the vocabulary is exactly 256, and every file can be read.
-
-    Example:
-        >>> tokenizer = ByteTokenizer()
-        >>> tokenizer.encode("aé".encode())
-        tensor([ 97, 195, 169], dtype=torch.uint8)
-        >>> tokenizer.decode([97, 195, 169])
-        'aé'
-    """
-
-    name = "bytes"
-    vocabulary = 256
-
-    def encode(self, text: bytes) -> Integer[Tensor, " time"]:
-        """The bytes themselves, uint8."""
-        return torch.from_numpy(numpy.frombuffer(text, dtype=numpy.uint8).copy())
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some bytes; what is no UTF-8 becomes U+FFFD."""
-        return bytes(tokens).decode("utf-8", errors="replace")
-
-    def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
-        """One byte each."""
-        return torch.ones(256, dtype=torch.int64)
-
-    def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
-        """Zeros: a token determines its bytes."""
-        return torch.zeros(256, dtype=torch.float64)
-
-    def to_json(self) -> str:
-        """Only the name: there is nothing else to keep."""
-        return json.dumps({"tokenizer": self.name})
-
-
-@final
 class AlphabetTokenizer(Tokenizer):
     """A token is a byte of a given alphabet, usually the bytes that the training text uses; one more token
     stands for any other byte.
@@ -153,37 +120,54 @@ class AlphabetTokenizer(Tokenizer):
                 "tokenizer 'alphabet' needs at least one byte, got none; give it the training text"
             )
         self._alphabet = bytes(sorted(set(alphabet)))
-        self._numbers = torch.full((256,), len(self._alphabet), dtype=torch.int32)
-        self._numbers[list(self._alphabet)] = torch.arange(len(self._alphabet), dtype=torch.int32)
-        self.vocabulary = len(self._alphabet) + (len(self._alphabet) < 256)
+        places = {byte: place for place, byte in enumerate(self._alphabet)}
+        self._numbers = bytes(places.get(byte, len(places)) for byte in range(256))
+        self.vocabulary = len(places) + (len(places) < 256)
 
     def unknown(self, text: bytes) -> bytes:
         """The bytes that the alphabet lacks."""
         return bytes(sorted(set(text) - set(self._alphabet)))
 
     def encode(self, text: bytes) -> Integer[Tensor, " time"]:
-        """Places in the sorted alphabet; the last token for any other byte."""
-        bytes_ = torch.from_numpy(numpy.frombuffer(text, dtype=numpy.uint8).copy())
-        return self._numbers[bytes_.int()].to(torch.uint8)
+        """Places in the sorted alphabet, uint8; the last token for any other byte."""
+        return torch.from_numpy(numpy.frombuffer(text.translate(self._numbers), dtype=numpy.uint8).copy())
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens; escapes, and what is no UTF-8, become U+FFFD."""
         known = (self._alphabet[token : token + 1] or "\ufffd".encode() for token in tokens)
         return b"".join(known).decode("utf-8", errors="replace")
 
-    def token_bytes(self) -> Int64[Tensor, " vocabulary"]:
-        """One byte each."""
-        return torch.ones(self.vocabulary, dtype=torch.int64)
-
     def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
         """ln(256 − alphabet size) for the escape, which may be any other byte."""
-        nats = torch.zeros(self.vocabulary, dtype=torch.float64)
+        nats = super().untold_nats()
         nats[len(self._alphabet) :] = math.log(max(1, 256 - len(self._alphabet)))
         return nats
 
-    def to_json(self) -> str:
-        """The name and the alphabet."""
-        return json.dumps({"tokenizer": self.name, "alphabet": list(self._alphabet)})
+    def description(self) -> dict[str, Any]:
+        """The alphabet."""
+        return {"alphabet": list(self._alphabet)}
+
+
+@final
+class ByteTokenizer(AlphabetTokenizer):
+    """A token is a byte: the vocabulary is exactly 256, and every file can be read.
+
+    Example:
+        >>> tokenizer = ByteTokenizer()
+        >>> tokenizer.encode("aé".encode())
+        tensor([ 97, 195, 169], dtype=torch.uint8)
+        >>> tokenizer.decode([97, 195, 169])
+        'aé'
+    """
+
+    name = "bytes"
+
+    def __init__(self) -> None:
+        super().__init__(bytes(range(256)))
+
+    def description(self) -> dict[str, Any]:
+        """Nothing but the name."""
+        return {}
 
 
 @final
@@ -256,13 +240,9 @@ class BpeTokenizer(Tokenizer):
             lengths[number] = len(token)
         return lengths
 
-    def untold_nats(self) -> Float64[Tensor, " vocabulary"]:
-        """Zeros: a token determines its bytes."""
-        return torch.zeros(self.vocabulary, dtype=torch.float64)
-
-    def to_json(self) -> str:
-        """The name, and the tokenizers library's own description of the model."""
-        return json.dumps({"tokenizer": self.name, "model": json.loads(self._model.to_str())})
+    def description(self) -> dict[str, Any]:
+        """The tokenizers library's own description of the model."""
+        return {"model": json.loads(self._model.to_str())}
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
@@ -277,18 +257,19 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """
     try:
         description = json.loads(text)
-        name = description["tokenizer"]
-        if name == ByteTokenizer.name:
-            return ByteTokenizer()
-        if name == AlphabetTokenizer.name:
-            return AlphabetTokenizer(bytes(description["alphabet"]))
-        if name == BpeTokenizer.name:
-            return BpeTokenizer(BpeModel.from_str(json.dumps(description["model"])))
+        match description["tokenizer"]:
+            case ByteTokenizer.name:
+                return ByteTokenizer()
+            case AlphabetTokenizer.name:
+                return AlphabetTokenizer(bytes(description["alphabet"]))
+            case BpeTokenizer.name:
+                return BpeTokenizer(BpeModel.from_str(json.dumps(description["model"])))
+            case name:
+                raise ConfigError(f"it must name 'bytes', 'alphabet' or 'bpe', not {name!r}")  # noqa: TRY301
     except Exception as error:  # the tokenizers library raises plain Exceptions
         raise ConfigError(
             f"a tokenizer's JSON must be what to_json() wrote, got {text[:60]!r}: {error}"
         ) from error
-    raise ConfigError(f"a tokenizer's JSON must name 'bytes', 'alphabet' or 'bpe', got {name!r}")
 
 
 def _pieces(text: bytes) -> Iterator[str]:

@@ -9,19 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from zorn.checks import check_seed, check_whole_number
+from zorn.checks import check_choice, check_seed, check_whole_number
 from zorn.errors import ConfigError
 from zorn.models import Batch
 from zorn.random import integers
 from zorn.settings import docstring_of
 from zorn.tasks.objectives import IGNORE, TokenCrossEntropy
-from zorn.tasks.task import (
-    SPLITS,
-    EvaluationData,
-    Task,
-    check_split,
-    data_stream,
-)
+from zorn.tasks.task import SPLITS, EvaluationData, Task, data_stream
 
 TRANSDUCTION_SPLITS = (*SPLITS, "validation-longer", "test-longer")
 """The splits of a transduction task: the last two hold lengths that training has never shown."""
@@ -31,8 +25,6 @@ LONGER = 50
 
 EVALUATION_ROWS = 256
 """Sequences in an evaluation."""
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 MARKS = "|._"
 """Separator, end, padding: the last three tokens of every transduction task, in this order."""
@@ -73,7 +65,7 @@ class TransductionTask(Task):
     Args:
         batch: sequences in a training batch, at least 1.
         minimum_length: shortest L, at least 1.
-        maximum_length: longest L in training, at least minimum_length.
+        maximum_length: longest L, at least minimum_length; the longer splits have the next 50.
         seed: of the data, 64 bits.
         overfit: the same one batch (that of step 0) at every step; `evaluate` then evaluates that batch,
             whichever split is asked for, and its `Evaluation.split` is "overfit batch".
@@ -98,6 +90,7 @@ class TransductionTask(Task):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.__doc__ = docstring_of(cls)
+        cls.vocabulary = len(getattr(cls, "symbols", ""))
 
     def __init__(
         self,
@@ -145,7 +138,7 @@ class TransductionTask(Task):
 
     def evaluation_data(self, split: str) -> EvaluationData:
         """256 sequences of the split, the same every time; or the one batch, when overfitting."""
-        check_split(split, self.splits)
+        check_choice("split", split, self.splits)
         if self._overfit:
             name, batch = "overfit batch", self.training_batch(0)
         else:
@@ -174,25 +167,14 @@ class TransductionTask(Task):
             shortest, longest = longest + 1, longest + LONGER
 
         def draw(number: int, count: int, bound: int) -> Tensor:
-            stream = data_stream(_stream_number(split, number))
+            # Two streams side by side a split, in rounds of all splits.
+            first = number // 2 * 2 * len(TRANSDUCTION_SPLITS) + 2 * TRANSDUCTION_SPLITS.index(split)
+            stream = data_stream(first + number % 2)
             return integers(self._seed, step, stream, count, bound, device="cpu")
 
         lengths = shortest + draw(0, rows, longest - shortest + 1)
         source, answer = self.sources_and_answers(lengths, longest, draw)
         return transduction_batch(source, answer, self.symbols)
-
-
-def random_letters(lengths: Int64[Tensor, " rows"], longest: int, draw: Drawer) -> Strings:
-    """Strings of letters, tokens 0 to 25, each uniform: stream 1 of the drawer.
-
-    Example:
-        >>> draw = lambda number, count, bound: torch.arange(count)
-        >>> random_letters(torch.tensor([2, 3]), 3, draw).tokens
-        tensor([[0, 1, 2],
-                [3, 4, 5]])
-    """
-    rows = len(lengths)
-    return Strings(draw(1, rows * longest, len(LETTERS)).view(rows, longest), lengths)
 
 
 def transduction_batch(source: Strings, answer: Strings, symbols: str) -> Batch:
@@ -208,11 +190,11 @@ def transduction_batch(source: Strings, answer: Strings, symbols: str) -> Batch:
 
     Example:
         >>> letters = Strings(torch.tensor([[2, 0, 1]]), torch.tensor([2]))
-        >>> batch = transduction_batch(letters, letters, LETTERS + MARKS)
+        >>> batch = transduction_batch(letters, letters, "abc" + MARKS)
         >>> batch.inputs
-        tensor([[ 2,  0, 26,  2,  0, 28, 28]])
+        tensor([[2, 0, 3, 2, 0, 5, 5]])
         >>> batch.targets
-        tensor([[-100, -100,    2,    0,   27, -100, -100]])
+        tensor([[-100, -100,    2,    0,    4, -100, -100]])
     """
     separator, end, padding = (symbols.index(mark) for mark in MARKS)
     rows, widest_source = source.tokens.shape
@@ -230,8 +212,3 @@ def transduction_batch(source: Strings, answer: Strings, symbols: str) -> Batch:
     counts = (time > separated) & (time <= ended)
     targets = torch.where(counts, sequence, IGNORE)[:, 1:]
     return Batch(inputs.contiguous(), targets.contiguous())
-
-
-def _stream_number(split: str, number: int) -> int:
-    """Of the number-th vector of a split: two streams side by side a split, in rounds of all splits."""
-    return number // 2 * 2 * len(TRANSDUCTION_SPLITS) + 2 * TRANSDUCTION_SPLITS.index(split) + number % 2

@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from zorn.checks import check_choice
 from zorn.tasks.metrics import bits_per_byte
-from zorn.tasks.task import check_split
 from zorn.tasks.text import TextTask
 
 
@@ -22,9 +22,9 @@ def unigram_bits_per_byte(task: TextTask, split: str = "validation") -> float:
         >>> 4 < unigram_bits_per_byte(task) < 5
         True
     """
-    evaluated = _bytes(task, split)
+    evaluated = _bytes(task, split)[1:]
     probabilities = unigram_probabilities(_bytes(task, "train"))
-    return bits_per_byte(-probabilities[evaluated[1:]].log().sum().item(), len(evaluated) - 1)
+    return bits_per_byte(-probabilities[evaluated].log().sum().item(), len(evaluated))
 
 
 def bigram_bits_per_byte(task: TextTask, split: str = "validation") -> float:
@@ -44,12 +44,7 @@ def bigram_bits_per_byte(task: TextTask, split: str = "validation") -> float:
 
 
 def unigram_probabilities(text: Int64[Tensor, " time"]) -> Float64[Tensor, "256"]:
-    """Probability of each byte: its count and one more, normalised.
-
-    Example:
-        >>> unigram_probabilities(torch.tensor([7, 7, 7]))[7].item() == 4 / 259
-        True
-    """
+    """Probability of each byte: its count and one more, normalised."""
     counts = torch.bincount(text, minlength=256).double() + 1
     return counts / counts.sum()
 
@@ -65,11 +60,6 @@ def bigram_probabilities(text: Int64[Tensor, " time"]) -> Float64[Tensor, "256 2
     References:
         H. Ney, U. Essen, R. Kneser: On structuring probabilistic dependences in stochastic language
         modelling, 1994.
-
-    Example:
-        >>> probabilities = bigram_probabilities(torch.tensor([1, 2, 1, 2, 1, 3]))
-        >>> bool(probabilities[1, 2] > probabilities[1, 3] > probabilities[1, 4] > 0)
-        True
     """
     counts = torch.bincount(text[:-1] * 256 + text[1:], minlength=256 * 256).view(256, 256)
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
@@ -77,11 +67,10 @@ def bigram_probabilities(text: Int64[Tensor, " time"]) -> Float64[Tensor, "256 2
     total = counts.sum(1, keepdim=True).double()
     kinds = (counts > 0).sum(1, keepdim=True).double()
     backoff = torch.where(total > 0, discount * kinds / total.clamp(min=1), 1.0)
-    return (counts - discount).clamp(min=0).double() / total.clamp(min=1) + backoff * unigram_probabilities(
-        text
-    )
+    seen = (counts - discount).clamp(min=0).double() / total.clamp(min=1)
+    return seen + backoff * unigram_probabilities(text)
 
 
 def _bytes(task: TextTask, split: str) -> Tensor:
-    check_split(split, task.splits)
+    check_choice("split", split, task.splits)
     return torch.from_numpy(numpy.frombuffer(task.text[split], dtype=numpy.uint8).astype(numpy.int64))

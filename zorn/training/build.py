@@ -35,7 +35,7 @@ def build_task(config: Config, folder: RunFolder | None = None) -> Task:
         given["seed"] = config.run.seed
     learned = issubclass(kind, TextTask) and given.get("tokenizer", "bytes") != "bytes"
     if folder is not None and learned:
-        given |= {"tokenizer": folder.read_tokenizer(), "vocabulary_size": None}
+        given |= {"tokenizer": folder.read_tokenizer(given["tokenizer"]), "vocabulary_size": None}
     task = kind(**given)
     task.objective = objective_of(config.objective)
     return task

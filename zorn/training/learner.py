@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -13,11 +13,12 @@ from zorn.config import Config
 from zorn.estimators import Estimate, Estimator
 from zorn.kernels.flashrnn import use_flashrnn
 from zorn.models import Batch
+from zorn.run.loggers import Record
 from zorn.tasks import Task
 from zorn.tasks.held_out import objective_value
 from zorn.training.build import build_estimator, build_model, build_optimizers
 from zorn.training.schedules import rate_factor_at
-from zorn.training.step import prepare_step, update_weights
+from zorn.training.step import move_weights, prepare_step
 
 HELD_OUT_WINDOW = 128
 """Fewest tokens of a window that a text's validation split is cut into."""
@@ -33,6 +34,7 @@ class Learner:
         task: gives the batches.
         model, estimator, optimizers: the parts; no optimizers where the update is in place.
         step: steps done, which is also the number of the next batch.
+        scheduled: what the schedules set for the last step, by name, and its "learning_rate".
 
     Example:
         >>> from zorn.config import BudgetConfig, Choice, resolve
@@ -53,6 +55,7 @@ class Learner:
     estimator: Estimator
     optimizers: list[torch.optim.Optimizer]
     step: int = 0
+    scheduled: Record = field(default_factory=dict)
 
     @classmethod
     def build(cls, config: Config, task: Task) -> Learner:
@@ -66,10 +69,6 @@ class Learner:
         estimator = build_estimator(config)
         return cls(config, task, model, estimator, build_optimizers(config, model, estimator))
 
-    def next_batch(self) -> Batch:
-        """The batch of the next step, on the model's device."""
-        return Batch(*(part.to(self.config.run.device) for part in self.task.training_batch(self.step)))
-
     def train_step(self, share: float) -> Estimate:
         """Do one step on the task's next batch.
 
@@ -79,10 +78,16 @@ class Learner:
         Raises:
             NonFiniteLossError: the estimator's; the weights are unchanged.
         """
-        prepare_step(self.config, self.task, self.estimator, self.step, share)
+        self.scheduled = prepare_step(self.config, self.task, self.estimator, self.step, share)
         factor = rate_factor_at(self.config.schedule, self.step, share)
-        parts = self.model, self.estimator, self.optimizers
-        estimate = update_weights(self.config, self.task, *parts, self.next_batch(), factor)
+        batch = Batch(*(part.to(self.config.run.device) for part in self.task.training_batch(self.step)))
+        estimate = move_weights(
+            self.config,
+            self.model,
+            self.optimizers,
+            factor,
+            lambda update: self.estimator.estimate(self.model, batch, self.task.objective, update=update),
+        )
         self.step += 1
         return estimate
 
@@ -92,9 +97,6 @@ class Learner:
 
         A text is read in windows as long as those of training, at least `HELD_OUT_WINDOW` tokens.
         """
-        split, window = (
-            self.task.validation_splits[0],
-            max(self.config.task.get("length", 0), HELD_OUT_WINDOW),
-        )
-        loss = objective_value(self.model, self.task, split, window=window)
+        window = max(self.config.task.get("length", 0), HELD_OUT_WINDOW)
+        loss = objective_value(self.model, self.task, self.task.validation_splits[0], window=window)
         return loss if math.isfinite(loss) else math.inf

@@ -13,7 +13,7 @@ from zorn.models import LanguageModel
 from zorn.run.checkpoint import latest_checkpoint, load_checkpoint, newest_mark, read_progress
 from zorn.run.folder import RunFolder
 from zorn.run.identity import check_settings, check_text, check_tokenizer
-from zorn.tasks import ByteTokenizer, Task, Tokenizer
+from zorn.tasks import Task, Tokenizer
 from zorn.tasks.tokenizers import utf8
 from zorn.training.build import build_model, build_task, set_threads
 
@@ -28,6 +28,7 @@ class TextCodec:
     """Text to tokens and back, as `TextTask` does it, without the text that was learned.
 
     Example:
+        >>> from zorn.tasks import ByteTokenizer
         >>> codec = TextCodec(ByteTokenizer())
         >>> codec.decode(codec.encode("né"))
         'né'
@@ -82,8 +83,7 @@ def _load_writer(path: Path) -> tuple[TextCodec | Task, LanguageModel]:
     folder, config, checkpoint = _opened(path)
     if "tokenizer" in config.task.given:
         check_tokenizer(read_progress(checkpoint).text, folder.tokenizer_json())
-        learned = config.task.tokenizer != "bytes"
-        writer = TextCodec(folder.read_tokenizer() if learned else ByteTokenizer())
+        writer = TextCodec(folder.read_tokenizer(config.task.tokenizer))
     else:
         writer = build_task(config, folder)
     return writer, _model(config, writer.vocabulary, checkpoint)

@@ -23,10 +23,9 @@ from zorn.run.checkpoint import (
 )
 from zorn.run.folder import RunFolder
 from zorn.run.identity import check_settings, check_tokenizer, run_settings
-from zorn.run.journal import check_identity, read_header, read_journal, run_identity
+from zorn.run.journal import base_step, check_identity, read_journal, run_identity
 from zorn.run.journal_entry import JournalEntry
 from zorn.run.lock import locked
-from zorn.tasks import ByteTokenizer
 from zorn.training.build import (
     build_estimator,
     build_model,
@@ -132,22 +131,22 @@ def replay(run: Path, step: int, out: Path) -> Path:
     set_threads(config.run.threads)
     model = build_model(config, _vocabulary(config, source))
     check_identity(source.journal, journal_identity(config, model, newest.text))
-    base_step = read_header(source.journal).base_step
-    if step < base_step:
+    begins = base_step(source.journal)
+    if step < begins:
         raise JournalError(
-            f"step must be at least {base_step}, got {step}: the journal of {run} begins there: name a "
+            f"step must be at least {begins}, got {step}: the journal of {run} begins there: name a "
             "later step"
         )
     estimator = build_estimator(config)
     optimizers = build_optimizers(config, model, estimator)
     progress = dataclasses.replace(newest, step=0, seconds=0.0, forward_passes=0, dropped=0)
     progress = dataclasses.replace(progress, estimator=estimator.state_dict())
-    bases = [path for path in checkpoints(source.checkpoints) if base_step <= checkpoint_step(path) <= step]
+    bases = [path for path in checkpoints(source.checkpoints) if begins <= checkpoint_step(path) <= step]
     if bases:
         progress = load_checkpoint(bases[-1], model, optimizers)
-    elif base_step > 0:
+    elif begins > 0:
         raise JournalError(
-            f"step {step} needs weights from step {base_step}, where the journal of {run} begins, or later, "
+            f"step {step} needs weights from step {begins}, where the journal of {run} begins, or later, "
             "and no such checkpoint is kept: restore one from a copy, or name a later step"
         )
     entries = itertools.takewhile(
@@ -234,5 +233,4 @@ def _vocabulary(config: Config, folder: RunFolder) -> int:
     """The number of tokens of a run, without reading its text."""
     if "tokenizer" not in config.task.given:
         return build_task(config).vocabulary
-    learned = config.task.tokenizer != "bytes"
-    return (folder.read_tokenizer() if learned else ByteTokenizer()).vocabulary
+    return folder.read_tokenizer(config.task.tokenizer).vocabulary

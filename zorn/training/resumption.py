@@ -13,6 +13,9 @@ from zorn.run.journal_entry import JournalEntry
 from zorn.run.loggers import Record, read_metrics, truncate_metrics
 from zorn.tasks import Task
 
+_SHARED = ("step", "seconds", "forward_passes", "loss", "gradient_norm", "dropped")
+"""Fields of both a step's line and its entry."""
+
 
 def last_to_replay(config: Config, task: Task, saved: int, last: int) -> int:
     """The step up to which a resumed run takes its journal; from there on it trains.
@@ -66,8 +69,7 @@ def entry_of(line: Record, fold: Fold, rate_factor: float) -> JournalEntry:
         fold: of its estimate.
         rate_factor: what the first learning rates were multiplied by.
     """
-    names = ("step", "loss", "gradient_norm", "forward_passes", "dropped", "seconds")
-    return JournalEntry(fold=fold, rate_factor=rate_factor, **{name: line[name] for name in names})
+    return JournalEntry(fold=fold, rate_factor=rate_factor, **{name: line[name] for name in _SHARED})
 
 
 def used(fold: Fold | None) -> Record:
@@ -96,12 +98,7 @@ def line_of(entry: JournalEntry, learning_rate: float) -> Record:
         "kind": "train",
         "learning_rate": learning_rate * entry.rate_factor,
         **used(entry.fold),
-        "step": entry.step,
-        "seconds": entry.seconds,
-        "forward_passes": entry.forward_passes,
-        "loss": entry.loss,
-        "gradient_norm": entry.gradient_norm,
-        "dropped": entry.dropped,
+        **{name: getattr(entry, name) for name in _SHARED},
     }
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from zorn.config import Config
-from zorn.estimators import Estimate, Estimator
+from zorn.estimators import Estimator
 from zorn.estimators.update import FusedSGD
-from zorn.models import Batch
 from zorn.run.loggers import Record
 from zorn.tasks import Task
 from zorn.training.build import fused_update
@@ -44,33 +43,6 @@ def prepare_step(config: Config, task: Task, estimator: Estimator, step: int, sh
     return {"learning_rate": rate, **values}
 
 
-def update_weights(
-    config: Config,
-    task: Task,
-    model: nn.Module,
-    estimator: Estimator,
-    optimizers: Sequence[torch.optim.Optimizer],
-    batch: Batch,
-    rate_factor: float,
-) -> Estimate:
-    """Estimate the gradient of a batch and move the weights along it: in place without optimizers, else
-    through them, each with its gradient clipped.
-
-    Args:
-        rate_factor: above 0; the share of their first learning rates that the optimizer's groups have now.
-
-    Raises:
-        NonFiniteLossError: the estimator's; the weights are unchanged.
-    """
-    return move_weights(
-        config,
-        model,
-        optimizers,
-        rate_factor,
-        lambda update: estimator.estimate(model, batch, task.objective, update=update),
-    )
-
-
 def move_weights(
     config: Config,
     model: nn.Module,
@@ -83,7 +55,7 @@ def move_weights(
     Args:
         config: resolved.
         optimizers: none where the update is in place.
-        rate_factor: as in `update_weights`.
+        rate_factor: above 0; the share of their first learning rates that the optimizers' groups have now.
         make_gradient: fills `.grad` when it is given None, else applies the update that it is given.
 
     Returns:

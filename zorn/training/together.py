@@ -1,4 +1,4 @@
-"""One run in several processes: a shared estimator, files for a new process, a log that writes nothing."""
+"""One run in several processes: the device of each, files for a new one, and what all have to agree on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import hashlib
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 
-from zorn.config import Config, RunConfig
-from zorn.distributed import Group, share
+from zorn.config import Config
+from zorn.distributed import Group
 from zorn.errors import ConfigError
-from zorn.estimators import Estimator
 from zorn.run.checkpoint import MANIFEST, checkpoints, latest_checkpoint, read_progress
 from zorn.run.folder import RunFolder
 from zorn.run.identity import run_settings
 from zorn.run.journal import last_step
 from zorn.run.lock import locked
-from zorn.run.loggers import Record
 
 SENT_AT_ONCE = 1 << 24
 """Bytes of a file that are sent at once."""
@@ -36,20 +34,6 @@ def on_device_of(group: Group, config: Config) -> Config:
     if group.size == 1 or config.run.device != group.device.type:
         return config
     return dataclasses.replace(config, run=dataclasses.replace(config.run, device=str(group.device)))
-
-
-def shared(estimator: Estimator, group: Group, settings: RunConfig) -> Estimator:
-    """The estimator whose work the processes share, as the settings say.
-
-    Raises:
-        ConfigError: a way to share it that the estimator does not have.
-    """
-    return share(
-        estimator,
-        group,
-        partial=settings.partial_steps,
-        check_every=settings.check_replicas,
-    )
 
 
 def fetch_run(group: Group, folder: RunFolder) -> None:
@@ -121,24 +105,6 @@ def check_same_settings(group: Group, config: Config) -> None:
     group.message(facts={name: repr(value) for name, value in facts.items()})
 
 
-@final
-class SilentLog:
-    """In place of a `MetricsLog`, in processes that write nothing.
-
-    >>> with SilentLog() as log:
-    ...     log.write({"kind": "train", "step": 1})
-    """
-
-    def __enter__(self) -> SilentLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, record: Record) -> None:
-        """Nothing."""
-
-
 def _settings(folder: RunFolder) -> dict[str, Any]:
     return run_settings(folder.read_config())
 
@@ -180,31 +146,26 @@ def _digest(folder: Path, names: list[str]) -> str:
 
 
 def _send(group: Group, path: Path, *, write: bool) -> OSError | None:
-    """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so."""
+    """Send a file of rank 0 to all, and write it where it is wanted; returns why the disk refused, if so, as
+    the others continue meanwhile."""
     size = torch.tensor([path.stat().st_size if group.is_main else 0])
     group.broadcast(size, 0)
-    temporary = path.with_name(path.name + ".fetched")
-    failure = _write(temporary, b"", "wb") if write else None
+    temporary, failure = path.with_name(path.name + ".fetched"), None
     with path.open("rb") if group.is_main else nullcontext() as source:
         for start in range(0, int(size), SENT_AT_ONCE):
             count = min(SENT_AT_ONCE, int(size) - start)
             data = bytearray(count) if source is None else bytearray(source.read(count))
             group.broadcast(torch.frombuffer(data, dtype=torch.uint8), 0)
-            if write and failure is None:
-                failure = _write(temporary, data, "ab")
-    if write and failure is None:
-        temporary.replace(path)
-    elif write:
+            if not write or failure is not None:
+                continue
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("ab" if start else "wb") as file:
+                    file.write(data)
+            except OSError as error:
+                failure = OSError(f"{path} of rank 0 cannot be written here ({error}): make room for it")
+    if failure is not None:
         temporary.unlink(missing_ok=True)
-    return failure and OSError(f"{path} of rank 0 cannot be written here ({failure}): make room for it")
-
-
-def _write(path: Path, data: bytes | bytearray, mode: Literal["wb", "ab"]) -> OSError | None:
-    """Write a file, or more of it; returns why the disk refused, if so, as the others wait meanwhile."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode) as file:
-            file.write(data)
-    except OSError as error:
-        return error
-    return None
+    elif write:
+        temporary.replace(path)
+    return failure

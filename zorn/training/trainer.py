@@ -15,9 +15,10 @@ from rich.console import Console
 
 from zorn.config import COMPONENTS, BudgetConfig, Choice, Config, resolve
 from zorn.distributed import Group
+from zorn.distributed import share as share_work
 from zorn.errors import ConfigError, NonFiniteLossError, ZornError
 from zorn.estimators import Estimate
-from zorn.models import Batch, parameter_count, sample
+from zorn.models import parameter_count, sample
 from zorn.registry import absolute
 from zorn.run.checkpoint import (
     Progress,
@@ -38,20 +39,14 @@ from zorn.run.summary import Summary, make_summary, print_summary, write_summary
 from zorn.tasks import ByteTokenizer, Task, TextTask
 from zorn.tasks.held_out import objective_value
 from zorn.tasks.text import PYTHON_DOCS
-from zorn.training.build import (
-    build_estimator,
-    build_model,
-    build_optimizers,
-    build_task,
-    set_threads,
-)
+from zorn.training.build import build_task, set_threads
 from zorn.training.interruption import Interruption
+from zorn.training.learner import Learner
 from zorn.training.limits import is_finite, memory_of
 from zorn.training.replay import after_entry, journal_identity, replay_steps
 from zorn.training.resumption import check_states, entry_of, last_to_replay, line_of, mend_metrics, used
 from zorn.training.schedules import rate_factor_at
-from zorn.training.step import prepare_step, update_weights
-from zorn.training.together import SilentLog, check_same_settings, fetch_run, is_orphan, on_device_of, shared
+from zorn.training.together import check_same_settings, fetch_run, is_orphan, on_device_of
 
 SAMPLE_PROMPT = "The "
 SAMPLE_LENGTH = 600
@@ -85,7 +80,6 @@ class Trainer:
     Attributes:
         config: the settings, with all that was chosen.
         choices: a line for each choice, printed when the run starts.
-        step: steps done.
         saved_step: the step of the newest checkpoint; None before the first.
     """
 
@@ -116,12 +110,13 @@ class Trainer:
         self.task = build_task(self.config, self.folder if resume else None)
         self._tokenizer = self.folder.tokenizer_json() if resume else _learned_tokenizer(self.task)
         self._text = text_fingerprint(self.task, self._tokenizer)
-        self.model = build_model(config, self.task.vocabulary)
-        self.estimator = build_estimator(config)
+        self.learner = Learner.build(config, self.task)
+        self.model, self.optimizers = self.learner.model, self.learner.optimizers
+        self.estimator = self.learner.estimator
         if self.group.size > 1:
-            self.estimator = shared(self.estimator, self.group, config.run)
-        self.optimizers = build_optimizers(config, self.model, self.estimator)
-        self.step = self.forward_passes = self.dropped = 0
+            run = config.run
+            share_work(self.estimator, self.group, partial=run.partial_steps, check_every=run.check_replicas)
+        self.forward_passes = self.dropped = 0
         self.saved_step: int | None = None
         self._earlier_seconds = 0.0
         self._started: float | None = None
@@ -131,6 +126,11 @@ class Trainer:
         self._journal_bytes = self._journal_last = self._logged_step = 0
         if resume:
             self._restore()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.learner.step
 
     @classmethod
     def resume(
@@ -167,7 +167,7 @@ class Trainer:
         check_states(self.config, self.task, newest, progress)
         for entry in self._later_entries(progress.step):
             progress = after_entry(progress, entry)
-        self.step, self.forward_passes = progress.step, progress.forward_passes
+        self.learner.step, self.forward_passes = progress.step, progress.forward_passes
         self.dropped, self._earlier_seconds = progress.dropped, progress.seconds
         self.estimator.load_state_dict(dict(progress.estimator))
         if self._share_used() >= 1 and self.folder.summary.exists():
@@ -235,7 +235,9 @@ class Trainer:
             forward_passes=self.forward_passes,
             objective=self.config.objective,
         )
-        with self._open_log() as log, display:
+        places = self.folder.metrics, self.folder.tensorboard
+        log = MetricsLog(*places, self._logged_step) if self.group.is_main else nullcontext()
+        with log as log, display:
             if self._resumed:
                 self._catch_up(log, display)
             else:
@@ -258,11 +260,6 @@ class Trainer:
                 raise KeyboardInterrupt
             self._evaluate_once(log, display)
 
-    def _open_log(self) -> MetricsLog | SilentLog:
-        if not self.group.is_main:
-            return SilentLog()
-        return MetricsLog(self.folder.metrics, self.folder.tensorboard, self._logged_step)
-
     def _agreed(self, interruption: Interruption) -> tuple[float, bool, bool]:
         """The share of the budget that is used, whether to save, and whether to stop: the same in all
         processes, by the clock of rank 0 and the signals to any."""
@@ -273,9 +270,9 @@ class Trainer:
         share, save = notes[0].values.tolist()
         return share, bool(save), self.group.interrupted
 
-    def _catch_up(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _catch_up(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         """Log what is in the journal alone, and evaluate where that was due, as a crash came in between."""
-        if not self.group.is_main:
+        if log is None:
             return
         rate = self.config.optimizer.learning_rate
         if self._journal is not None and rate is not None and self._logged_step < self.step:
@@ -287,12 +284,10 @@ class Trainer:
         if int(self._share_used() * evaluations) > int(share * evaluations):
             self._evaluate_once(log, display)
 
-    def _evaluate_once(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _evaluate_once(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         """Evaluate unless this step is in the log already."""
-        if not self.group.is_main:
-            return
-        records = read_metrics(self.folder.metrics)
-        if not any(record["kind"] == "evaluation" and record["step"] == self.step for record in records):
+        lines = read_metrics(self.folder.metrics) if log is not None else []
+        if not any(line["kind"] == "evaluation" and line["step"] == self.step for line in lines):
             self._evaluate(log, display)
 
     def _open_folder(self) -> None:
@@ -322,30 +317,27 @@ class Trainer:
                 if journal.dropped:
                     self._say(journal.dropped)
                 return journal
-            path.replace(path.with_name(f"journal-to-{self._journal_last}.bin"))
+            path.replace(path.with_name(f"journal-to-{self._journal_last}.jsonl"))
             self._say(
                 f"{path} ends at step {self._journal_last}, before the checkpoint of step {self.step}: a new "
                 "one begins, and steps up to there cannot be made again from it; the former is kept as "
-                f"journal-to-{self._journal_last}.bin"
+                f"journal-to-{self._journal_last}.jsonl"
             )
         return Journal.create(path, self._identity, base_step=self.step, **sync)
 
-    def _train_step(self, share: float, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
-        record: Record = {"kind": "train"}
-        record |= prepare_step(self.config, self.task, self.estimator, self.step, share)
-        batch = self.task.training_batch(self.step)
-        batch = Batch(*(part.to(self.config.run.device) for part in batch))
+    def _train_step(self, share: float, log: MetricsLog | None, display: ProgressDisplay) -> None:
         try:
-            rate_factor = rate_factor_at(self.config.schedule, self.step, share)
-            estimate = self._update(batch, rate_factor)
+            estimate = self._update(share)
         except NonFiniteLossError as error:
             self.estimator.load_state_dict(self.estimator.state_dict() | {"step": self.step})
             saved = self._save() if self._is_finite() else latest_checkpoint(self.folder.checkpoints)
             raise NonFiniteLossError(f"{error}; the last good weights are saved in {saved}") from error
-        self.step += 1
         self.forward_passes += estimate.forward_passes
         self.dropped += estimate.dropped
-        record |= used(estimate.fold) | {
+        record = {
+            "kind": "train",
+            **self.learner.scheduled,
+            **used(estimate.fold),
             "step": self.step,
             "seconds": self._seconds(),
             "forward_passes": self.forward_passes,
@@ -354,18 +346,19 @@ class Trainer:
             "dropped": estimate.dropped,
         }
         if self._journal is not None and estimate.fold is not None:
-            self._journal.append(entry_of(record, estimate.fold, rate_factor))  # before all that tells of it
-        log.write(record)
+            factor = rate_factor_at(self.config.schedule, self.step - 1, share)
+            self._journal.append(entry_of(record, estimate.fold, factor))  # before all that tells of it
+        if log is not None:
+            log.write(record)
         display.trained(record, self._share_used())
 
-    def _update(self, batch: Batch, rate_factor: float) -> Estimate:
-        parts = self.model, self.estimator, self.optimizers
-        return update_weights(self.config, self.task, *parts, batch, rate_factor)
+    def _update(self, share: float) -> Estimate:
+        return self.learner.train_step(share)
 
-    def _evaluate(self, log: MetricsLog | SilentLog, display: ProgressDisplay) -> None:
+    def _evaluate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         """Evaluate all validation splits, on rank 0 while the others wait; what is shown while training is
         the first's."""
-        if not self.group.is_main:
+        if log is None:
             return
         evaluations = [self.task.evaluate(self.model, split) for split in self.task.validation_splits]
         place = {"step": self.step, "seconds": self._seconds(), "forward_passes": self.forward_passes}
@@ -419,19 +412,13 @@ class Trainer:
                     f"step {self.step}: the loss on {split} is {record['loss']}: lower the learning rate or "
                     f"epsilon; the weights are saved in {latest_checkpoint(self.folder.checkpoints)}"
                 )
-        yardsticks = {} if self.config.task.get("overfit") else yardsticks_of(self.task)
-        parameters = parameter_count(self.model)
-        title = f"{self.config.task.name}, {self.config.model.name} with {parameters:,} parameters"
-        title += f", {self.config.estimator.name}"
-        objective = self.config.objective
-        draw_curve(self.folder.curve, records, yardsticks, title, objective)
-        summary = make_summary(
-            list(latest.values()),
-            yardsticks,
-            objective=objective,
-            parameters=parameters,
-            dropped=self.dropped,
-        )
+        config, parameters = self.config, parameter_count(self.model)
+        yardsticks = {} if config.task.get("overfit") else yardsticks_of(self.task)
+        title = f"{config.task.name}, {config.model.name} with {parameters:,} parameters"
+        title += f", {config.estimator.name}"
+        draw_curve(self.folder.curve, records, yardsticks, title, config.objective)
+        counts = {"objective": config.objective, "parameters": parameters, "dropped": self.dropped}
+        summary = make_summary(list(latest.values()), yardsticks, **counts)
         write_summary(self.folder.summary, summary)
         print_summary(self.console, summary, title)
         if isinstance(self.task, TextTask):
