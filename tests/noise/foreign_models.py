@@ -1,4 +1,5 @@
-"""Models as others write them, each with a trait that hides rows or weights from layers, and what they need."""
+"""Models as others write them, each with a trait that hides rows or weights from layers, and what they
+need."""
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,8 @@ class Latents(nn.Module):
 
 
 class ListOfWeights(nn.Module):
-    """Weights in a list, a vector, a matrix from the left, addmm, einsum and a filter, no module in between."""
+    """Weights in a list, a vector, a matrix from the left, addmm, einsum and a filter, no module in
+    between."""
 
     def __init__(self):
         super().__init__()

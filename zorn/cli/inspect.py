@@ -84,12 +84,12 @@ def _print(out: Console, reports: Sequence[ParameterReport], title: str) -> None
         shape = " × ".join(map(str, report.shape)) or "scalar"
         how = report.how if report.tied_to is None else f"tied to {report.tied_to}"
         count = f"{report.count:,}" if report.tied_to is None else ""
-        style = "bold red" if report.status == "uncovered" else None
+        style = "bold red" if report.status == "refused" else None
         table.add_row(report.name, shape, count, report.status, how, style=style)
     out.print(table)
     untied = [report for report in reports if report.tied_to is None]
     parts = [f"{sum(report.count for report in untied):,} numbers"]
-    for status in ("perturbed", "frozen", "uncovered"):
+    for status in ("perturbed", "frozen", "refused"):
         parts.append(f"{sum(report.count for report in untied if report.status == status):,} {status}")
     noise = sum(report.noise_numbers for report in untied)
     out.print(f"{', '.join(parts)}; {noise:,} random numbers a member")

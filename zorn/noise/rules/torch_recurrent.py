@@ -1,9 +1,8 @@
-"""The rule of torch's own recurrent layers: `nn.LSTM`, `nn.GRU`, `nn.RNN` and their cells, on the weights that
-they hold.
+"""The rule of torch's own recurrent layers: `nn.LSTM`, `nn.GRU`, `nn.RNN` and their cells, on the weights
+that they hold.
 
-W x + b and R h + b' of a layer borrow the row factor a of R: the noise of a step is (b·x + β + b'·h + β') a, two
-inner products and one pass over the gates. Steps run compiled where zorn's own cells would.
-"""
+W x + b and R h + b' of a layer borrow the row factor a of R: the noise of a step is (b·x + β + b'·h + β') a,
+two inner products and one pass over the gates. Steps run compiled where zorn's own cells would."""
 
 from __future__ import annotations
 
@@ -139,8 +138,8 @@ class _Steps:
 
 
 class TorchRecurrentRule(Rule):
-    """`nn.LSTM`, `nn.GRU` and `nn.RNN`: any number of layers, both directions, projections, `batch_first` either
-    way, packed sequences; states in torch's layout [layers · directions, rows, units]."""
+    """`nn.LSTM`, `nn.GRU` and `nn.RNN`: any number of layers, both directions, projections, `batch_first`
+    either way, packed sequences; states in torch's layout [layers · directions, rows, units]."""
 
     def layouts(self, module: nn.RNNBase) -> dict[str, Layout]:
         """One row factor for each layer and direction."""
@@ -157,8 +156,8 @@ class TorchRecurrentRule(Rule):
                 x = input
                 if x.dim() != 3:
                     raise ConfigError(
-                        f"{noise.site} ({type(module).__name__}) was called with {tuple(x.shape)}: members side "
-                        "by side need the batched form, [rows, time, inputs] or [time, rows, inputs]"
+                        f"{noise.site} ({type(module).__name__}) was called with {tuple(x.shape)}: members "
+                        "side by side need the batched form, [rows, time, inputs] or [time, rows, inputs]"
                     )
             batch_first = module.batch_first and lengths is None
             rows = x.shape[0 if batch_first else 1]
@@ -166,7 +165,9 @@ class TorchRecurrentRule(Rule):
             layer = _layer(module, noise, lengths)
             y, *states = run_stack(layer, x, hx, module.num_layers, module.bidirectional, batch_first)
             final = tuple(states) if len(states) > 1 else states[0]
-            return (y, final) if lengths is None else (_packed_like(input, y, lengths), final)
+            if isinstance(input, PackedSequence) and lengths is not None:
+                return _packed_like(input, y, lengths), final
+            return y, final
 
         return {"forward": forward}
 
@@ -181,8 +182,10 @@ def _layer(module: nn.RNNBase, noise: MemberNoise, lengths: Tensor | None) -> La
         if lengths is None:
             return in_time(steps, len(x), state, reverse)
 
+        ends = lengths.unsqueeze(1)
+
         def masked(t: int, state: State) -> State:
-            inside = (t < lengths).unsqueeze(1)
+            inside = ends > t
             return tuple(map(lambda new, old: torch.where(inside, new, old), steps(t, state), state))
 
         return in_time(masked, len(x), state, reverse)
@@ -225,7 +228,7 @@ class TorchCellRule(Rule):
             if hx is None:
                 zeros = input.new_zeros(len(input), module.hidden_size)
                 hx = (zeros, zeros) if isinstance(module, nn.LSTMCell) else zeros
-            state = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+            state = (hx,) if isinstance(hx, Tensor) else tuple(hx)
             found = _Steps(operation, parts, noise, input.unsqueeze(0))(0, state)
             return found if isinstance(module, nn.LSTMCell) else found[0]
 

@@ -22,8 +22,8 @@ from zorn.noise.weights.member_noise import Factors
 class Inputs:
     """The arguments of a call, the rows of each lane by themselves.
 
-    The first tensor tells the number of rows; every tensor with as many in front holds rows, any other value is
-    the same for all lanes.
+    The first tensor tells the number of rows; every tensor with as many in front holds rows, any other value
+    is the same for all lanes.
 
     Args:
         arguments, options: of the call.
@@ -164,7 +164,8 @@ def _moved(parameter: nn.Parameter, factors: Factors, member: int, scale: float)
 
 @contextmanager
 def kept_tensors(model: nn.Module) -> Iterator[None]:
-    """On leaving, tensors that a forward has put on a module (a state, a weight made from others) are those from
+    """On leaving, tensors that a forward has put on a module (a state, a weight made from others) are those
+    from
     before: what was computed for members must not outlive them."""
     own = [module for module in model.modules() if not type(module).__module__.startswith("torch.nn.")]
     places = [each for module in own for each in (module.__dict__, module._buffers)]

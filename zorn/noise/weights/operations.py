@@ -1,11 +1,11 @@
 """Noise where a parameter is read: any model, its members side by side as an axis of `torch.vmap`.
 
-Inside, the model sees the rows of one member in whatever layout it likes, and members cannot mix. A mode around
-the call looks at the arguments of each operation of torch. `F.linear(x, W)` becomes F.linear(x, W) + s ε (x·b) a,
-so that the weights are read once for all members; matrix products and embeddings likewise. Any other operation
-gets θ + s ε z in place of a parameter, made for each member: little work for gains, filters and other small
-tensors. It makes no difference which module owns a parameter, how often it is read, or whether it is tied.
-"""
+Inside, the model sees the rows of one member in whatever layout it likes, and members cannot mix. A mode
+around the call looks at the arguments of each operation of torch. `F.linear(x, W)` becomes F.linear(x, W) + s
+ε (x·b) a, so that the weights are read once for all members; matrix products and embeddings likewise. Any
+other operation gets θ + s ε z in place of a parameter, made for each member: little work for gains, filters
+and other small tensors. It makes no difference which module owns a parameter, how often it is read, or
+whether it is tied."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class NoisyReads(TorchFunctionMode):
             plain = func(*args, **kwargs)
             if not isinstance(plain, Tensor):
                 return plain
-        args, kwargs = tree_map(self.moved, (args, kwargs))
-        return func(*args, **kwargs)
+        named = {name: tree_map(self.moved, value) for name, value in kwargs.items()}
+        return func(*tree_map(self.moved, args), **named)
 
     def _noisy(self, values: tuple[Any, ...]) -> bool:
         """True if some value, or an item of a list or tuple, is a parameter with noise."""
@@ -157,11 +157,11 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     F.embedding: _embedding,
     **{func: partial(_recurrent, func) for func in STEPS},
 }
-"""Operations that take the noise as a term of their own; None from one of them: it does not serve this call."""
+"""Operations that take the noise as a term of their own; None from one of them: it does not serve this
+call."""
 
-_METADATA = frozenset(
-    "size dim stride numel element_size is_floating_point is_complex data_ptr __len__".split()
-)
+_METADATA = {"size", "dim", "stride", "numel", "element_size", "is_floating_point", "is_complex", "__len__"}
+"""Methods of a tensor that do not read its values."""
 
 
 @cache

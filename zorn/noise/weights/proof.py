@@ -1,8 +1,8 @@
 """Which way a model's members run, proved before the first estimate of a model.
 
-The noise z is the same in all ways; only the speed differs. Side by side is compared with each member on moved
-weights, at two numbers of members. What differs, or what cannot run, goes the next slower way, with a warning.
-"""
+The noise z is the same in all ways; only the speed differs. Side by side is compared with each member on
+moved weights, at two numbers of members. What differs, or what cannot run, goes the next slower way, with a
+warning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from zorn.noise.draw import Draw
 from zorn.noise.weights.lanes import Lanes, Outputs
 
 Way: TypeAlias = Literal["by layer", "by operation", "one at a time"]
-"""By layer: each layer runs all members, by its rule. By operation: the members are an axis of the whole model.
+"""By layer: each layer runs all members, by its rule. By operation: the members are an axis of the whole
+model.
 One at a time: each member on moved weights."""
 
 WAYS: tuple[Way, ...] = ("by layer", "by operation", "one at a time")
@@ -92,7 +93,7 @@ def _difference(
                     found = Outputs(_run(model, rows)).tensors
                 if any(tensor.dim() == 0 or len(tensor) != len(rows) for tensor in found):
                     return "an output mixes the rows of members"
-            except Exception as error:  # whatever a model of anyone raises under vmap or a rule
+            except Exception as error:  # noqa: BLE001 - whatever a model of anyone raises under vmap or a rule
                 return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             for lane in range(len(lanes)):
                 own = rows[lane : lane + 1]
@@ -103,8 +104,8 @@ def _difference(
                 ):
                     raise ConfigError(
                         f"{type(model).__name__} gives other outputs for the same inputs and weights: random "
-                        "numbers in its forward (dropout called with training=True?) hide what a member's noise "
-                        "does; switch them off in evaluation mode"
+                        "numbers in its forward (dropout called with training=True?) hide what a member's "
+                        "noise does; switch them off in evaluation mode"
                     )
                 plain = Outputs(_run(model, own)).tensors
                 for number, (one, alone, still) in enumerate(zip(found, expected, plain, strict=True)):
@@ -124,7 +125,8 @@ def _has_nan(tensor: Tensor) -> bool:
 
 
 def _same(found: Tensor, expected: Tensor, plain: Tensor) -> bool:
-    """True if an output under noise is the expected one, but for rounding and little of the noise's effect."""
+    """True if an output under noise is the expected one, but for rounding and little of the noise's
+    effect."""
     if not expected.is_floating_point():
         return True  # a choice (an index) may turn with a rounding
     if found.shape != expected.shape:

@@ -64,8 +64,8 @@ def run_stack(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
-    """The outputs of the last layer, and each last state, in the layouts of torch; directions are numbered one
-    after another, layer by layer."""
+    """The outputs of the last layer, and each last state, in the layouts of torch; directions are numbered
+    one after another, layer by layer."""
     initial = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
     finals: list[State] = []
     if batch_first:
@@ -108,8 +108,8 @@ def run_layers(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...] | None:
-    """`torch.lstm`, `torch.gru`, `torch.rnn_tanh` or `torch.rnn_relu` of padded sequences, called as torch calls
-    it; None where dropout acts between layers."""
+    """`torch.lstm`, `torch.gru`, `torch.rnn_tanh` or `torch.rnn_relu` of padded sequences, called as torch
+    calls it; None where dropout acts between layers."""
     if dropout and train and layers > 1:
         return None
     each = len(params) // (layers * (1 + bidirectional))
@@ -139,8 +139,8 @@ def run_cell(
     bias: Tensor | None = None,
     recurrent_bias: Tensor | None = None,
 ) -> Tensor | State:
-    """`torch.lstm_cell`, `torch.gru_cell`, `torch.rnn_tanh_cell` or `torch.rnn_relu_cell`, called as torch calls
-    it."""
+    """`torch.lstm_cell`, `torch.gru_cell`, `torch.rnn_tanh_cell` or `torch.rnn_relu_cell`, called as torch
+    calls it."""
     state = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
     found = STEPS[func](affine(x, weight, bias), affine(state[0], recurrent, recurrent_bias), state)
     return found if isinstance(hx, tuple | list) else found[0]
