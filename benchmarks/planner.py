@@ -3,6 +3,7 @@
 `ratio`: predicted over measured bytes of two training steps. Each is measured in a process of its own: its
 peak above what it held before it built the model (interpreter, torch, its warmed-up libraries), with a heap
 that gives back what is freed. `within`: the share of the configurations whose ratio is at most 15 % off.
+With `--measured PATH` the measured peaks are kept there, and read from there instead of measured again.
 """
 
 import argparse
@@ -10,13 +11,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from harness import (
     RETURN_FREED_MEMORY,
     Record,
-    parse_arguments,
+    argument_parser,
     process_bytes,
     report,
     restart_peak,
@@ -25,8 +27,7 @@ from matplotlib.axes import Axes
 
 import zorn
 from zorn.config import BudgetConfig, Config, change, resolve
-from zorn.plan.step import Given, step_memory
-from zorn.training.learner import Learner
+from zorn.plan.step import Step, step_memory
 
 ALLOWED = 0.15
 CELLS = {"lstm": "tab:blue", "gru": "tab:orange", "min-gru": "tab:green", "dnc": "tab:red"}
@@ -120,11 +121,10 @@ def train(settings: Settings, steps: int | None = None) -> None:
     shape = config.task.batch, settings["T"] + 1
     tokens = torch.randint(0, settings["vocabulary"], shape, generator=torch.Generator().manual_seed(0))
     batch = zorn.Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    task: Any = Given(batch, settings["vocabulary"], zorn.TokenCrossEntropy())
-    learner = Learner.build(config, task)
+    step = Step.build(config, settings["vocabulary"], batch)
     restart_peak()  # with the model built
     for _ in range(steps):
-        learner.train_step(0.0)
+        step()
 
 
 def child(settings: Settings) -> None:
@@ -144,6 +144,16 @@ def measured(settings: Settings) -> int:
     environment = os.environ | RETURN_FREED_MEMORY
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(done.stdout)
+
+
+def kept(path: Path | None) -> dict[str, int]:
+    """Measured peaks by configuration, from a file of `--measured`; a line of JSON each."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    return {_key(settings): peak for settings, peak in map(json.loads, lines)}
+
+
+def _key(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 def draw(axes: Axes, found: list[tuple[Settings, int, int]]) -> None:
@@ -171,10 +181,16 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(json.loads(sys.argv[2]))
         return
-    arguments: argparse.Namespace = parse_arguments("planner", __doc__)
-    found = []
+    parser = argument_parser("planner", __doc__)
+    parser.add_argument("--measured", type=Path, metavar="PATH", help="keep the measured peaks there")
+    arguments: argparse.Namespace = parser.parse_args()
+    found, known = [], kept(arguments.measured)
     for settings in QUICK if arguments.quick else GRID:
-        found.append((settings, predicted(settings), measured(settings)))
+        peak = known.get(_key(settings)) or measured(settings)
+        if arguments.measured is not None and _key(settings) not in known:
+            with arguments.measured.open("a") as file:
+                print(json.dumps([settings, peak]), file=file, flush=True)
+        found.append((settings, predicted(settings), peak))
     records = []
     for settings, guess, peak in found:
         records.append(Record("predicted_bytes", guess, "bytes", settings))

@@ -2,8 +2,7 @@
 
 All replicas ask the same question (directions depend on seed, step and member alone), evaluate their share of
 the members, tell the losses of all, and so make the same update. The loss is a simulation of sticks that fall
-unless a network pushes them. Prints whether training in one process gives the same weights, and how long the
-sticks stand. Run it: python examples/ask_tell_processes.py [--quick]
+unless a network pushes them. Prints whether one process gives the same weights, and how long sticks stand.
 """
 
 import argparse

@@ -2,8 +2,7 @@
 
 The layer is DyT, y = tanh(x · a) · gain (Zhu et al., 2025, but a bias). A `Rule` perturbs it for all members
 at once; `zorn.noise.MemberwiseRule()` in its place calls it member by member. The network learns which of 4
-letters comes oftenest in a row. Prints what is perturbed and how, then the share of held-out rows that it
-gets right.
+letters comes oftenest in a row. Prints what is perturbed and how, then the held-out rows that it gets right.
 """
 
 import argparse

@@ -266,7 +266,9 @@ def _arguments(component: Any, hints: bool = True) -> Iterator[tuple[str, tuple[
         functions = [vars(base)["__init__"] for base in component.__mro__[:-1] if "__init__" in vars(base)]
     seen = set()
     for function in functions:
-        annotations = typing.get_type_hints(function, include_extras=True) if hints else {}
+        fields = isinstance(component, type) and dataclasses.is_dataclass(component)
+        source = component if fields and function is vars(component).get("__init__") else function
+        annotations = typing.get_type_hints(source, include_extras=True) if hints else {}
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind in PUBLIC_KINDS and parameter.name not in ("self", *seen):

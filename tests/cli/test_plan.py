@@ -7,7 +7,11 @@ import pytest
 
 from zorn.cli import main
 from zorn.cli.train import settings as train_settings
+from zorn.config import resolve
 from zorn.estimators import AUTOMATIC
+from zorn.plan.fit import needed_bytes
+from zorn.plan.plan import time_steps
+from zorn.training.build import build_task
 
 SMALL = ["--task", "copy", "--maximum-length", "3", "--batch", "4", "--hidden-size", "4"]
 FAST = ["--no-calibration", "--memory", "8GiB"]
@@ -65,9 +69,8 @@ def test_the_proposed_command_fits_what_was_asked(fit, capsys):
     assert not [word for word in command if word.startswith(("--memory", "--no-calibration"))]
     config, _ = train_settings(command[2:])
     assert config.estimator.population == 256
-    _, text, _ = plan(capsys, *command[2:], *FAST, "--json")
-    (own,) = [row for row in json.loads(text)["estimators"] if row["configured"]]
-    assert own["peak_bytes"] + json.loads(text)["process_bytes"] <= int(fit[0]) * 2**30
+    config, _ = resolve(config)
+    assert needed_bytes(config, build_task(config).vocabulary, time_steps(config)) <= int(fit[0]) * 2**30
 
 
 def test_another_estimator_is_proposed_where_none_else_fits(capsys):
@@ -82,14 +85,14 @@ def test_another_estimator_is_proposed_where_none_else_fits(capsys):
 
 
 def test_what_fits_nowhere_is_said(capsys):
-    code, text, _ = plan(capsys, *BILLION, *FAST, "--fit", "1GiB")
+    code, text, _ = plan(capsys, *SMALL, *FAST, "--fit", "100MiB")
     assert code == 1
-    assert "nothing fits 1.00 GiB; the least found is" in text
+    assert "nothing fits 100 MiB; the least found is" in text
     assert "zorn train" not in text
 
 
-def test_a_model_too_large_to_build_is_not_calibrated(capsys):
-    _, text, _ = plan(capsys, *BILLION, "--memory", "8GiB")
+def test_a_model_too_large_for_the_memory_is_not_calibrated(capsys):
+    _, text, _ = plan(capsys, *SMALL, "--memory", "10KB")
     assert "seconds of a step are not known: weights and a batch need more than a tenth of the memory" in text
 
 

@@ -109,12 +109,15 @@ ERRORS = {
         "ConfigError: batch must be zorn.Batch",
         r"PeerFailedError: rank 1 failed.* batch must be zorn",
     ),
-    "empty batch": ("ConfigError: batch must have as many", r"PeerFailedError: rank 1 failed.* at least 1"),
+    "empty batch": (
+        "ConfigError: batch must be as many rows",
+        r"PeerFailedError: rank 1 failed.* at least 1",
+    ),
     "rows raise": (
         "RuntimeError: the simulator",
         r"PeerFailedError: rank 1 failed, .* RuntimeError: the simulator of",
     ),
-    "few rows": ("ConfigError: batch: got 1 rows for", "ConfigError: batch: got 1 rows for"),
+    "few rows": ("ConfigError: the rows of the batch must be at least",) * 2,
     "after them": ("none", "none"),
 }
 """What rank 1 and the others raise."""

@@ -154,8 +154,8 @@ def test_losses_too_large_for_the_gradient_change_nothing(update):
 @pytest.mark.parametrize(
     ("shaping", "error", "message"),
     [
-        (lambda c: c[:1], ConfigError, r"shaping must return a tensor of shape \(8,\).*got \(1,\)"),
-        (lambda c: c.mean(), ConfigError, "shaping must return a tensor"),
+        (lambda c: c[:1], ConfigError, r"shaping returns must be a tensor of shape \(8,\).*got \(1,\)"),
+        (lambda c: c.mean(), ConfigError, "shaping returns must be a tensor"),
         (lambda c: None, ConfigError, "got NoneType"),
         (lambda c: c * float("nan"), NonFiniteLossError, "check the shaping"),
     ],

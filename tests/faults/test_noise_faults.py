@@ -176,13 +176,19 @@ def test_of_a_frozen_model_only_what_is_thawed_moves_the_output(name, layers):
 def test_noise_is_drawn_at_most_twice_a_member(kind, noise, micro_batch, monkeypatch):
     """Public code draws it three times: for θ + ε z, for θ − ε z, and for the update."""
     model, drawn, plain_noise = LanguageModel(7, 4), Counter(), dense.noise
+    plain_words = dense.sign_words
 
     def spy(kind, draw, members, stream, count, *, offset=0, **options):
         drawn.update((m, stream, e) for m in members for e in range(offset, offset + count))
         return plain_noise(kind, draw, members, stream, count, offset=offset, **options)
 
+    def spy_words(seed, step, members, stream, count, *, offset=0, **options):
+        drawn.update((m, stream, e) for m in members for e in range(offset, offset + count))
+        return plain_words(seed, step, members, stream, count, offset=offset, **options)
+
     monkeypatch.setattr(dense, "noise", spy)
-    monkeypatch.setattr("zorn.noise.weights.structure.FOLD_ELEMENTS", 50)
+    monkeypatch.setattr(dense, "sign_words", spy_words)
+    monkeypatch.setattr("zorn.noise.weights.structure.FOLD_ELEMENTS", 64)  # whole words of signs
     batch = Batch(torch.ones(4, 5, dtype=torch.int64), torch.zeros(4))
     estimator = kind(
         population=3, epsilon=0.1, group_size=None, perturbation=Dense(noise=noise), micro_batch=micro_batch

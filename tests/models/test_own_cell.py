@@ -122,5 +122,5 @@ def test_one_line_names_it(monkeypatch):
 
 def test_e_prop_refuses_a_cell_that_does_not_say_what_reads_its_state(monkeypatch):
     monkeypatch.delattr(LeakyCell, "state_maps")
-    with pytest.raises(ConfigError, match="LeakyCell does not say which of its modules read the state"):
+    with pytest.raises(ConfigError, match="got LeakyCell, which does not"):
         zorn.EProp().estimate(model_of(), BATCH, OBJECTIVE)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from zorn.config import Config
 from zorn.errors import NonFiniteLossError
 from zorn.models import Batch
 from zorn.plan.fit import needed_bytes
-from zorn.plan.step import TOKEN, Given, reduced, step_memory
+from zorn.plan.step import TOKEN, Step, reduced, step_memory
 from zorn.tasks import Task
-from zorn.training.build import checked_device
-from zorn.training.learner import Learner
+from zorn.training.build import build_estimator, checked_device
 from zorn.training.limits import out_of_memory
 
 SECONDS = 2.0
@@ -37,7 +35,7 @@ class Calibration:
     """
 
     seconds: float | None
-    steps: tuple[tuple[int | float, float], ...] = ()
+    steps: tuple[tuple[float, float], ...] = ()
     reason: str = ""
 
 
@@ -55,23 +53,25 @@ def calibrate(config: Config, task: Task, steps: int, available: int) -> Calibra
     Raises:
         ConfigError: a device that cannot compute.
     """
-    fixed = step_memory(config, task.vocabulary, steps).weights + TOKEN * config.task.batch * steps
+    vocabulary = task.vocabulary
+    fixed = step_memory(config, vocabulary, steps).weights + TOKEN * config.task.batch * steps
     if fixed > SHARE * available:
         return Calibration(None, reason="weights and a batch need more than a tenth of the memory")
     checked_device(config.run.device)
-    short = Batch(*(part[:, :LONGEST] for part in task.training_batch(0)))
-    length, rows, found = short.inputs.shape[1], 1, list[tuple[int | float, float]]()
-    fits = needed_bytes(config, task.vocabulary, steps) <= available  # so that smaller ones do
+    batch = Batch(*(part[:, :LONGEST].to(config.run.device) for part in task.training_batch(0)))
+    rows, found = 1, list[tuple[float, float]]()
+    fits = needed_bytes(config, vocabulary, steps) <= available  # so that smaller ones do
     began = time.perf_counter()
     try:
         while True:
             small = reduced(config, rows)
-            if not (fits or needed_bytes(small, task.vocabulary, length) <= available):
+            if not (fits or needed_bytes(small, vocabulary, batch.inputs.shape[1]) <= available):
                 break
-            found.append(_timed(small, task, short))
-            whole = small == config
+            found.append(_timed(small, vocabulary, Batch(*(part[: small.task.batch] for part in batch))))
             spent = time.perf_counter() - began
-            if whole or (len(found) > 1 and spent > SECONDS / 4):  # the next one takes four times as long
+            if small == config or (
+                len(found) > 1 and spent > SECONDS / 4
+            ):  # the next takes four times as long
                 break
             rows *= 4
     except NonFiniteLossError as error:
@@ -81,30 +81,20 @@ def calibrate(config: Config, task: Task, steps: int, available: int) -> Calibra
             raise
     if not found:
         return Calibration(None, reason="not even a small step fits the memory")
-    return Calibration(line(found, _work(Learner.build(config, task), steps)), tuple(found))
+    work = build_estimator(config).passes(config.task.batch, steps) * steps
+    return Calibration(line(found, work), tuple(found))
 
 
-def _timed(config: Config, task: Task, short: Batch) -> tuple[int | float, float]:
-    """Work and seconds of a step, the mean over those that come every so often."""
-    batch = Batch(*(part[: config.task.batch] for part in short))
-    given: Any = Given(batch, task.vocabulary, task.objective)
-    learner = Learner.build(config, given)
-    learner.train_step(0.0)  # what only a first step does
-    every = config.estimator.get("credit_every") or 1
-    seconds = []
-    for step in (1, every)[: min(every, 2)]:
-        learner.step = learner.estimator.step = step
-        start = time.perf_counter()
-        learner.train_step(0.0)
-        seconds.append(time.perf_counter() - start)
-    return _work(learner, short.inputs.shape[1]), (seconds[0] * (every - 1) + seconds[-1]) / every
+def _timed(config: Config, vocabulary: int, batch: Batch) -> tuple[float, float]:
+    """Work that was done and seconds of a step, the second one: a first step makes buffers."""
+    step = Step.build(config, vocabulary, batch)
+    step()
+    start = time.perf_counter()
+    passes = step().forward_passes
+    return passes * batch.inputs.shape[1], time.perf_counter() - start
 
 
-def _work(learner: Learner, steps: int) -> int | float:
-    return learner.estimator.passes(learner.config.task.batch, steps) * steps
-
-
-def line(measured: list[tuple[int | float, float]], work: int | float) -> float:
+def line(measured: list[tuple[float, float]], work: float) -> float:
     """Seconds of `work`, on the line through the last two measured points, or in proportion to the last one
     where there is one or they fall.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -66,11 +67,10 @@ def largest_micro_batch(config: Config, vocabulary: int, steps: int, limit: int)
         return needed_bytes(change(config, micro_batch=rows), vocabulary, steps)
 
     most = most_rows(config, steps)
-    if needed(most) <= limit:
-        return most
-    rows, above = min(config.estimator.micro_batch, most), most
-    if needed(rows) > limit:
-        rows, above = 1, rows
+    rows = min(config.estimator.micro_batch, most)
+    rows, above = (rows, most) if needed(rows) <= limit else (1, rows)
+    if needed(above) <= limit:
+        return above
     if needed(rows) > limit:
         return None
     share = (limit - needed(rows)) / (needed(above) - needed(rows))
@@ -88,16 +88,16 @@ def propose(config: Config, vocabulary: int, steps: int, limit: int) -> Proposal
     the estimators of `AUTOMATIC`, of forward passes only. The first that fits is taken.
     """
     asked = needed_bytes(config, vocabulary, steps)
-    attempts = [] if asked <= limit else [Attempt(f"{_name(config)}, as asked,", asked)]
-    least = asked
+    if asked <= limit:
+        return Proposal(limit, config, asked, ())
+    attempts = [Attempt(f"{_name(config)}, as asked,", asked)]
     for base in _near(config):
-        smallest = needed_bytes(_chunked(change(base, micro_batch=1), 1), vocabulary, steps)
-        found = _within(base, vocabulary, steps, limit) if smallest <= limit else None
+        least = needed_bytes(_chunked(change(base, micro_batch=1), 1), vocabulary, steps)
+        found = _within(base, vocabulary, steps, limit) if least <= limit else None
         if found is not None:
             return Proposal(limit, found, needed_bytes(found, vocabulary, steps), tuple(attempts))
-        least = min(least, smallest)
-        attempts.append(Attempt(f"{_name(base)}, a row at a time,", smallest))
-    return Proposal(limit, None, least, tuple(attempts))
+        attempts.append(Attempt(f"{_name(base)}, a row at a time,", least))
+    return Proposal(limit, None, min(attempt.needed for attempt in attempts), tuple(attempts))
 
 
 def _name(config: Config) -> str:
@@ -117,38 +117,35 @@ def label_of(config: Config) -> str:
     return ", ".join(parts)
 
 
-def _chunked(config: Config, chunk: int | None) -> Config:
-    """With another time chunk where the estimator has one and None is not asked."""
-    has = "time_chunk" in config.estimator.given and chunk is not None
-    return change(config, time_chunk=chunk) if has else config
+def _chunked(config: Config, chunk: int) -> Config:
+    """With another time chunk where the estimator has one."""
+    return change(config, time_chunk=chunk) if "time_chunk" in config.estimator.given else config
 
 
 def _within(config: Config, vocabulary: int, steps: int, limit: int) -> Config | None:
     """The settings with the time chunk and the micro-batch that fit; themselves where they do."""
-
-    def fits(config: Config) -> bool:
-        return needed_bytes(config, vocabulary, steps) <= limit
-
-    if fits(config):
-        return config
     chunk = config.estimator.get("time_chunk") or steps
-    while "time_chunk" in config.estimator.given and chunk >= 2 * SHORTEST_CHUNK:
+    while needed_bytes(config, vocabulary, steps) > limit:
         chunk //= 2
+        if chunk < SHORTEST_CHUNK or "time_chunk" not in config.estimator.given:
+            rows = largest_micro_batch(config, vocabulary, steps, limit)
+            return None if rows is None else change(config, micro_batch=rows)
         config = _chunked(config, chunk)
-        if fits(config):
-            return config
-    rows = largest_micro_batch(config, vocabulary, steps, limit)
-    return None if rows is None else change(config, micro_batch=rows)
+    return config
 
 
 def _near(config: Config) -> Iterator[Config]:
-    """The settings, and others near them that hold less."""
+    """The settings, and others near them that hold less: with an update in place."""
     yield config
+    in_place = optimizer_kind(config.optimizer.name).in_place
+    optimizer = config.optimizer if in_place else Choice("fused-sgd")
     for name in dict.fromkeys((config.estimator.name, *AUTOMATIC)):
         for dtype in ("float32", "bfloat16"):
-            in_place = _in_place(with_estimator(config, name), dtype)
-            if in_place is not None and in_place != config:
-                yield in_place
+            near = change(with_estimator(config, name), dtype=dtype, clip_norm=None)
+            with contextlib.suppress(ConfigError):  # some do not go together
+                near, _ = resolve(dataclasses.replace(near, optimizer=optimizer))
+                if near != config:
+                    yield near
 
 
 def with_estimator(config: Config, name: str) -> Config:
@@ -175,13 +172,3 @@ AT_ONCE = ("micro_batch", "time_chunk")
 
 TOLD = 10
 """A setting that an estimator must be told, such as the steps that it differentiates together."""
-
-
-def _in_place(config: Config, dtype: str) -> Config | None:
-    """The settings with an update in place; None where they do not go together."""
-    optimizer = config.optimizer if optimizer_kind(config.optimizer.name).in_place else Choice("fused-sgd")
-    try:
-        changed = change(config, dtype=dtype, clip_norm=None)
-        return resolve(dataclasses.replace(changed, optimizer=optimizer))[0]
-    except ConfigError:
-        return None

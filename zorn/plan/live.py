@@ -2,14 +2,14 @@
 device "meta", whose tensors have sizes only and take no memory.
 
 Code that asks a tensor without numbers for some is given some, so that whole training steps run on sizes
-alone: losses are finite and differ from each other, masks are true, integers are 1.
+alone: losses are finite and differ from each other, integers are 1, and conditions on floats are true.
 """
 
 from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +25,9 @@ class LiveBytes(TorchDispatchMode):
 
     Attributes:
         now: bytes alive.
-        peak: the most that were alive at once.
+        peaks: the most that were alive at once in each part of the code: by `part`, and by whether torch
+            records for a backward pass, or infers.
+        part: of the code that runs; whoever knows sets it.
 
     Example:
         >>> with LiveBytes() as live:
@@ -36,20 +38,34 @@ class LiveBytes(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch loads its compiler, for seconds, and asks it at every operation
+        return False  # else torch asks its compiler at every operation
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = 0
+        self.peaks: dict[Hashable, int] = {}
+        self.part: Hashable = None
         self._alive: dict[int, weakref.ref[Any]] = {}
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were alive at once."""
+        return max(self.peaks.values(), default=0)
+
+    def restart(self) -> None:
+        """Forget the peaks, but for what is alive now."""
+        self.peaks = {self.part: self.now}
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key not in self._alive:
-            self._alive[key] = weakref.ref(storage, lambda _, key=key, size=size: self._freed(key, size))
-            self.now += size
-            self.peak = max(self.peak, self.now)
+        if key in self._alive:
+            return
+        self._alive[key] = weakref.ref(storage, lambda _: self._freed(key, size))
+        self.now += size
+        part = self.part, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        if self.now > self.peaks.get(part, 0):
+            self.peaks[part] = self.now
 
     def _freed(self, key: int, size: int) -> None:
         del self._alive[key]
@@ -57,44 +73,57 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        key = (func, _sizes(args), _sizes(tuple(kwargs.items()))) if kwargs else (func, _sizes(args))
-        known = _KNOWN.get(key)
+        operation = _operation(func)
+        if operation.composite:  # inference mode shows it as one, and the others that it is made of allocate
+            with self:
+                made = func.decompose(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
+        made = operation(args, kwargs)
+        for result in (made,) if isinstance(made, Tensor) else _tensors((made,)):
+            if not operation.views:
+                self._count(result)
+            if result.is_meta and not result.dtype.is_floating_point:
+                _remember(operation, result, (*args, *kwargs.values()))
+        return made
+
+
+class _Operation:
+    """One of torch's operations. Of sizes alone, those of its results are kept by those of its arguments:
+    torch takes several times as long to find them."""
+
+    def __init__(self, func: Any) -> None:
+        self.func = func
+        returns = [each.alias_info for each in func._schema.returns]
+        self.views = any(alias is not None and not alias.is_write for alias in returns)
+        self.pointwise = torch.Tag.pointwise in func.tags
+        self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), "CompositeImplicitAutograd"
+        )
+        self._answer = _ANSWERS.get(func)
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, args: Any, kwargs: Any) -> Any:
+        if self.views:
+            return self.func(*args, **kwargs)
+        key = _sizes(args), _sizes(tuple(kwargs.items())) if kwargs else ()
+        known = self._known.get(key)
         if known is _IN_PLACE:
             return kwargs["out"] if "out" in kwargs else args[0]
         if known is not None:
-            made = torch.empty_strided(known[0], known[1], dtype=known[2], device=_META)
-        elif _composite(func) and (made := self._decomposed(func, args, kwargs)) is not NotImplemented:
-            return made
-        else:
-            made = self._done(key, func, args, kwargs)
-        for result in (made,) if isinstance(made, Tensor) else _tensors((made,)):
-            self._count(result)
-            if result.is_meta and not result.dtype.is_floating_point:
-                _remember(func, result, next(_tensors((args, *kwargs.values())), result))
-        return made
-
-    def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operation of several others, which inference mode shows as one."""
-        with self:
-            return func.decompose(*args, **kwargs)
-
-    def _done(self, key: Any, func: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operation. Of sizes alone, the sizes of its result are kept: torch takes a hundred
-        times as long to find them."""
+            return torch.empty_strided(known[0], known[1], dtype=known[2], device=_META)
         if not any(tensor.is_meta for tensor in _tensors((args, *kwargs.values()))):
-            return func(*args, **kwargs)
-        if func in _ANSWERS:
-            return _ANSWERS[func](func, *args, **kwargs)
+            return self.func(*args, **kwargs)
+        if self._answer is not None:
+            return self._answer(self.func, *args, **kwargs)
         target = kwargs.get("out", args[0] if args else None)
         size = target.untyped_storage().nbytes() if isinstance(target, Tensor) else 0
-        made = func(*args, **kwargs)
-        if isinstance(target, Tensor) and made is target:
-            if made.untyped_storage().nbytes() == size:
-                _KNOWN[key] = _IN_PLACE
-        elif (
-            isinstance(made, Tensor) and made.is_meta and not any(r.alias_info for r in func._schema.returns)
-        ):
-            _KNOWN[key] = made.shape, made.stride(), made.dtype
+        made = self.func(*args, **kwargs)
+        if isinstance(made, Tensor) and made.is_meta:
+            if made is not target:
+                self._known[key] = made.shape, made.stride(), made.dtype
+            elif made.untyped_storage().nbytes() == size:
+                self._known[key] = _IN_PLACE
         return made
 
 
@@ -103,24 +132,28 @@ _META = torch.device("meta")
 _IN_PLACE = object()
 """The result is the first argument, or the one called out, and its size is what it was."""
 
-_KNOWN: dict[Any, Any] = {}
-"""Operation and sizes -> the sizes of what it makes."""
+_operation = functools.cache(_Operation)
 
 
-def _remember(func: Any, made: Any, first: Tensor) -> None:
-    """The one integer that a tensor holds everywhere: of a mask 1, of its opposite 0, of sums their count."""
+def _remember(operation: _Operation, made: Tensor, args: Any) -> None:
+    """The one integer that a tensor holds everywhere: what a condition says of those that it is asked about,
+    true where it is asked about floats; of sums the count; else that of the first argument."""
+    first = next(_tensors(args), made)
     value = getattr(first, "_integer", 1)
-    if func in (aten.bitwise_not.default, aten.logical_not.default):
-        made._integer = 1 - value
-    elif func in (aten.sum.default, aten.sum.dim_IntList):
-        made._integer = value * first.numel() // max(1, made.numel())
-    elif value != 1:
-        made._integer = value
+    if made.dtype == torch.bool and operation.pointwise:
+        floats = any(tensor.is_floating_point() for tensor in _tensors(args))
+        value = 1 if floats else int(operation.func(*map(_one, args)))
+    elif operation.func in (aten.sum.default, aten.sum.dim_IntList):
+        value = value * first.numel() // max(1, made.numel())
+    if value != 1:
+        made._integer = value  # type: ignore[attr-defined]
 
 
-@functools.cache
-def _composite(func: Any) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+def _one(value: Any) -> Any:
+    """The one integer of a tensor, as a tensor of its own; another value as it is."""
+    if isinstance(value, Tensor) and value.is_meta:
+        return torch.tensor(getattr(value, "_integer", 1)).to(value.dtype)
+    return value
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

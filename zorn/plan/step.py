@@ -1,105 +1,111 @@
 """The memory of a training step: the real step, done on tensors that have sizes and no memory.
 
 Nothing here knows an estimator, a cell or an optimizer: what they hold is what is seen to live. Long
-sequences are done at two shorter lengths and large batches at fewer rows; memory is on a line through them.
+sequences are done at two shorter lengths, and many rows of a large model at two smaller numbers of them with
+the micro-batch in proportion; what each part of a step holds is on a line through the two.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from zorn.config import Config, RunConfig, change
-from zorn.errors import ConfigError
-from zorn.models import Batch, RowObjective, TokenObjective
+from zorn.estimators import Estimate, Estimator
+from zorn.models import Batch
 from zorn.plan.live import LiveBytes
-from zorn.tasks import EvaluationData, Task, objective_of
-from zorn.training.build import build_estimator
-from zorn.training.learner import Learner
+from zorn.tasks import objective_of
+from zorn.training.build import build_estimator, build_model, build_optimizers, model_of
+from zorn.training.step import move_weights
 
 PARTS = ("weights", "optimizer", "gradients", "working")
 """Uses of memory. optimizer: its state. working: all that lives only during a step, and the batch's
 tokens: noise, states, activations, logits."""
 
-SHORTEST = 16
-"""Time steps of the shorter of the two lengths, at least."""
+SHORTEST = 32
+"""Time steps of the shorter of two lengths, at least."""
 
-LONGEST = 36
+LONGEST = 72
 """Time steps that a step is done at as it is, at least: one length takes as long as two shorter ones."""
 
 PIECES = 2
-"""Micro-batches that a step is cut to: the second shows what lives beside the next."""
+"""Micro-batches that a step is cut to, and pieces of time: the second shows what lives beside the next."""
+
+MUCH = 2**34
+"""Rows × weights: a step of more is done with fewer rows, as every second would become many."""
+
+ROWS = 32
+"""Rows, about, of the smaller of the two steps of fewer members."""
 
 TOKEN = 16
 """Bytes of a token of the batch and of what should answer it."""
 
 
+Bytes = dict[Hashable, float]
+"""Amounts of memory: what stays, by its name, and the peaks of the parts of a step."""
+
+
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training step: what stays from step to step, and the most that lives in its two halves.
+    """Bytes that live during a training step.
 
     Attributes:
-        estimate, update: bytes at the peak while the gradient is estimated, and while an optimizer moves the
-            weights.
+        weights, optimizer, gradients: what stays from step to step.
+        peak: bytes that live at once, at most.
 
-    >>> Memory(weights=4, optimizer=8, gradients=4, estimate=30, update=20).working
+    >>> Memory(weights=4, optimizer=8, gradients=4, peak=30).working
     14
     """
 
-    weights: int | float
-    optimizer: int | float
-    gradients: int | float
-    estimate: int | float
-    update: int | float
-
-    @property
-    def peak(self) -> int:
-        """Bytes that live at once, at most."""
-        return math.ceil(max(self.estimate, self.update))
+    weights: int
+    optimizer: int
+    gradients: int
+    peak: int
 
     @property
     def working(self) -> int:
         """Bytes at the peak beside what stays."""
-        return self.peak - math.ceil(self.weights + self.optimizer + self.gradients)
+        return self.peak - self.weights - self.optimizer - self.gradients
 
 
-@final
-class Given(Task):
-    """A task that gives one batch at every step; its tokens stand for no text."""
+@dataclass(frozen=True)
+class Step:
+    """A model, and all that its training step on one batch needs.
 
-    name = "given"
+    >>> from zorn.config import BudgetConfig, Choice, resolve
+    >>> asked = Config(task=Choice("copy", batch=2), estimator=Choice("bptt"), budget=BudgetConfig(steps=1))
+    >>> batch = Batch(torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
+    >>> Step.build(resolve(asked)[0], 29, batch)().forward_passes
+    6
+    """
 
-    def __init__(self, batch: Batch, vocabulary: int, objective: TokenObjective | RowObjective) -> None:
-        self.batch, self.vocabulary, self.objective = batch, vocabulary, objective
+    config: Config
+    model: torch.nn.Module
+    estimator: Estimator
+    optimizers: list[torch.optim.Optimizer]
+    batch: Batch
 
-    def training_batch(self, step: int) -> Batch:
-        """The batch."""
-        del step
-        return self.batch
+    @classmethod
+    def build(cls, config: Config, vocabulary: int, batch: Batch) -> Step:
+        """With fresh weights on the configured device, where the batch must be."""
+        model, estimator = build_model(config, vocabulary), build_estimator(config)
+        return cls(config, model, estimator, build_optimizers(config, model, estimator), batch)
 
-    def begins(self, step: int) -> bool:
-        """Only the first step begins sequences."""
-        return step == 0
-
-    def evaluation_data(self, split: str) -> EvaluationData:
-        """The batch."""
-        return EvaluationData(split, self.batch, total_bytes=None, whole_sequences=False)
-
-    def encode(self, text: str) -> Tensor:
-        """Raise ConfigError: there is no text."""
-        raise ConfigError(f"text: got {text!r}, but a given batch stands for no text")
-
-    def decode(self, tokens: Tensor | Sequence[int]) -> str:
-        """The numbers of the tokens."""
-        return " ".join(str(int(token)) for token in tokens)
+    def __call__(self) -> Estimate:
+        """Move the weights."""
+        objective = objective_of(self.config.objective)
+        return move_weights(
+            self.config,
+            self.model,
+            self.optimizers,
+            1.0,
+            lambda update: self.estimator.estimate(self.model, self.batch, objective, update=update),
+        )
 
 
 def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
@@ -120,18 +126,39 @@ def step_memory(config: Config, vocabulary: int, steps: int) -> Memory:
         >>> int(step_memory(config, vocabulary=256, steps=32).weights)
         7353344
     """
-    config = change(config, micro_batch=min(config.estimator.micro_batch, most_rows(config, steps)))
+    rows = min(config.estimator.micro_batch, most_rows(config, steps))
+    whole = reduced(change(config, micro_batch=rows), PIECES * rows)
     first, second = _lengths(config, steps)
-    found = _counted(config, vocabulary, second)
-    if second == steps:
-        return found
-    before = _counted(config, vocabulary, first)
-    share = (steps - second) / (second - first)
-    values = {
-        name: value + share * max(0.0, value - getattr(before, name))
-        for name, value in dataclasses.asdict(found).items()
-    }
-    return Memory(**values)
+    found = _of_rows(whole, vocabulary, second)
+    if second < steps:
+        found = _beyond(_of_rows(whole, vocabulary, first), found, (steps - second) / (second - first))
+    stay = {name: math.ceil(found.pop(name)) for name in PARTS[:-1]}
+    return Memory(**stay, peak=math.ceil(max(found.values())) + TOKEN * steps * config.task.batch)
+
+
+def _of_rows(whole: Config, vocabulary: int, steps: int) -> Bytes:
+    """Of a step of these settings; where that is too much work, on the line through those of fewer rows."""
+
+    def work(config: Config) -> float:
+        return build_estimator(config).passes(config.task.batch, steps) / all_
+
+    def counted(config: Config) -> Bytes:
+        rows = math.ceil(whole.estimator.micro_batch * work(config))
+        return _counted(change(config, micro_batch=rows), vocabulary, steps)
+
+    all_ = build_estimator(whole).passes(whole.task.batch, steps)
+    model = model_of(whole.model, vocabulary, device="meta")
+    much = all_ * sum(parameter.numel() for parameter in model.parameters()) > MUCH
+    near = reduced(whole, ROWS)
+    far = reduced(whole, math.ceil(2 * all_ * work(near)))
+    if not (much and work(near) < work(far) < 1):
+        return dict(_counted(whole, vocabulary, steps))
+    return _beyond(counted(near), counted(far), (1 - work(far)) / (work(far) - work(near)))
+
+
+def _beyond(near: Bytes, far: Bytes, share: float) -> Bytes:
+    """Each amount beyond `far` on its line from `near`, by a share of the way between them."""
+    return {key: value + share * (value - near.get(key, value)) for key, value in far.items()}
 
 
 def most_rows(config: Config, steps: int) -> int:
@@ -143,7 +170,7 @@ def _lengths(config: Config, steps: int) -> tuple[int, int]:
     """The two lengths that a step is done at; the second is `steps` where that is short."""
     estimator = config.estimator
     period = min(steps, estimator.get("time_chunk") or estimator.get("truncation") or 1)
-    least = period * math.ceil(SHORTEST / period)
+    least = period * max(PIECES, math.ceil(SHORTEST / period))
     first, second = least + steps % period, 2 * least + steps % period
     return first, steps if steps <= LONGEST else min(second, steps)
 
@@ -158,57 +185,46 @@ def reduced(config: Config, rows: int) -> Config:
     >>> small.task.batch, small.estimator.population
     (8, 8)
     """
-    batch, group = config.task.batch, config.estimator.get("group_size")
-    fewer = min(batch, (group or 1) * math.ceil(rows / (group or 1)))
-    changes = {"batch": fewer}
+    group = config.estimator.get("group_size") or 1
+    batch = min(config.task.batch, group * math.ceil(rows / group))
+    fewer = change(config, batch=batch)
     population = config.estimator.get("population")
-    if population is not None:
-        estimator: Any = build_estimator(config)
-        multiple = estimator.population_multiple(fewer)
-        together = estimator.perturbation.side_by_side  # else one member after the other: two show all
-        members = math.ceil(rows / (group or fewer)) if together else PIECES
-        changes["population"] = min(population, multiple * math.ceil(members / multiple))
-    return change(config, **changes)
+    if population is None:
+        return fewer
+    estimator = build_estimator(fewer)
+    multiple = estimator.population_multiple(batch)
+    members = math.ceil(rows * population / estimator.passes(batch, 1) / multiple) * multiple
+    return change(fewer, population=min(population, max(members, PIECES)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _counted(config: Config, vocabulary: int, steps: int) -> Memory:
-    """Of a step that is done, with the gradient and the optimizer's state that the step before leaves."""
-    micro_batch = config.estimator.get("micro_batch") or config.task.batch
-    asked = config.task.batch
-    config = reduced(config, PIECES * micro_batch)
+def _counted(config: Config, vocabulary: int, steps: int) -> Bytes:
+    """Of a step that is done, with the gradient and the optimizer's state that the step before leaves, beside
+    the tokens of the batch."""
     run = RunConfig(device="meta", dtype=config.run.dtype, seed=config.run.seed)
     config = dataclasses.replace(config, run=run)
     with LiveBytes() as live:
-        shape = config.task.batch, steps
-        tokens = [torch.empty(shape, dtype=torch.int64, device="meta") for _ in ("inputs", "targets")]
-        given = Given(Batch(*tokens), vocabulary, objective_of(config.objective))
-        learner = Learner.build(config, given)
-        weights = sum(parameter.nbytes for parameter in learner.model.parameters())
-        peaks = {"estimate": 0, "update": 0}
-
-        def half_ends(name: str) -> None:
-            peaks[name] = max(peaks[name], live.peak)
-            live.peak = live.now
-
-        moved = [group["params"] for each in learner.optimizers for group in each.param_groups]
-        for parameter in itertools.chain(*moved):
+        tokens = [torch.empty(config.task.batch, steps, dtype=torch.int64, device="meta") for _ in range(2)]
+        step = Step.build(config, vocabulary, Batch(*tokens))
+        moved = [
+            each
+            for optimizer in step.optimizers
+            for group in optimizer.param_groups
+            for each in group["params"]
+        ]
+        for parameter in moved:
             parameter.grad = torch.empty_like(parameter)
-        for optimizer in learner.optimizers:
+        for optimizer in step.optimizers:
             optimizer.step()  # makes its state
-        live.peak = live.now  # without what making all this took
-        for optimizer in learner.optimizers[:1]:
-            optimizer.register_step_pre_hook(lambda *_: half_ends("estimate"))
-        learner.train_step(0.0)
-        half_ends("update" if learner.optimizers else "estimate")
-        gradients = [parameter.grad for parameter in itertools.chain(*moved)]
-        states = [state for each in learner.optimizers for state in each.state.values()]
+        for optimizer in step.optimizers[:1]:
+            optimizer.register_step_pre_hook(lambda *_: setattr(live, "part", "update"))
+        live.restart()  # without what making all this took
+        step()
+        states = [state for each in step.optimizers for state in each.state.values()]
         moments = [each for state in states for each in state.values() if torch.is_tensor(each)]
-    further = TOKEN * steps * (asked - config.task.batch)
-    return Memory(
-        weights=weights,
-        optimizer=sum(each.nbytes for each in moments),
-        gradients=sum(each.nbytes for each in gradients if each is not None),
-        estimate=peaks["estimate"] + further,
-        update=peaks["update"] + further * bool(peaks["update"]),
-    )
+    return {
+        "weights": sum(parameter.nbytes for parameter in step.model.parameters()),
+        "optimizer": sum(each.nbytes for each in moments),
+        "gradients": sum(each.grad.nbytes for each in moved if each.grad is not None),
+        **{part: peak - TOKEN * config.task.batch * steps for part, peak in live.peaks.items()},
+    }
