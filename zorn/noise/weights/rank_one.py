@@ -40,9 +40,8 @@ class RankOne(Perturbation):
     """Directions that are rank-one for every matrix and dense for every vector; many members in one forward
     pass.
 
-    A weight must be read by the modules that hold it. One that a forward also reads by itself, as in
-    `F.linear(x, self.embedding.weight)`, would be perturbed in one place and not in the other: tie modules
-    (`head.weight = embedding.weight`) instead, or use `Dense`.
+    Members run by layer where rules cover the model, else by operation or one at a time; the noise is the
+    same. The first estimate of a model proves its way, see `zorn.noise.weights.proof`.
 
     Args:
         noise: "rademacher" (signs, the default) or "gaussian".
