@@ -30,4 +30,8 @@ else:
             globals().update({known: getattr(public, known) for known in [*public.__all__, "__all__"]})
             if name in globals():
                 return globals()[name]
+        for room in ("errors", "tasks", "models", "noise", "estimators", "diagnostics"):
+            known = vars(globals()[room]) if room in globals() else {}
+            if name in known.get("__all__", [each for each in known if each.endswith("Error")]):
+                return known[name]  # a name of a room, which stood here before
         raise AttributeError(f"module 'zorn' has no attribute {name!r}")

@@ -36,3 +36,7 @@ class PeerFailedError(WorkerError):
 
 class DivergedReplicaError(ZornError):
     """The weights of a replica are no longer those of the others."""
+
+
+class SlowerWayWarning(UserWarning):
+    """The members of a model run a slower way than side by side; the message has the reason."""

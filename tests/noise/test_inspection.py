@@ -31,16 +31,31 @@ def _registry(monkeypatch):
     register_rule(nn.PReLU, MemberwiseRule())
 
 
+def how_of(report):
+    """Its first words; every parameter of the model runs by operation."""
+    return report.how.split(":")[0].removesuffix(", by operation")
+
+
 def by_name(reports):
     return {report.name: report for report in reports}
 
 
 def test_status_structure_ties_and_counts():
     found = inspect_model(Mixed())
-    rows = [(r.name, r.module_type, r.status, r.how.split(":")[0], r.tied_to, r.noise_numbers) for r in found]
+    rows = [
+        (
+            r.name,
+            r.module_type,
+            r.status,
+            r.how.split(":")[0].removesuffix(", by operation"),
+            r.tied_to,
+            r.noise_numbers,
+        )
+        for r in found
+    ]
     assert rows == [
-        ("start", "Mixed", "uncovered", "no rule for Mixed", None, 0),
-        ("embedding.weight", "Embedding", "uncovered", rows[1][3], None, 0),
+        ("start", "Mixed", "perturbed", "rank-one, 2 × 3", None, 5),
+        ("embedding.weight", "Embedding", "refused", rows[1][3], None, 0),
         ("head.weight", "Linear", "perturbed", "rank-one, 9 × 6", None, 15),
         ("head.bias", "Linear", "perturbed", "column of head.weight", None, 1),
         ("again.weight", "Linear", "perturbed", "rank-one, 9 × 6", "head.weight", 0),
@@ -103,13 +118,12 @@ def test_nothing_to_train_is_told_and_not_raised():
     assert inspect_model(nn.Tanh()) == []
 
 
-def test_a_weight_whose_owners_disagree_is_uncovered_with_the_reason():
+def test_a_weight_whose_owners_disagree_runs_by_operation():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].bias = model[0].bias
     found = by_name(inspect_model(model))
-    assert found["0.bias"].status == found["1.bias"].status == "uncovered"
-    assert "differently" in found["0.bias"].how
-    assert found["0.weight"].status == "perturbed"
+    assert found["0.bias"].how == found["1.bias"].how == "dense vector, by operation"
+    assert found["0.weight"].how == "rank-one, 3 × 3, by operation"
 
 
 def test_what_is_reported_as_perturbed_is_what_is_bound():

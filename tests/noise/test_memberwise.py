@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 from zorn.errors import ConfigError, UncoveredParameterError
 from zorn.estimators import CDRGE
 from zorn.models import Batch
-from zorn.noise import Dense, Draw, MemberwiseRule, RankOne, register_rule
+from zorn.noise import Activity, Dense, Draw, MemberwiseRule, RankOne, register_rule
 from zorn.noise.rules import rule as rules
 
 DRAW = Draw(seed=3, step=5, epsilon=0.1)
@@ -313,7 +313,7 @@ class Counting(nn.Module):
 def test_a_layer_that_writes_a_buffer_is_refused(in_place):
     register_rule(Counting, MemberwiseRule())
     batch = Batch(torch.ones(2, 4), torch.ones(2, 4))
-    with pytest.raises(ConfigError, match="Counting runs member by member and writes a buffer"):
+    with pytest.raises(ConfigError, match="other outputs for the same inputs"):
         CDRGE(population=4, epsilon=0.1, group_size=None).estimate(
             Counting(in_place), batch, lambda outputs, targets: outputs.sum(1)
         )
@@ -362,8 +362,9 @@ def test_a_call_whose_rows_cannot_be_told_is_refused(answer, arguments, message)
 def test_a_layer_that_shares_a_weight_with_one_that_has_a_rule():
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.PReLU())
     model[1].weight = model[0].weight
-    with pytest.raises(UncoveredParameterError, match=r"0\.weight is shared"):
-        RankOne().bind(model)
+    assert RankOne().bind(model).way == "by operation"
+    with pytest.raises(UncoveredParameterError, match=r"0\.weight \(shared by"):
+        Activity().bind(model)
 
 
 def test_two_layers_that_share_a_weight_have_one_noise():

@@ -16,7 +16,7 @@ from zorn.cli.output import console
 from zorn.cli.own_model import own_model
 from zorn.cli.parsing import UsageError
 from zorn.config import Config
-from zorn.errors import UncoveredParameterError
+from zorn.errors import ZornError
 from zorn.noise import Dense, ParameterReport, RankOne, inspect_model
 from zorn.run.folder import RunFolder
 from zorn.training.build import build_model, build_task
@@ -31,9 +31,9 @@ PARTS = ("task", "model")
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """List the parameters of a model: perturbed, and how, frozen, or covered by no rule.
+    """List the parameters of a model: perturbed, and how, frozen, or refused.
 
-    The exit code is 1 where a zero-order estimator would refuse the model; what helps is printed then.
+    The exit code is 1 where a zero-order estimator would refuse the model; the reason is printed then.
     """
 
     target: tyro.conf.Positional[str] = ""
@@ -55,7 +55,7 @@ def command(words: Sequence[str]) -> int:
     _print(out, inspect_model(model, perturbation), f"{asked.target or asked.preset}, {structure}")
     try:
         perturbation.bind(model)
-    except UncoveredParameterError as error:  # an estimator would refuse the model
+    except ZornError as error:  # an estimator would refuse the model
         file = Path(asked.target.partition(":")[0])
         out.print(str(error).replace(type(model).__module__, file.stem))  # as the user imports it
         return 1
@@ -84,12 +84,12 @@ def _print(out: Console, reports: Sequence[ParameterReport], title: str) -> None
         shape = " × ".join(map(str, report.shape)) or "scalar"
         how = report.how if report.tied_to is None else f"tied to {report.tied_to}"
         count = f"{report.count:,}" if report.tied_to is None else ""
-        style = "bold red" if report.status == "uncovered" else None
+        style = "bold red" if report.status == "refused" else None
         table.add_row(report.name, shape, count, report.status, how, style=style)
     out.print(table)
     untied = [report for report in reports if report.tied_to is None]
     parts = [f"{sum(report.count for report in untied):,} numbers"]
-    for status in ("perturbed", "frozen", "uncovered"):
+    for status in ("perturbed", "frozen", "refused"):
         parts.append(f"{sum(report.count for report in untied if report.status == status):,} {status}")
     noise = sum(report.noise_numbers for report in untied)
     out.print(f"{', '.join(parts)}; {noise:,} random numbers a member")

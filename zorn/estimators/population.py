@@ -163,6 +163,7 @@ def member_losses(
     assert lanes is None or 0 not in signs
     if normaliser is None and isinstance(objective, TokenObjective):
         normaliser = mean_tokens(objective, batch.targets)
+    bound.prove(batch.inputs)
     body, judge = streamed(model, objective) if lanes is None else (model, objective)
     micro_batches = work.micro_batches(
         signs, sequences, side_by_side=side_by_side, avoid=_other_sizes(batch.inputs, work.time_chunk)

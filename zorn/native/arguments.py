@@ -22,7 +22,7 @@ NoiseStructure = _structure("Noise", "rank members *scale []rows []columns []off
 StepStructure = _structure(
     "Step",
     "is_bfloat16 rows heads size *product product_row product_head *drive drive_row *bias *hidden *state "
-    "*next_hidden *next_state *noise *carried group",
+    "*next_hidden *next_state *noise *carried group output_last",
 )
 AffineStructure = _structure(
     "Affine", "is_bfloat16 positions inner rows blocks outputs inputs *x *y *noise group"

@@ -29,6 +29,7 @@ typedef struct {
     const Noise *noise; /* or none */
     const float *carried; /* [rows, rank]: to add to b_i·h, or none */
     int64_t group;
+    int64_t output_last; /* of an LSTM: its gates lie as (i, f, u, o), not (i, f, o, u) */
 } Step;
 
 /* y += noise(x) over `positions`, row by row: y [positions, blocks · outputs], x [positions, blocks · inputs]. */

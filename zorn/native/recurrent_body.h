@@ -181,11 +181,12 @@ ALWAYS void NAME(lstm_rows)(const Step *step, int64_t begin, int64_t end, int ha
                         gates[gate] = NAME(noisy)(gates[gate], noise, coefficients, factor + place, count, half);
                 }
                 Floats below, kept = NAME(load)(step->state, units + u, count, 0);
-                Floats above = NAME(tanh_parts)(gates[3], &below);
+                Floats output = gates[step->output_last ? 3 : 2], update = gates[step->output_last ? 2 : 3];
+                Floats above = NAME(tanh_parts)(update, &below);
                 Floats cell = kept / NAME(sigmoid_inverse)(gates[1]);
                 cell += above / (NAME(sigmoid_inverse)(gates[0]) * below);
                 above = NAME(tanh_parts)(cell, &below);
-                Floats hidden = above / (NAME(sigmoid_inverse)(gates[2]) * below);
+                Floats hidden = above / (NAME(sigmoid_inverse)(output) * below);
                 NAME(store)(step->next_state, units + u, count, 0, cell);
                 NAME(store)(step->next_hidden, units + u, count, half, hidden);
             }

@@ -12,7 +12,9 @@ from zorn.native.arguments import AffineStructure, LaneNoise, StepStructure, Sum
 from zorn.native.loading import compiled
 
 
-def lstm_step(drive: Tensor, summands: Summands, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_step(
+    drive: Tensor, summands: Summands, hidden: Tensor, cell: Tensor, *, output_last: bool = False
+) -> tuple[Tensor, Tensor]:
     """(h', c') of an LSTM whose gates (i, f, o, u), head by head, are `drive` plus `summands`.
 
     c' = σ(f) c + σ(i) tanh(u), h' = σ(o) tanh(c'), in float32 throughout; h' is rounded once.
@@ -22,6 +24,7 @@ def lstm_step(drive: Tensor, summands: Summands, hidden: Tensor, cell: Tensor) -
         summands: of the map, for `hidden`.
         hidden: h `[rows, H]`, of the dtype of the drive.
         cell: c `[rows, H]` float32.
+        output_last: the gates lie as (i, f, u, o), as in torch.
 
     Raises:
         ConfigError: tensors that do not fit each other.
@@ -36,6 +39,7 @@ def lstm_step(drive: Tensor, summands: Summands, hidden: Tensor, cell: Tensor) -
     next_hidden, next_cell = torch.empty_like(hidden), torch.empty_like(cell)
     step = _step(drive, summands, hidden, cell, gates=4)
     step.next_hidden, step.next_state = next_hidden.data_ptr(), next_cell.data_ptr()
+    step.output_last = output_last
     _call("zorn_lstm", step)
     return next_hidden, next_cell
 

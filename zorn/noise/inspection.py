@@ -24,9 +24,10 @@ class ParameterReport:
         shape: its dimensions.
         count: its elements. To count a model, add those with `tied_to` None.
         dtype: of the weights.
-        status: "perturbed"; "frozen" (`requires_grad` is off); or "uncovered", where an estimate would raise.
-        how: the structure of its noise, such as "rank-one, 64 × 32"; for an uncovered one, what is missing;
-            "" for a frozen one.
+        status: "perturbed"; "frozen" (`requires_grad` is off); or "refused", where an estimate would raise.
+        how: the structure of its noise, such as "rank-one, 64 × 32", and "by operation" where
+            some parameter of the model has no rule, so that all are served where they are read; the reason
+            for a refused one; "" for a frozen one.
         tied_to: the name under which the same parameter came before; None for the first.
         noise_numbers: random numbers drawn for it for each member: rows and columns of factors, every element
             of dense noise. A row factor that several parameters share counts once, with its owner where that
@@ -38,7 +39,7 @@ class ParameterReport:
     shape: tuple[int, ...]
     count: int
     dtype: torch.dtype
-    status: Literal["perturbed", "frozen", "uncovered"]
+    status: Literal["perturbed", "frozen", "refused"]
     how: str
     tied_to: str | None
     noise_numbers: int
@@ -47,7 +48,7 @@ class ParameterReport:
 def inspect_model(model: Any, perturbation: Perturbation | None = None) -> list[ParameterReport]:
     """Report the noise that each parameter would get from this perturbation, in the order of the modules.
 
-    Nothing is run, drawn or changed. A parameter without a rule is reported as "uncovered", not raised.
+    Nothing is run, drawn or changed.
 
     Args:
         model: any `nn.Module`.
@@ -60,9 +61,9 @@ def inspect_model(model: Any, perturbation: Perturbation | None = None) -> list[
         >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.PReLU())
         >>> for report in inspect_model(model):
         ...     print(f"{report.name:<9} {report.status:<10} {report.noise_numbers:>2} {report.how}")
-        0.weight  perturbed  96 rank-one, 64 × 32
-        0.bias    perturbed   1 column of 0.weight
-        1.weight  uncovered   0 no rule for PReLU
+        0.weight  perturbed  96 rank-one, 64 × 32, by operation
+        0.bias    perturbed   1 column of 0.weight, by operation
+        1.weight  perturbed   1 dense vector, by operation
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -92,7 +93,7 @@ def inspect_model(model: Any, perturbation: Perturbation | None = None) -> list[
     return reports
 
 
-_Fate = tuple[Literal["perturbed", "frozen", "uncovered"], str, int]
+_Fate = tuple[Literal["perturbed", "frozen", "refused"], str, int]
 
 
 def _plan(model: nn.Module, perturbation: Perturbation) -> dict[int, _Fate]:
@@ -115,14 +116,13 @@ def _plan(model: nn.Module, perturbation: Perturbation) -> dict[int, _Fate]:
         if isinstance(site.rule, MemberwiseRule)
         for target in site.targets.values()
     }
+    by_operation = ", by operation" if found.without_rule else ""
     for target, numbers in zip(found.targets, _drawn(found.targets), strict=True):
         how = "member by member" if target.number in memberwise else _structure(target, names)
-        plan[id(target.parameter)] = ("perturbed", how, numbers)
-    for one in found.uncovered:
-        plan[id(one.parameter)] = ("uncovered", f"no rule for {type(one.module).__name__}", 0)
+        plan[id(target.parameter)] = ("perturbed", how + by_operation, numbers)
     by_number = list(model.parameters())
     for number, error in found.refused.items():
-        plan[id(by_number[number])] = ("uncovered", str(error), 0)
+        plan[id(by_number[number])] = ("refused", str(error), 0)
     return plan
 
 

@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from zorn.checks import some
 from zorn.errors import ConfigError, UncoveredParameterError, ZornError
 from zorn.noise.draw import stream_of
 from zorn.noise.layout import Layout
 from zorn.noise.rules.rule import Rule, find_rule
-from zorn.noise.uncovered import Uncovered, explain
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ def trainable_targets(model: nn.Module) -> list[Target]:
         for number, (name, p) in enumerate(model.named_parameters())
         if p.requires_grad
     ]
+    for target in targets:
+        if target.parameter.is_complex():
+            raise _complex(target.name)
     if not targets:
         raise UncoveredParameterError(
             f"{type(model).__name__} has no parameter that requires a gradient: nothing to perturb; "
@@ -83,17 +86,25 @@ def trainable_targets(model: nn.Module) -> list[Target]:
     return targets
 
 
+def _complex(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is complex, and noise is real: hold it as real numbers (torch.view_as_real) and view "
+        "them as complex in forward, or freeze it with requires_grad_(False)"
+    )
+
+
 @dataclass(frozen=True)
 class Survey:
-    """A model's parameters, sorted by the rules that cover them."""
+    """A model's parameters to train, and the rules that cover them."""
 
     targets: list[StructuredTarget]
-    """Those that a rule covers, each once, in the order of `model.named_parameters()`."""
+    """Each once, in the order of `model.named_parameters()`, without those that are refused. The layout is
+    that of a rule, or of the parameter's shape where none covers it, or rules disagree."""
     sites: list[Site]
-    uncovered: list[Uncovered]
-    """Those that no rule covers, module by module."""
+    without_rule: dict[int, str]
+    """By the number of a parameter that no rule covers alone: its name, and why."""
     refused: dict[int, ZornError]
-    """Why a rule does not take a parameter, by the parameter's number."""
+    """Why a parameter gets no noise, by its number."""
 
 
 def survey(model: nn.Module) -> Survey:
@@ -101,7 +112,9 @@ def survey(model: nn.Module) -> Survey:
     numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
     names = [name for name, _ in model.named_parameters()]
     structured: dict[int, StructuredTarget] = {}
-    result = Survey([], [], [], {})
+    sites: list[Site] = []
+    without: dict[int, str] = {}
+    refused: dict[int, ZornError] = {}
     for module_name, module in model.named_modules():
         own = {
             name: p
@@ -114,26 +127,42 @@ def survey(model: nn.Module) -> Survey:
         try:
             layouts = _layouts(rule, module, own) if rule is not None else {}
         except ZornError as error:
-            result.refused.update((numbers[id(parameter)], error) for parameter in own.values())
+            refused.update((numbers[id(parameter)], error) for parameter in own.values())
             continue
         site_targets: dict[str, StructuredTarget] = {}
         for name, parameter in own.items():
+            number = numbers[id(parameter)]
+            if parameter.is_complex():
+                refused[number] = _complex(names[number])
             if name not in layouts:
-                result.uncovered.append(Uncovered(f"{module_name}.{name}".lstrip("."), parameter, module))
+                without.setdefault(number, f"{names[number]} (in {type(module).__name__})")
                 continue
-            layout, number = layouts[name], numbers[id(parameter)]
+            layout = layouts[name]
             source = parameter if layout.row_source is None else getattr(module, layout.row_source)
             # a source that is no parameter (a parametrized weight) has no noise to share
             row_number = numbers.get(id(source), number)
             found = StructuredTarget(names[number], number, parameter, layout, row_number)
             earlier = structured.setdefault(number, found)
             if (earlier.layout, earlier.row_number) != (layout, found.row_number):
-                result.refused[number] = _disagreement(earlier, found, module_name)
+                without[number] = (
+                    f"{names[number]} (shared by modules that would lay its noise out differently)"
+                )
             site_targets[name] = earlier
         if rule is not None:
-            result.sites.append(Site(module_name, module, rule, site_targets))
-    result.targets.extend(structured[number] for number in sorted(structured))
-    return result
+            sites.append(Site(module_name, module, rule, site_targets))
+    parameters = list(model.parameters())
+    for number in without:
+        layout = _layout_of(parameters[number])
+        structured[number] = StructuredTarget(names[number], number, parameters[number], layout, number)
+    targets = [structured[number] for number in sorted(structured) if number not in refused]
+    return Survey(targets, sites, without, refused)
+
+
+def _layout_of(parameter: nn.Parameter) -> Layout:
+    """Without a rule: rank-one over the first dimension and the others, dense for a vector."""
+    if parameter.dim() < 2 or parameter.numel() == 0:
+        return Layout(rows=parameter.numel())
+    return Layout(rows=len(parameter), columns=parameter.numel() // len(parameter))
 
 
 def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dict[str, Layout]:
@@ -159,28 +188,34 @@ def _layouts(rule: Rule, module: nn.Module, own: dict[str, nn.Parameter]) -> dic
     return found
 
 
-def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:
-    """The targets with their layouts, and the modules to attach to.
+def every_target(model: nn.Module) -> tuple[list[StructuredTarget], list[Site] | None]:
+    """The targets with their layouts, and the modules to attach to where rules cover all of them, else None.
 
     Raises:
-        UncoveredParameterError: a parameter requires a gradient and no rule covers it (all are named, with
-            code that helps), two modules that share a parameter disagree on its layout, or nothing requires a
-            gradient.
-        ConfigError: a rule refuses its module.
+        UncoveredParameterError: nothing requires a gradient.
+        ConfigError: a rule refuses its module, or a parameter is complex.
     """
     trainable_targets(model)
     found = survey(model)
     for error in found.refused.values():
         raise error
-    if found.uncovered:
-        raise UncoveredParameterError(explain(found.uncovered))
-    return found.targets, found.sites
+    return found.targets, None if found.without_rule else found.sites
 
 
-def _disagreement(earlier: StructuredTarget, found: StructuredTarget, module_name: str) -> ZornError:
-    return UncoveredParameterError(
-        f"{earlier.name} is shared by modules whose rules lay out its noise differently: {earlier.layout} "
-        f"with the row factor of parameter {earlier.row_number} and, in {module_name}, {found.layout} with "
-        f"that of parameter {found.row_number}: freeze it with requires_grad_(False), unshare it, or use the "
-        "Dense structure"
-    )
+def structured_sites(model: nn.Module) -> tuple[list[StructuredTarget], list[Site]]:
+    """The same for noise that goes by rules alone.
+
+    Raises:
+        UncoveredParameterError: nothing requires a gradient, or no rule covers a parameter that does; all are
+            named.
+        ConfigError: as of `every_target`.
+    """
+    targets, sites = every_target(model)
+    if sites is None:
+        named = some(list(survey(model).without_rule.values()))
+        raise UncoveredParameterError(
+            f"activity noise goes layer by layer, and no rule covers {named}: use noise on weights, which "
+            "runs any model (zorn.CDRGE; --estimator cd-rge), freeze what need not be trained with "
+            "requires_grad_(False), or write a rule (help(zorn.noise.Rule))"
+        )
+    return targets, sites

@@ -16,6 +16,7 @@ from zorn.native.sums import SumForward, products
 from zorn.noise.activity.site import SiteActivity
 from zorn.noise.layout import Layout
 from zorn.noise.rules.rule import Rule, register_rule
+from zorn.noise.rules.torch_recurrent import TorchCellRule, TorchRecurrentRule
 from zorn.noise.weights.member_noise import MemberNoise
 
 Methods = dict[str, Callable[..., Any]]
@@ -299,5 +300,7 @@ for _type, _rule in {
     nn.Conv1d: Conv1dRule(),
     BlockLinear: BlockLinearRule(),
     RecurrentMap: RecurrentMapRule(),
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), TorchRecurrentRule()),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), TorchCellRule()),
 }.items():
     register_rule(_type, _rule)

@@ -9,6 +9,7 @@ variance. (Low-rank members in evolution strategies: Sarkar et al. 2025, arXiv 2
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import ClassVar
 
@@ -20,11 +21,14 @@ from zorn.noise.attach import Replace, refuse_silent, replaced_methods
 from zorn.noise.draw import Draw, NoiseKind, check_noise_kind, noise, noise_table
 from zorn.noise.open_blocks import open_block
 from zorn.noise.rules.memberwise import MemberwiseRule
-from zorn.noise.targets import Site, StructuredTarget, structured_sites
+from zorn.noise.targets import Site, StructuredTarget, every_target
 from zorn.noise.weights.drawn_factors import LARGEST_TABLE, DrawnFactors
 from zorn.noise.weights.fused_cells import fuse_cells
 from zorn.noise.weights.kernel_fold import KernelPart, with_kernels
+from zorn.noise.weights.lanes import Lanes, kept_tensors
 from zorn.noise.weights.member_noise import Factors, MemberNoise
+from zorn.noise.weights.operations import side_by_side
+from zorn.noise.weights.proof import Way, prove, remembered
 from zorn.noise.weights.read_ahead import ReadAhead
 from zorn.noise.weights.structure import BoundPerturbation, GradientBlock, Perturbation, fold_elements
 
@@ -36,9 +40,8 @@ class RankOne(Perturbation):
     """Directions that are rank-one for every matrix and dense for every vector; many members in one forward
     pass.
 
-    A weight must be read by the modules that hold it. One that a forward also reads by itself, as in
-    `F.linear(x, self.embedding.weight)`, would be perturbed in one place and not in the other: tie modules
-    (`head.weight = embedding.weight`) instead, or use `Dense`.
+    Members run by layer where rules cover the model, else by operation or one at a time; the noise is the
+    same. The first estimate of a model proves its way, see `zorn.noise.weights.proof`.
 
     Args:
         noise: "rademacher" (signs, the default) or "gaussian".
@@ -67,7 +70,14 @@ class _BoundRankOne(BoundPerturbation):
     def __init__(self, structure: RankOne, model: nn.Module) -> None:
         self._structure = structure
         self._model = model
-        self._targets, self._sites = structured_sites(model)
+        self._targets, sites = every_target(model)
+        self._sites = sites or []
+        self._key = (
+            structure,
+            tuple(id(target.parameter) for target in self._targets),
+            tuple(map(type, model.modules())),
+        )
+        self.way: Way = remembered(model, self._key) or ("by operation" if sites is None else "by layer")
         self.targets = list(self._targets)
         self._has_kernels = (  # on some of its devices
             structure.noise == "rademacher"
@@ -75,9 +85,48 @@ class _BoundRankOne(BoundPerturbation):
             and all(len(target.layout.fixed_rows) <= 1 for target in self._targets)
         )
 
+    def prove(self, inputs: Tensor) -> None:
+        if remembered(self._model, self._key) is None and not type(self._model).__module__.startswith(
+            "zorn."
+        ):
+            self.way = prove(self._model, self._key, self.way, self._running, inputs)
+
     @contextmanager
     def members(
         self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
+    ) -> Iterator[None]:
+        run = self._by_layer if self.way == "by layer" else self._whole
+        with run(draw, members, signs, group):
+            yield
+
+    @contextmanager
+    def _running(self, way: Way, draw: Draw, members: range) -> Iterator[Lanes]:
+        """A block as `members` opens it, one sequence a member, and the noise of its lanes."""
+        self.way = way
+        with self.members(draw, members, (1, -1), 1):
+            yield self._lanes(draw, members, (1, -1))
+
+    def _lanes(self, draw: Draw, members: range, signs: tuple[int, ...]) -> Lanes:
+        factors = self._factors(draw, members)
+        pairs = [(target.parameter, factors[target.number]) for target in self._targets]
+        return Lanes(pairs, signs, len(members), draw.epsilon)
+
+    @contextmanager
+    def _whole(self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None) -> Iterator[None]:
+        """The members as an axis of the whole model, or one after another."""
+        del group  # a call tells
+        lanes, model = self._lanes(draw, members, signs), self._model
+        alone = len(lanes) == 1 or self.way == "one at a time"
+        run = lanes.one_at_a_time if alone else partial(side_by_side, lanes=lanes)
+        parameters = [target.parameter for target in self._targets]
+        written = [model, *(parameters if alone else ())]
+        with open_block(written=written, read=parameters), kept_tensors(model), replaced_methods() as replace:
+            replace(model, {"forward": run(model.forward)})
+            yield
+
+    @contextmanager
+    def _by_layer(
+        self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None
     ) -> Iterator[None]:
         moved = [
             target.parameter

@@ -44,6 +44,10 @@ class BoundPerturbation(ABC):
 
     targets: list[Target]
 
+    def prove(self, inputs: Tensor) -> None:  # noqa: B027 - an answer, not a gap
+        """Before the first estimate of a model: see that members side by side are what they should be, on
+        rows of a batch's inputs. This default has nothing to prove."""
+
     @abstractmethod
     def members(
         self, draw: Draw, members: range, signs: tuple[int, ...], group: int | None = None
