@@ -89,7 +89,7 @@ docs-serve: .venv/.ready  ## the documentation at http://127.0.0.1:8000, built a
 	$(BIN)/mkdocs serve
 
 benchmarks: .venv/.ready  ## every benchmark, quickly
-	for script in random_bits throughput memory learning estimators generalisation long_credit planner exchange scaling; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+	for script in random_bits foreign throughput memory learning estimators generalisation long_credit planner exchange scaling; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
 
 clean:  ## remove the environment and everything made; runs/ is kept
 	rm -rf .venv .venv-lowest build site *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
