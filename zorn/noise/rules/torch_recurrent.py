@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from zorn.errors import ConfigError
-from zorn.native import Summands, gru_step, lstm_step, usable
-from zorn.native.sums import products
+from zorn.native import Summands, gru_step, lstm_step, scores, usable
 from zorn.noise.layout import Layout
 from zorn.noise.rules.rule import Rule
 from zorn.noise.weights.member_noise import MemberNoise
@@ -24,6 +23,10 @@ from zorn.noise.weights.recurrent_forms import STEPS, Layer, State, in_time, run
 
 OPERATIONS = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
 """torch's function for a module's `mode`."""
+
+
+_COMPILED = (torch.lstm, torch.lstm_cell, torch.gru, torch.gru_cell)
+"""Operations whose steps are compiled."""
 
 
 class _Parts:
@@ -82,59 +85,61 @@ class _Steps:
         owner = next((noise.factors[name] for name in parts.layouts() if name in noise.factors), None)
         self._a = None if owner is None else owner.rows
         weight, bias, recurrent_bias = parts[parts.weight], parts[parts.bias], parts[parts.recurrent_bias]
+        self._recurrent_weight, self._projection = parts[parts.recurrent], parts[parts.projection]
+        kernels = operation in _COMPILED and self._a is not None and self._projection is None
+        self._compiles = kernels and x.dtype == torch.float32 and usable(x, self._recurrent_weight)
         rows_first, self._scores = x.transpose(0, 1).contiguous(), None
         if self._of_gru:  # its reset gate acts on R h + b' alone, so that the two sums stay apart
             drive = noise.affine_(F.linear(rows_first, weight, bias), rows_first, parts.weight, parts.bias)
+            self.drive, offset = drive.transpose(0, 1), parts.recurrent_bias
         else:
-            drive = F.linear(rows_first, weight, bias if recurrent_bias is None else bias + recurrent_bias)
-            found = noise.scores(rows_first, parts.weight, parts.bias)
-            more = noise.scores(rows_first, "", parts.recurrent_bias)
-            both = found if more is None else more if found is None else found + more
-            if both is not None:
-                self._scores = both.flatten(0, 2).transpose(0, 1).contiguous()
-        self.drive = drive.transpose(0, 1)
+            self.drive = F.linear(x, weight, bias if recurrent_bias is None else bias + recurrent_bias)
+            offset = None
+            found = self._input_scores(x, rows_first)
+            more = noise.scores(x[0], "", parts.recurrent_bias)
+            if more is not None:
+                more = more.flatten(0, 2)
+                found = more.expand(len(x), *more.shape) if found is None else found + more
+            self._scores = None if found is None else found.contiguous()
+        self._lanes = noise.lanes(x[0], parts.recurrent, offset, rows=self._a) if self._compiles else None
+        self._bias = recurrent_bias if self._of_gru else None
         noise.visited = True
+
+    def _input_scores(self, x: Tensor, rows_first: Tensor) -> Tensor | None:
+        """b·x + β of the input, [time, rows, 1]; None where it has no noise."""
+        parts, noise = self._parts, self._noise
+        if self._compiles and (parts.weight in noise.factors or parts.bias in noise.factors):
+            return scores(x, noise.lanes(x[0], parts.weight, parts.bias, rows=self._a))
+        found = noise.scores(rows_first, parts.weight, parts.bias)
+        return None if found is None else found.flatten(0, 2).transpose(0, 1)
 
     def __call__(self, t: int, state: State) -> State:
         """The state after time step t."""
-        done = self._compiled(t, state)
-        if done is None:
-            done = STEPS[self._operation](self.drive[t], self._recurrent(t, state[0]), state)
-        projection = self._parts[self._parts.projection]
-        if projection is None:
+        if self._compiles:
+            product = torch.mm(state[0], self._recurrent_weight.t()).unsqueeze(0)
+            if self._of_gru:
+                summands = Summands(product, self._bias, self._lanes, None)
+                return (gru_step(self.drive[t], summands, state[0], state[0])[1],)
+            carried = None if self._scores is None else self._scores[t]
+            summands = Summands(product, None, self._lanes, carried)
+            return lstm_step(self.drive[t], summands, *state, output_last=True)
+        done = STEPS[self._operation](self.drive[t], self._recurrent(t, state[0]), state)
+        if self._projection is None:
             return done
-        y = self._noise.affine_(F.linear(done[0], projection), done[0], self._parts.projection)
+        y = self._noise.affine_(F.linear(done[0], self._projection), done[0], self._parts.projection)
         return (y, *done[1:])
 
     def _recurrent(self, t: int, h: Tensor) -> Tensor:
         """R h + b' with its noise, and with that of W x + b where one score serves both."""
         parts, noise = self._parts, self._noise
-        bias = parts[parts.recurrent_bias] if self._of_gru else None
-        gates = F.linear(h, parts[parts.recurrent], bias)
+        gates = F.linear(h, self._recurrent_weight, self._bias)
         if self._of_gru:
             return noise.affine_(gates, h, parts.recurrent, parts.recurrent_bias)
-        scores = noise.scores(h, parts.recurrent)
+        found = noise.scores(h, parts.recurrent)
         if self._scores is not None:
             of_input = noise.split(self._scores[t])
-            scores = of_input if scores is None else scores + of_input
-        return gates if self._a is None else noise.add_rows_(gates, scores, self._a)
-
-    def _compiled(self, t: int, state: State) -> State | None:
-        """A step of an LSTM or a GRU by the compiled kernels; None where they do not serve."""
-        parts, noise, h = self._parts, self._noise, state[0]
-        serves = self._of_gru or self._operation in (torch.lstm, torch.lstm_cell)
-        if not serves or self._a is None or h.dtype != torch.float32 or not usable(h, self.drive):
-            return None
-        if parts[parts.projection] is not None:
-            return None
-        product = products(parts[parts.recurrent].unsqueeze(0), h)
-        if self._of_gru:
-            of_state = noise.lanes(h, parts.recurrent, parts.recurrent_bias, rows=self._a)
-            summands = Summands(product, parts[parts.recurrent_bias], of_state, None)
-            return (gru_step(self.drive[t], summands, h, h)[1],)
-        of_state = noise.lanes(h, parts.recurrent, rows=self._a)
-        carried = None if self._scores is None else self._scores[t]
-        return lstm_step(self.drive[t], Summands(product, None, of_state, carried), *state, output_last=True)
+            found = of_input if found is None else found + of_input
+        return gates if self._a is None else noise.add_rows_(gates, found, self._a)
 
 
 class TorchRecurrentRule(Rule):
