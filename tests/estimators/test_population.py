@@ -120,6 +120,8 @@ def test_losses_come_back_in_the_order_of_signs_and_members(structure, signs, gr
     sequences, population = 6, 6
     x = torch.tensor([[1.0], [2], [4], [8], [16], [32]], dtype=torch.float64)
     bound = structure.bind(model)
+    bound.prove(x)
+    model.sizes.clear()
     work = workload(population, group, micro_batch)
     losses, passes = member_losses(
         model, bound, DRAW, signs, Batch(x, x), first, work, side_by_side=structure.side_by_side

@@ -64,7 +64,7 @@ class Inputs:
 
 
 class Outputs:
-    """What a call returned, its tensors by themselves.
+    """The outputs of a call, their tensors by themselves.
 
     Args:
         returned: by a model, for the rows of one lane.

@@ -1,4 +1,4 @@
-"""Which way a model's members run, proved before the first estimate of a model.
+"""The way that a model's members run, proved before the first estimate of a model.
 
 The noise z is the same in all ways; only the speed differs. Side by side is compared with each member on
 moved weights, at two numbers of members. What differs, or what cannot run, goes the next slower way, with a
