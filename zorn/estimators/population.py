@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from zorn.noise.weights.structure import BoundPerturbation
 Objective: TypeAlias = TokenObjective | RowObjective
 
 
+@runtime_checkable
 class Lanes(Protocol):
     """The model of each micro-batch, whose rows start in states of their own."""
 

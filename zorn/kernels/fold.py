@@ -60,7 +60,7 @@ def fold_rank_one_(weight: Tensor, coefficients: Tensor, streams: tuple[int, int
         |Σ_j c_j a_j b_jᵀ|², the squared norm of the gradient, float64.
 
     Example:
-        >>> weight, fold = torch.zeros(2, 3), Fold(seed=0, step=0, members=range(2), scale=-1)
+        >>> weight, fold = torch.zeros(2, 3), Fold(seed=0, step=0, members=range(2), scale=-1.0)
         >>> float(fold_rank_one_(weight, torch.tensor([1.0, 0.5]), (0, 1), fold))
         5.5
         >>> weight

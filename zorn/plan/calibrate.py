@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zorn.config import Config
@@ -35,7 +36,7 @@ class Calibration:
     """
 
     seconds: float | None
-    steps: tuple[tuple[float, float], ...] = ()
+    steps: tuple[tuple[int | float, float], ...] = ()
     reason: str = ""
 
 
@@ -94,7 +95,7 @@ def _timed(config: Config, vocabulary: int, batch: Batch) -> tuple[float, float]
     return passes * batch.inputs.shape[1], time.perf_counter() - start
 
 
-def line(measured: list[tuple[float, float]], work: float) -> float:
+def line(measured: Sequence[tuple[int | float, float]], work: int | float) -> float:
     """Seconds of `work`, on the line through the last two measured points, or in proportion to the last one
     where there is one or they fall.
 

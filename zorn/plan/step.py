@@ -46,7 +46,7 @@ TOKEN = 16
 """Bytes of a token of the batch and of what should answer it."""
 
 
-Bytes = dict[Hashable, float]
+Bytes = dict[Hashable, int | float]
 """Amounts of memory: what stays, by its name, and the peaks of the parts of a step."""
 
 
