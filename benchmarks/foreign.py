@@ -9,6 +9,7 @@ among the settings.
 Models of transformers and adapters of peft are made from configurations; without these packages they are left
 out."""
 
+import importlib
 import statistics
 import time
 import warnings
@@ -24,14 +25,16 @@ import zorn
 from zorn.errors import SlowerWayWarning
 from zorn.models import evaluation_mode
 
-try:
-    import transformers
-except ImportError:
-    transformers: Any = None
-try:
-    import peft
-except ImportError:
-    peft: Any = None
+
+def optional(name: str) -> Any:
+    """A package, None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+transformers, peft = optional("transformers"), optional("peft")
 
 VOCABULARY, TIME, MEMBERS, SIGNS = 64, 32, 8, (1, -1)
 LANES = MEMBERS * len(SIGNS)
@@ -189,7 +192,7 @@ def from_configuration(name: str, hidden: int) -> nn.Module:
     kind, settings = CONFIGURATIONS[name]
     common = {"vocab_size": VOCABULARY, "hidden_size": hidden, "num_hidden_layers": 2}
     if name == "GPT2":
-        common.pop("hidden_size"), common.pop("num_hidden_layers")
+        common = {"vocab_size": VOCABULARY}
     config = getattr(transformers, f"{name}Config")(**(common | settings(hidden)))
     model = getattr(transformers, f"{name}{'LMHeadModel' if name == 'GPT2' else 'For' + kind}")(config)
     return Logits(model) if name == "Bert" else Logits(model, use_cache=False)
