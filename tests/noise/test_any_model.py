@@ -216,3 +216,14 @@ def test_a_loss_that_a_model_gives_itself_is_that_of_each_of_its_rows():
     with pytest.warns(SlowerWayWarning):
         found = zorn.CDRGE(population=4, epsilon=1e-3).estimate(made(Own), batch, lambda loss, _: loss)
     assert found.loss == pytest.approx(made(Own)(batch.inputs).item(), rel=1e-3)
+
+
+def test_a_cell_of_ones_own_in_zorns_model_is_proved_too():
+    class Doubled(zorn.LanguageModel):
+        pass
+
+    assert zorn.RankOne().bind(zorn.LanguageModel(7, 4))._proved()
+    assert not zorn.RankOne().bind(Doubled(7, 4))._proved()
+    model = zorn.LanguageModel(7, 4)
+    model.extra = foreign.Tied()
+    assert not zorn.RankOne().bind(model)._proved()

@@ -86,10 +86,15 @@ class _BoundRankOne(BoundPerturbation):
         )
 
     def prove(self, inputs: Tensor) -> None:
-        if remembered(self._model, self._key) is None and not type(self._model).__module__.startswith(
-            "zorn."
-        ):
+        if not self._proved():
             self.way = prove(self._model, self._key, self.way, self._running, inputs)
+
+    def _proved(self) -> bool:
+        """True for a model that was proved, or is one of zorn's with zorn's and torch's layers alone."""
+        own = self.way == "by layer" and type(self._model).__module__.startswith("zorn.")
+        places = "zorn.", "torch.nn."
+        known = own and all(type(each).__module__.startswith(places) for each in self._model.modules())
+        return known or remembered(self._model, self._key) is not None
 
     @contextmanager
     def members(
