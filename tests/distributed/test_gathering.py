@@ -8,7 +8,7 @@ from processes import run_processes
 from zorn.distributed.group import HEADER
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_all_hear_all_in_order(size, tmp_path):
     assert run_processes(script.gathering, size, tmp_path) == [0] * size
     rounds = (size - 1).bit_length()
