@@ -138,20 +138,45 @@ def test_frozen_parts_of_a_recurrent_layer_get_no_noise(frozen):
         model(inputs)
 
 
-def test_a_layer_by_operation_is_the_layer_by_its_rule():
-    """An LSTM beside a weight that no rule covers: its equations run under vmap."""
-    for kind in (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell):
-        model = made(lambda kind=kind: foreign.Recurrent(kind))
-        model.extra = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-        plain = model.forward
-        model.register_forward_hook(lambda module, inputs, output: output * (1 + module.extra))
-        del plain
-        assert zorn.RankOne().bind(model).way == "by operation"
-        bound, inputs = zorn.RankOne().bind(model), tokens(len(SIGNS) * MEMBERS)
-        with torch.inference_mode(), bound.members(DRAW, range(MEMBERS), SIGNS, 1):
-            found = model.forward(inputs)
-        z = on_moved_weights(model, bound, inputs, 1)
-        assert found.shape == z.shape
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_torchs_recurrent_layers_run_by_operation_too(kind):
+    """Beside a weight that no rule covers: their equations run under vmap."""
+
+    class Scaled(foreign.Recurrent):
+        def __init__(self):
+            super().__init__(kind)
+            self.gain = nn.Parameter(torch.ones(foreign.VOCABULARY))
+
+        def forward(self, tokens):
+            return super().forward(tokens) * self.gain
+
+    model = made(Scaled)
+    assert difference(model) < 1e-12
+    assert zorn.RankOne().bind(model).way == "by operation"
+
+
+def test_outputs_without_rows_in_front_do_not_hinder_the_others():
+    class States(foreign.Tied):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.LSTM(foreign.UNITS, foreign.UNITS, num_layers=2, batch_first=True)
+
+        def forward(self, tokens):
+            return self.body(self.embedding(tokens))
+
+    batch = zorn.Batch(tokens(4), tokens(4))
+    with pytest.warns(SlowerWayWarning, match="mixes the rows"):
+        found = zorn.CDRGE(population=4, epsilon=1e-3).estimate(
+            made(States), batch, lambda outputs, _: outputs[0].square().mean((1, 2))
+        )
+    expected = made(States)(batch.inputs)[0].square().mean().item()
+    assert found.loss == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_number_that_stands_for_rows_is_compared_as_well():
+    one, other = torch.ones(1), torch.tensor(1.0)
+    assert proof._same(one, other, torch.tensor(0.0))
+    assert not proof._same(2 * one, other, torch.tensor(0.0))
 
 
 def test_the_mean_is_autograds_gradient():

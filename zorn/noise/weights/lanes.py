@@ -71,8 +71,8 @@ class Outputs:
     """
 
     def __init__(self, returned: Any) -> None:
-        self._leaves, self._spec = tree_flatten(returned)
-        self.tensors = [leaf for leaf in self._leaves if isinstance(leaf, Tensor)]
+        self.leaves, self._spec = tree_flatten(returned)
+        self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
     def joined(self, tensors: Sequence[Tensor], group: int) -> Any:
         """The same with tensors [lanes, …] of all lanes in place of the lane's.
@@ -81,9 +81,7 @@ class Outputs:
         without rows in front has no meaning for all lanes, and is None.
         """
         found = iter(tensors)
-        leaves = [
-            _in_front(next(found), group) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves
-        ]
+        leaves = [_in_front(next(found), group) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
         return tree_unflatten(leaves, self._spec)
 
 
@@ -165,8 +163,7 @@ def _moved(parameter: nn.Parameter, factors: Factors, member: int, scale: float)
 @contextmanager
 def kept_tensors(model: nn.Module) -> Iterator[None]:
     """On leaving, tensors that a forward has put on a module (a state, a weight made from others) are those
-    from
-    before: what was computed for members must not outlive them."""
+    of before: what was computed for members must not outlive them. What it writes in place stays."""
     own = [module for module in model.modules() if not type(module).__module__.startswith("torch.nn.")]
     places = [each for module in own for each in (module.__dict__, module._buffers)]
     before = [{name: value for name, value in place.items() if isinstance(value, Tensor)} for place in places]

@@ -7,7 +7,7 @@ warning."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -90,26 +90,25 @@ def _difference(
             rows = inputs[torch.arange(2 * members, device=inputs.device) % len(inputs)]
             try:
                 with under(way, draw, range(members)) as lanes:
-                    found = Outputs(_run(model, rows)).tensors
-                if any(tensor.dim() == 0 or len(tensor) != len(rows) for tensor in found):
+                    found = Outputs(_run(model, rows)).leaves
+                if any(tensor.dim() == 0 or len(tensor) != len(rows) for tensor in _tensors(found)):
                     return "an output mixes the rows of members"
             except Exception as error:  # noqa: BLE001 - whatever a model of anyone raises under vmap or a rule
                 return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             for lane in range(len(lanes)):
                 own = rows[lane : lane + 1]
                 with lanes.moved(lane):
-                    expected, again = (Outputs(_run(model, own)).tensors for _ in range(2))
-                if any(
-                    not torch.equal(a, b) for a, b in zip(expected, again, strict=True) if not _has_nan(a)
-                ):
+                    expected, again = (Outputs(_run(model, own)).leaves for _ in range(2))
+                pairs = zip(_tensors(expected), _tensors(again), strict=True)
+                if any(not torch.equal(a, b) for a, b in pairs if not _has_nan(a)):
                     raise ConfigError(
                         f"{type(model).__name__} gives other outputs for the same inputs and weights: random "
                         "numbers in its forward (dropout called with training=True?) hide what a member's "
                         "noise does; switch them off in evaluation mode"
                     )
-                plain = Outputs(_run(model, own)).tensors
+                plain = Outputs(_run(model, own)).leaves
                 for number, (one, alone, still) in enumerate(zip(found, expected, plain, strict=True)):
-                    if not _same(one[lane : lane + 1], alone, still):
+                    if isinstance(one, Tensor) and not _same(one[lane : lane + 1], alone, still):
                         return f"output {number} of a member differs from that on moved weights"
     return None
 
@@ -118,6 +117,10 @@ def _run(model: nn.Module, rows: Tensor) -> Any:
     if isinstance(model, RecurrentModel):
         return model(rows[:, :STEPS], model.initial_state(len(rows)))[0]
     return model(rows)
+
+
+def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _has_nan(tensor: Tensor) -> bool:
@@ -129,8 +132,10 @@ def _same(found: Tensor, expected: Tensor, plain: Tensor) -> bool:
     effect."""
     if not expected.is_floating_point():
         return True  # a choice (an index) may turn with a rounding
+    if expected.dim() == 0:
+        found = found.squeeze(0)  # a number for the rows of a lane
     if found.shape != expected.shape:
-        return expected.dim() == 0 and found.dim() == 1
+        return False
     if not torch.isfinite(expected).all():
         return True
     effect = (expected - plain).double().norm()
